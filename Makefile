@@ -1,0 +1,70 @@
+# The front door. CMakeLists.txt describes the build; this file says what to do with it. `make` lists the targets.
+
+export DEBIAN_FRONTEND = noninteractive
+JOBS ?= $(shell nproc)
+PACKAGES = g++ cmake make ninja-build pkg-config nlohmann-json3-dev libpcre2-dev libutf8proc-dev libcli11-dev \
+           libdnnl-dev doctest-dev
+PROGRAMS = train_grpo train_sft infer make_countdown
+
+DEMO_FLAGS ?=
+BASE_DOCUMENTS ?= 400000
+BASE_FLAGS ?=
+
+# $(call compile,FOLDER,CMAKE OPTIONS,TARGETS): Ninja where it is installed; a folder keeps the generator it began with.
+define compile
+	@generator=; [ -f $(1)/CMakeCache.txt ] || ! command -v ninja >/dev/null || generator="-G Ninja"; \
+	cmake -S . -B $(1) $$generator -DCMAKE_BUILD_TYPE=Release $(2)
+	@cmake --build $(1) --parallel $(JOBS) --target $(3)
+endef
+
+.PHONY: help deps build test demo base bench format clean
+.NOTPARALLEL:
+
+help:  ## lists the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+
+deps:  ## installs the Debian/Ubuntu packages that are missing
+	@command -v dpkg >/dev/null || { echo "No dpkg here: install what these Debian packages hold: $(PACKAGES)"; exit 0; }; \
+	missing=; for package in $(PACKAGES); do \
+	    dpkg -s $$package 2>/dev/null | grep -q '^Status: .* ok installed' || missing="$$missing $$package"; \
+	done; \
+	[ -n "$$missing" ] || exit 0; \
+	if [ "$$(id -u)" = 0 ]; then root=; \
+	elif command -v sudo >/dev/null; then root="sudo env DEBIAN_FRONTEND=noninteractive"; \
+	else echo "Missing packages, and neither root nor sudo to install them; please have someone run:" \
+	          "apt-get install$$missing" >&2; exit 1; fi; \
+	echo "Installing$$missing"; \
+	{ $$root apt-get update && $$root apt-get install -y --no-install-recommends $$missing; } </dev/null || \
+	{ echo "Could not install$$missing; see apt-get's message above" >&2; exit 1; }
+
+build: deps  ## compiles the programs into build/
+	$(call compile,build,,$(PROGRAMS))
+
+test: deps  ## runs the tests, then runs them again under AddressSanitizer and UBSan
+	$(call compile,build,,r1_tests)
+	$(call compile,build-asan,-DR1_SANITIZE=ON,r1_tests)
+	@tests/run_tests.sh build/r1_tests build-asan/r1_tests
+
+demo: build  ## R1-Zero on a laptop: GRPO takes the shipped tiny base model through the countdown game (DEMO_FLAGS)
+	build/train_grpo --model data/tiny --train data/countdown/train.jsonl --eval data/countdown/test.jsonl \
+	    --out runs/demo $(DEMO_FLAGS)
+
+base: build  ## makes that base model anew: a synthetic corpus, then pretraining (BASE_DOCUMENTS, BASE_FLAGS)
+	mkdir -p runs/base
+	build/make_countdown corpus --documents $(BASE_DOCUMENTS) --seed 1 --problems data/countdown/train.jsonl \
+	    --out runs/base/corpus.jsonl
+	start=$$(date +%s); \
+	build/train_sft --model data/tiny/config.json --tokenizer data/tiny --data runs/base/corpus.jsonl \
+	    --out runs/base $(BASE_FLAGS) && \
+	echo "The base model is in runs/base, after $$((($$(date +%s) - start) / 60)) minutes of training."
+
+bench: deps  ## times the primitives
+	$(call compile,build,,r1_bench)
+	build/r1_bench
+
+format:  ## applies .clang-format to every source file
+	find . -path './build*' -prune -o \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -print0 \
+	    | xargs -0 clang-format -i
+
+clean:  ## removes what was built; runs/ stays
+	rm -rf build build-asan

@@ -1,0 +1,30 @@
+// What the three programs' mains share.
+#pragma once
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "src/error.h"
+
+namespace r1 {
+
+/// Parses the command line, runs the body and turns what goes wrong into one sentence and an exit status: 2 for bad input
+/// (a wrong flag among it), 1 for a fault of ours.
+template <class Body>
+int run_main(CLI::App& app, int argc, char** argv, Body body) {
+    try {
+        app.parse(argc, argv);
+        return body();
+    } catch (const CLI::ParseError& e) {
+        if (e.get_exit_code() == 0) return app.exit(e);  // --help
+        std::fprintf(stderr, "%s: %s; see --help\n", app.get_name().c_str(), e.what());
+        return 2;
+    } catch (const Error& e) {
+        std::fprintf(stderr, "%s: %s\n", app.get_name().c_str(), e.what());
+        return 2;
+    } catch (const std::exception& e) {
+        std::fprintf(stderr, "%s: internal error: %s\n", app.get_name().c_str(), e.what());
+        return 1;
+    }
+}
+
+}  // namespace r1

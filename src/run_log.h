@@ -1,0 +1,53 @@
+// What a run leaves behind and shows: JSON lines, a stop flag, a line of chart for the terminal.
+#pragma once
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <string>
+
+namespace r1 {
+
+/// After this, SIGINT and SIGTERM only set stop_requested(): the loops check it after each step and leave a
+/// checkpoint. A second signal ends the process at once.
+void install_stop_handler();
+bool stop_requested();
+
+/// A file of JSON lines, flushed line by line, so that it can be read while the run goes on.
+class JsonLines {
+  public:
+    /// Without a step: starts an empty file, and makes its folder. With one, for a resumed run: keeps the
+    /// lines before the first whose "step" (or "eval"."step") is greater, so that no step is there twice, and
+    /// drops a last line that a crash cut off. Throws Error when the file cannot be written or an earlier
+    /// line is not JSON.
+    JsonLines(const std::filesystem::path& file, std::optional<std::int64_t> resume_after_step);
+
+    /// NaN and infinities become null, bytes that are not UTF-8 become U+FFFD: every line is valid JSON.
+    void write(const nlohmann::ordered_json& line);
+
+  private:
+    std::filesystem::path file_;
+    std::ofstream out_;
+};
+
+/// Values as a line of bars between low and high, "▁▂▃▅▇": mean-pooled to at most `width` columns, a blank
+/// for NaN.
+std::string sparkline(std::span<const double> values, int width, double low, double high);
+
+/// Wall-clock seconds since construction.
+class Stopwatch {
+  public:
+    double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+  private:
+    using Clock = std::chrono::steady_clock;
+    Clock::time_point start_ = Clock::now();
+};
+
+std::string human_bytes(double bytes);  ///< 1536 -> "1.5 KiB"
+std::string human_count(double count);  ///< 494032768 -> "494M"
+
+}  // namespace r1

@@ -1,0 +1,285 @@
+#include "src/safetensors.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "src/error.h"
+
+namespace r1 {
+namespace {
+
+using nlohmann::json;
+using Shape = std::vector<std::int64_t>;
+
+static_assert(std::endian::native == std::endian::little, "safetensors files are little endian");
+
+constexpr std::uint64_t kLengthBytes = 8,
+                        kMaxHeader = 100'000'000;  // the limit of the reference implementation
+constexpr std::array<const char*, 3> kDtypeNames = {"F32", "F16", "BF16"};
+
+std::size_t bytes_of(SafeDtype dtype) { return dtype == SafeDtype::F32 ? 4 : 2; }
+
+/// A name from a file, with quotes and with control characters escaped: it ends up on a terminal.
+std::string quoted(const std::string& name) {
+    return json(name).dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+std::string to_string(const Shape& shape) {
+    std::string text = "(";
+    for (std::size_t i = 0; i < shape.size(); i++) text += (i ? ", " : "") + std::to_string(shape[i]);
+    return text + ")";
+}
+
+/// bytes * product of the shape; false if a dimension is negative or the product overflows.
+bool size_of(const Shape& shape, std::uint64_t bytes, std::uint64_t& size) {
+    size = bytes;
+    for (std::int64_t dim : shape)
+        if (dim < 0 || __builtin_mul_overflow(size, static_cast<std::uint64_t>(dim), &size)) return false;
+    return true;
+}
+
+std::shared_ptr<const std::byte> map_file(const std::filesystem::path& file, std::size_t& size) {
+    std::error_code ignored;
+    if (!std::filesystem::is_regular_file(file, ignored)) fail(file, " is not a file; check the path");
+    int fd = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+    if (fd < 0) fail("cannot open ", file, ": ", std::strerror(errno));
+    struct stat status {};
+    void* memory = MAP_FAILED;
+    if (::fstat(fd, &status) == 0 && status.st_size > 0)
+        memory = ::mmap(nullptr, static_cast<std::size_t>(status.st_size), PROT_READ, MAP_PRIVATE, fd, 0);
+    int error = errno;
+    ::close(fd);  // the mapping stays
+    size = static_cast<std::size_t>(status.st_size);
+    if (size == 0) return nullptr;
+    if (memory == MAP_FAILED) fail("cannot map ", file, ": ", std::strerror(error));
+    return {static_cast<const std::byte*>(memory),
+            [size](const std::byte* data) { ::munmap(const_cast<std::byte*>(data), size); }};
+}
+
+/// Parses the header. nlohmann::json keeps the last of two equal keys, so they are caught here, as is nesting
+/// deeper than {tensor: {shape: [...]}}.
+json parse_header(const std::filesystem::path& file, const char* begin, const char* end) {
+    std::array<std::set<std::string>, 4> keys;  // by depth, of the objects now open
+    auto check = [&](int depth, json::parse_event_t event, json& value) {
+        if (event == json::parse_event_t::object_start || event == json::parse_event_t::array_start) {
+            if (depth > 2) fail(file, " has a header nested too deeply; it is not a safetensors file");
+            keys[static_cast<std::size_t>(depth) + 1].clear();
+        } else if (event == json::parse_event_t::key) {
+            auto name = value.get<std::string>();
+            if (!keys[static_cast<std::size_t>(depth)].insert(name).second)
+                fail(file, " has ", quoted(name), " twice in its header; the file is damaged");
+        }
+        return true;
+    };
+    try {
+        if (begin == end || *begin != '{')
+            fail(file, " has a header that does not begin with '{'; the file is damaged");
+        return json::parse(begin, end, check);
+    } catch (const json::exception& e) {
+        fail(file, " has a header that is not valid JSON (", e.what(), "); the file is damaged");
+    }
+}
+
+/// Value as an integer in [0, 2^63); something negative if it is not one (2^63 and above wrap to below 0).
+std::int64_t as_index(const json& value) {
+    return value.is_number_unsigned() ? static_cast<std::int64_t>(value.get<std::uint64_t>()) : -1;
+}
+
+float from_f16(std::uint16_t half) {
+    std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000) << 16, magnitude = half & 0x7fff, bits;
+    if (magnitude < 0x0400)  // zero and subnormals: multiples of 2^-24
+        bits = std::bit_cast<std::uint32_t>(static_cast<float>(magnitude) * 0x1p-24f);
+    else if (magnitude < 0x7c00)  // the exponent's bias goes from 15 to 127
+        bits = (magnitude << 13) + (112u << 23);
+    else  // infinity, NaN
+        bits = (magnitude << 13) | 0x7f800000;
+    return std::bit_cast<float>(bits | sign);
+}
+
+float from_bf16(std::uint16_t half) { return std::bit_cast<float>(static_cast<std::uint32_t>(half) << 16); }
+
+std::uint16_t to_bf16(float value) {
+    auto bits = std::bit_cast<std::uint32_t>(value);
+    if ((bits & 0x7fffffff) > 0x7f800000)
+        return static_cast<std::uint16_t>(bits >> 16 | 0x40);  // stays a NaN
+    return static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+}  // namespace
+
+SafeTensors::SafeTensors(const std::filesystem::path& file) : file_(file) {
+    std::size_t size = 0;
+    mapping_ = map_file(file, size);
+    std::uint64_t header_size = 0;
+    if (size < kLengthBytes)
+        fail(file, " is not a safetensors file: ", size, " bytes are too few for a header");
+    std::memcpy(&header_size, mapping_.get(), kLengthBytes);
+    if (header_size > size - kLengthBytes || header_size > kMaxHeader)
+        fail(file, " claims a header of ", header_size, " bytes, of a file of ", size, " and at most ",
+             kMaxHeader, "; the download is incomplete (Git LFS pointer?) or it is not a safetensors file");
+
+    const std::byte* data = mapping_.get() + kLengthBytes + header_size;
+    const std::uint64_t data_size = size - kLengthBytes - header_size;
+    const char* text = reinterpret_cast<const char*>(mapping_.get() + kLengthBytes);
+    const json header = parse_header(file, text, text + header_size);
+
+    for (const auto& [name, entry] : header.items()) {
+        auto bad = [&, name = &name](const auto&... what) {
+            fail(file, ", tensor ", quoted(*name), ": ", what...);
+        };
+        if (!entry.is_object()) bad("its header entry is not an object; the file is damaged");
+        if (name == "__metadata__") {
+            for (const auto& [key, value] : entry.items()) {
+                if (!value.is_string()) bad(quoted(key), " is not a string; the file is damaged");
+                metadata_[key] = value.get<std::string>();
+            }
+            continue;
+        }
+        const json dtype = entry.value("dtype", json()), dims = entry.value("shape", json()),
+                   offsets = entry.value("data_offsets", json());
+        if (entry.size() != 3 || !dtype.is_string() || !dims.is_array() || !offsets.is_array() ||
+            offsets.size() != 2)
+            bad("its header entry is not {dtype, shape, data_offsets: [begin, end]}; the file is damaged");
+
+        auto known = std::find(kDtypeNames.begin(), kDtypeNames.end(), dtype.get<std::string>());
+        if (known == kDtypeNames.end())
+            bad("dtype ", quoted(dtype.get<std::string>()),
+                " is not supported; convert it to F32, F16 or BF16");
+        SafeTensorView view{name, static_cast<SafeDtype>(known - kDtypeNames.begin()), {}, nullptr, 0};
+
+        for (const json& dim : dims) {
+            view.shape.push_back(as_index(dim));
+            if (view.shape.back() < 0) bad("dimension ", dim, " is not an integer >= 0; the file is damaged");
+        }
+        const std::int64_t first = as_index(offsets[0]), last = as_index(offsets[1]);
+        if (first < 0 || last < first || static_cast<std::uint64_t>(last) > data_size)
+            bad("data_offsets ", offsets, " do not lie in the ", data_size,
+                " bytes of data; the file is damaged or incomplete");
+        std::uint64_t wanted = 0;
+        if (!size_of(view.shape, bytes_of(view.dtype), wanted))
+            bad("shape ", to_string(view.shape), " overflows; the file is damaged");
+        view.data = data + first;
+        view.bytes = static_cast<std::size_t>(last - first);
+        if (view.bytes != wanted)
+            bad("shape ", to_string(view.shape), " of ", *known, " needs ", wanted, " bytes, data_offsets ",
+                offsets, " hold ", view.bytes, "; the file is damaged");
+        tensors_.emplace(name, std::move(view));
+    }
+
+    // The data must be covered exactly: in the order of their offsets, each tensor begins where the last one
+    // ended.
+    std::vector<const SafeTensorView*> order;
+    for (const auto& [name, view] : tensors_) order.push_back(&view);
+    std::sort(order.begin(), order.end(), [](const SafeTensorView* a, const SafeTensorView* b) {
+        return a->data != b->data ? a->data < b->data : a->bytes < b->bytes;
+    });
+    const std::byte* end = data;
+    for (const SafeTensorView* view : order) {
+        if (view->data != end)
+            fail(file, ", tensor ", quoted(view->name),
+                 view->data < end ? ": overlaps another" : ": follows a gap", " at byte ", view->data - data,
+                 " of the data; the file is damaged");
+        end += view->bytes;
+    }
+    if (end != data + data_size)
+        fail(file, " has ", data + data_size - end, " bytes after its last tensor; the file is damaged");
+}
+
+void SafeTensors::read_f32(const std::string& name, const Shape& shape, std::span<float> out) const {
+    auto found = tensors_.find(name);
+    if (found == tensors_.end())
+        fail(file_, " has no tensor ", quoted(name), " (expected with shape ", to_string(shape),
+             "); is it the weight file of this config.json?");
+    const SafeTensorView& view = found->second;
+    const std::size_t count = view.bytes / bytes_of(view.dtype);
+    if (view.shape != shape)
+        fail(file_, ", tensor ", quoted(name), " has shape ", to_string(view.shape), ", expected ",
+             to_string(shape), "; is it the weight file of this config.json?");
+    if (out.size() != count)
+        fail(file_, ", tensor ", quoted(name), " has ", count, " values, the output has room for ",
+             out.size());
+    if (count == 0) return;
+    if (view.dtype == SafeDtype::F32) {
+        std::memcpy(out.data(), view.data, view.bytes);
+        return;
+    }
+    for (std::size_t i = 0; i < count; i++) {
+        std::uint16_t half;
+        std::memcpy(&half, view.data + 2 * i, 2);
+        out[i] = view.dtype == SafeDtype::F16 ? from_f16(half) : from_bf16(half);
+    }
+}
+
+void write_safetensors(const std::filesystem::path& file, const std::vector<SafeTensorOut>& tensors,
+                       SafeDtype dtype, const std::map<std::string, std::string>& metadata) {
+    if (dtype == SafeDtype::F16) fail("cannot write ", file, ": weights are written as F32 or BF16, not F16");
+    nlohmann::ordered_json header = nlohmann::ordered_json::object();
+    if (!metadata.empty()) header["__metadata__"] = metadata;
+    std::uint64_t offset = 0;
+    for (const SafeTensorOut& tensor : tensors) {
+        std::uint64_t count = 0;
+        if (tensor.name == "__metadata__" || header.contains(tensor.name))
+            fail("cannot write ", file, ": the tensor name ", quoted(tensor.name), " is taken");
+        if (!size_of(tensor.shape, 1, count) || count != tensor.values.size())
+            fail("cannot write ", file, ": tensor ", quoted(tensor.name), " of shape ",
+                 to_string(tensor.shape), " is given ", tensor.values.size(), " values");
+        std::uint64_t end = offset + count * bytes_of(dtype);
+        header[tensor.name] = {{"dtype", kDtypeNames[static_cast<std::size_t>(dtype)]},
+                               {"shape", tensor.shape},
+                               {"data_offsets", {offset, end}}};
+        offset = end;
+    }
+    std::string text = header.dump();
+    text.resize((text.size() + 7) / 8 * 8, ' ');  // the data begins aligned
+    if (text.size() > kMaxHeader)
+        fail("cannot write ", file, ": a header of ", text.size(), " bytes is over the limit");
+
+    std::filesystem::path temporary = file;
+    temporary += ".tmp";
+    std::FILE* stream = std::fopen(temporary.c_str(), "wb");
+    if (!stream) fail("cannot create ", temporary, ": ", std::strerror(errno));
+    auto put = [&](const void* data, std::size_t bytes) {
+        return bytes == 0 || std::fwrite(data, 1, bytes, stream) == bytes;
+    };
+    const std::uint64_t header_size = text.size();
+    bool written = put(&header_size, kLengthBytes) && put(text.data(), text.size());
+    std::array<std::uint16_t, 4096> chunk;
+    for (const SafeTensorOut& tensor : tensors) {
+        if (dtype == SafeDtype::F32) {
+            written = written && put(tensor.values.data(), tensor.values.size_bytes());
+            continue;
+        }
+        for (std::size_t i = 0; written && i < tensor.values.size(); i += chunk.size()) {
+            auto part = tensor.values.subspan(i, std::min(chunk.size(), tensor.values.size() - i));
+            std::transform(part.begin(), part.end(), chunk.begin(), to_bf16);
+            written = put(chunk.data(), 2 * part.size());
+        }
+    }
+    written = written && std::fflush(stream) == 0 && ::fsync(::fileno(stream)) == 0;
+    int error = errno;
+    if (std::fclose(stream) != 0 && written) {
+        written = false;
+        error = errno;
+    }
+    if (written && std::rename(temporary.c_str(), file.c_str()) != 0) {
+        written = false;
+        error = errno;
+    }
+    if (!written) {
+        std::remove(temporary.c_str());
+        fail("cannot write ", file, ": ", std::strerror(error));
+    }
+}
+
+}  // namespace r1

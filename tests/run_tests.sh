@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Runs each test binary given and adds up doctest's summaries. The last line is "N passed, N failed, N skipped"; the
+# exit status is 0 only if every run succeeded and at least one test case ran.
+set -uo pipefail
+export UBSAN_OPTIONS=${UBSAN_OPTIONS:-halt_on_error=1:print_stacktrace=1}
+
+passed=0 failed=0 skipped=0
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+pattern='s/^\[doctest\] test cases: *[0-9]* | *\([0-9]*\) passed | *\([0-9]*\) failed | *\([0-9]*\) skipped.*/\1 \2 \3/p'
+
+for binary in "$@"; do
+    echo "== $binary"
+    "$binary" </dev/null 2>&1 | tee "$output"
+    status=${PIPESTATUS[0]}
+    read -r p f s < <(sed -n "$pattern" "$output" | tail -n 1; echo) # the echo: empty where it crashed
+    p=${p:-0} f=${f:-0} s=${s:-0}
+    if ((f == 0 && (status != 0 || p == 0))); then
+        echo "$binary: exit status $status with $p test cases passed: the run counts as one failure"
+        f=1
+    fi
+    ((passed += p, failed += f, skipped += s))
+done
+
+echo "$passed passed, $failed failed, $skipped skipped"
+((failed == 0 && passed > 0))

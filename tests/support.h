@@ -1,0 +1,142 @@
+// What the tests share: a backend with tensors that clean up after themselves, random numbers, finite differences.
+#pragma once
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <deque>
+#include <functional>
+#include <random>
+#include <vector>
+
+#include "src/backend.h"
+#include "src/transformer.h"
+
+namespace r1::test {
+
+/// A backend and the memory of one test. In float64 the primitives are differentiable by finite differences; in float32
+/// they are what runs.
+struct Bench {
+    explicit Bench(DType real, unsigned seed) : backend(make_cpu_backend(real)), random(seed) {}
+
+    Tensor tensor(std::int64_t rows, std::int64_t cols = 1) { return raw(backend->real(), rows, cols); }
+    /// Normal random numbers.
+    Tensor normal(std::int64_t rows, std::int64_t cols = 1, double scale = 1) {
+        std::normal_distribution<double> d(0, scale);
+        std::vector<double> values(static_cast<std::size_t>(rows * cols));
+        for (double& v : values) v = d(random);
+        return from(values, rows, cols);
+    }
+    Tensor zeros(std::int64_t rows, std::int64_t cols = 1) { return from(std::vector<double>(rows * cols, 0.0), rows, cols); }
+    Tensor from(const std::vector<double>& values, std::int64_t rows, std::int64_t cols = 1) {
+        Tensor t = tensor(rows, cols);
+        if (t.dtype == DType::F64)
+            backend->upload(t, values.data());
+        else
+            backend->upload(t, std::vector<float>(values.begin(), values.end()).data());
+        return t;
+    }
+    Tensor ints(const std::vector<std::int32_t>& values, std::int64_t cols = 1) {
+        Tensor t = raw(DType::I32, static_cast<std::int64_t>(values.size()) / cols, cols);
+        backend->upload(t, values.data());
+        return t;
+    }
+    std::vector<double> values(Tensor t) {
+        std::vector<double> wide(t.size());
+        if (t.dtype == DType::F64) {
+            backend->download(wide.data(), t);
+        } else {
+            std::vector<float> narrow(t.size());
+            backend->download(narrow.data(), t);
+            wide.assign(narrow.begin(), narrow.end());
+        }
+        return wide;
+    }
+    int between(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); }
+    /// cu_seqlens of `count` sequences; the first has length 1.
+    std::vector<std::int32_t> sequences(int count, int longest) {
+        std::vector<std::int32_t> cu{0, 1};
+        while (static_cast<int>(cu.size()) <= count) cu.push_back(cu.back() + between(1, longest));
+        return cu;
+    }
+
+    std::unique_ptr<Backend> backend;
+    std::mt19937 random;
+
+  private:
+    Tensor raw(DType dtype, std::int64_t rows, std::int64_t cols) {
+        Tensor t{nullptr, dtype, rows, cols};
+        memory.emplace_back(*backend, t.bytes());
+        t.data = memory.back().data();
+        return t;
+    }
+    std::deque<Buffer> memory;
+};
+
+/// sum_i weights[i] values[i]: turns any output into a scalar whose gradient is `weights`.
+inline double weighted(const std::vector<double>& values, const std::vector<double>& weights) {
+    double sum = 0;
+    for (std::size_t i = 0; i < values.size(); ++i) sum += values[i] * weights[i];
+    return sum;
+}
+
+/// Compares `gradient` (of a float64 tensor) with central differences of `loss` at up to `samples` of its elements.
+/// Central differences with h = 1e-5 have an error of about 1e-10 relative to the loss' third derivative.
+inline void check_gradient(Bench& bench, Tensor input, const std::vector<double>& gradient, const std::function<double()>& loss,
+                           int samples = 40, double tolerance = 1e-6) {
+    auto* x = input.as<double>();
+    double scale = 1e-3;  // a gradient of zeros is compared absolutely
+    for (double g : gradient) scale = std::max(scale, std::abs(g));
+    for (int s = 0; s < samples; ++s) {
+        const std::int64_t i = samples >= input.size() ? s % input.size() : bench.between(0, static_cast<int>(input.size()) - 1);
+        const double kept = x[i], h = 1e-5;
+        x[i] = kept + h;
+        const double up = loss();
+        x[i] = kept - h;
+        const double down = loss();
+        x[i] = kept;
+        const double numeric = (up - down) / (2 * h);
+        INFO("element ", i, ": analytic ", gradient[i], ", numeric ", numeric);
+        CHECK(std::abs(gradient[i] - numeric) < tolerance * scale);
+    }
+}
+
+/// A small model with odd sizes.
+inline Config small_config(Bench& bench, bool tied, bool bias) {
+    Config c;
+    c.model_type = bias ? "qwen2" : "llama";
+    c.num_key_value_heads = bench.between(1, 3);
+    c.num_attention_heads = c.num_key_value_heads * bench.between(1, 3);
+    c.head_dim = 2 * bench.between(1, 5);
+    c.hidden_size = bench.between(5, 21);
+    c.intermediate_size = bench.between(3, 30);
+    c.num_hidden_layers = bench.between(1, 3);
+    c.vocab_size = bench.between(11, 40);
+    c.max_position_embeddings = 64;
+    c.tie_word_embeddings = tied;
+    c.attention_bias = bias;
+    c.eos_token_ids = {0};
+    return c;
+}
+
+/// Sequences of different lengths, the shortest possible among them, with random prompt lengths.
+inline PackedBatch random_batch(Bench& bench, const Config& config, int count, int longest) {
+    PackedBatch batch;
+    for (int b = 0; b < count; ++b) {
+        const int length = b == 0 ? 2 : bench.between(2, longest);
+        std::vector<std::int32_t> tokens;
+        for (int t = 0; t < length; ++t) tokens.push_back(bench.between(0, config.vocab_size - 1));
+        batch.add(tokens, static_cast<std::size_t>(bench.between(1, length - 1)));
+    }
+    return batch;
+}
+
+/// Random weights large enough to make every part of the model matter.
+inline void randomize(Bench& bench, Transformer& model, double scale = 0.3) {
+    std::normal_distribution<double> d(0, scale);
+    std::vector<float> values(model.layout().total);
+    for (float& v : values) v = static_cast<float>(d(bench.random));
+    for (std::int64_t i = model.layout().matrices; i < model.layout().total; ++i) values[i] += 0.5f;
+    model.upload_parameters(values);
+}
+
+}  // namespace r1::test

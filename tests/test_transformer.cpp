@@ -1,0 +1,261 @@
+// The whole model: gradients against central differences in float64, invariance to micro-batches and recomputation, and
+// decoding against training.
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "src/generate.h"
+#include "src/parallel.h"
+#include "tests/support.h"
+
+using namespace r1;
+using namespace r1::test;
+
+namespace {
+
+std::vector<double> all(Bench& bench, Tensor t) { return bench.values(t); }
+
+double relative_distance(const std::vector<double>& a, const std::vector<double>& b) {
+    double difference = 0, norm = 1e-30;
+    for (std::size_t i = 0; i < a.size(); ++i) difference += (a[i] - b[i]) * (a[i] - b[i]), norm += b[i] * b[i];
+    return std::sqrt(difference / norm);
+}
+
+std::vector<float> random_coefficients(Bench& bench, std::int64_t count) {
+    std::normal_distribution<float> d;
+    std::vector<float> c(count);
+    for (float& x : c) x = d(bench.random);
+    return c;
+}
+
+}  // namespace
+
+TEST_CASE("whole model: every parameter's gradient equals central differences in float64") {
+    for (unsigned seed = 0; seed < 6; ++seed) {
+        Bench bench(DType::F64, seed);
+        const Config config = small_config(bench, seed % 2, seed % 3 != 0);
+        Transformer model(*bench.backend, config, {.recompute = seed >= 3, .max_tokens = 64});
+        randomize(bench, model);
+        const PackedBatch batch = random_batch(bench, config, 4, 9);
+        const float temperature = seed % 2 ? 1.0f : 0.7f;
+        const auto dlogp = random_coefficients(bench, batch.scored()), dentropy = random_coefficients(bench, batch.scored());
+        const std::vector<double> wl(dlogp.begin(), dlogp.end()), we(dentropy.begin(), dentropy.end());
+        auto loss = [&] {
+            auto [logp, entropy] = model.forward_on_device(batch, temperature);
+            return weighted(all(bench, logp), wl) + weighted(all(bench, entropy), we);
+        };
+        loss();
+        model.backward(dlogp, dentropy);
+        const auto gradient = all(bench, model.gradients());
+        for (const auto& entry : model.layout().entries) {
+            CAPTURE(entry.name);
+            const Tensor part = model.parameters().slice(entry.offset, entry.rows * entry.cols);
+            const std::vector<double> g(gradient.begin() + entry.offset, gradient.begin() + entry.offset + part.size());
+            check_gradient(bench, part, g, loss, 6, 1e-5);
+        }
+    }
+}
+
+TEST_CASE("gradients do not depend on the split into micro-batches, nor on recomputation") {
+    for (bool recompute : {false, true}) {
+        Bench bench(DType::F64, 11);
+        const Config config = small_config(bench, true, true);
+        Transformer model(*bench.backend, config, {.recompute = recompute, .max_tokens = 128});
+        randomize(bench, model);
+        std::vector<std::vector<std::int32_t>> sequences;
+        for (int b = 0; b < 6; ++b) {
+            sequences.emplace_back();
+            for (int t = bench.between(2, 12); t > 0; --t) sequences.back().push_back(bench.between(0, config.vocab_size - 1));
+        }
+        auto gradient_in_batches_of = [&](std::size_t count) {
+            bench.backend->zero(model.gradients());
+            for (std::size_t b = 0; b < sequences.size(); b += count) {
+                PackedBatch batch;
+                std::vector<float> dlogp;
+                for (std::size_t i = b; i < std::min(sequences.size(), b + count); ++i) {
+                    batch.add(sequences[i], 1);
+                    for (std::size_t t = 1; t < sequences[i].size(); ++t) dlogp.push_back(0.1f * static_cast<float>(i + t));
+                }
+                model.forward_on_device(batch);
+                model.backward(dlogp);
+            }
+            return all(bench, model.gradients());
+        };
+        const auto whole = gradient_in_batches_of(6);
+        CHECK(relative_distance(gradient_in_batches_of(1), whole) < 1e-12);
+        CHECK(relative_distance(gradient_in_batches_of(4), whole) < 1e-12);
+    }
+}
+
+TEST_CASE("float32 agrees with float64, in values and gradients; bfloat16 matrices agree to their precision") {
+    Bench narrow(DType::F32, 5), wide(DType::F64, 5);
+    Config config = small_config(narrow, false, true);
+    config.hidden_size = 37, config.head_dim = 16, config.vocab_size = 131;
+    Transformer a(*narrow.backend, config, {.max_tokens = 512}), b(*wide.backend, config, {.max_tokens = 512});
+    Transformer c(*narrow.backend, config, {.bf16_matrices = true, .max_tokens = 512});
+    randomize(narrow, a, 0.1);
+    b.upload_parameters(a.download_parameters());
+    c.upload_parameters(a.download_parameters());
+    const PackedBatch batch = random_batch(narrow, config, 12, 60);
+    const auto dlogp = random_coefficients(narrow, batch.scored());
+    std::vector<std::vector<double>> logp;
+    for (Transformer* model : {&a, &b, &c}) {
+        Bench& bench = model == &b ? wide : narrow;
+        logp.push_back(all(bench, model->forward_on_device(batch).first));
+        model->backward(dlogp);
+    }
+    CHECK(relative_distance(logp[0], logp[1]) < 1e-6);
+    CHECK(relative_distance(logp[2], logp[1]) < 1e-2);
+    CHECK(relative_distance(all(narrow, a.gradients()), all(wide, b.gradients())) < 1e-5);
+    CHECK(relative_distance(all(narrow, c.gradients()), all(wide, b.gradients())) < 5e-2);
+}
+
+TEST_CASE("shift: logits at position t score token t + 1, from the prompt's last token on") {
+    PackedBatch batch;
+    batch.add({7, 8, 9, 10}, 2);
+    CHECK(batch.tokens == std::vector<std::int32_t>{7, 8, 9});
+    CHECK(batch.score_rows == std::vector<std::int32_t>{1, 2});
+    CHECK(batch.targets == std::vector<std::int32_t>{9, 10});
+    batch.add({1, 2}, 1);
+    CHECK(batch.cu_seqlens == std::vector<std::int32_t>{0, 3, 4});
+    CHECK(batch.positions == std::vector<std::int32_t>{0, 1, 2, 0});
+    CHECK(batch.score_rows == std::vector<std::int32_t>{1, 2, 3});
+}
+
+TEST_CASE("a sequence's log-probabilities do not depend on its neighbours in the batch") {
+    Bench bench(DType::F64, 3);
+    const Config config = small_config(bench, true, true);
+    Transformer model(*bench.backend, config, {.max_tokens = 128});
+    randomize(bench, model);
+    PackedBatch together, alone;
+    together.add({1, 2, 3, 4, 5}, 1);
+    together.add({6, 7, 8}, 1);
+    alone.add({6, 7, 8}, 1);
+    const auto both = all(bench, model.forward_on_device(together).first);
+    const auto one = all(bench, model.forward_on_device(alone).first);
+    CHECK(both[4] == doctest::Approx(one[0]).epsilon(1e-13));
+    CHECK(both[5] == doctest::Approx(one[1]).epsilon(1e-13));
+}
+
+TEST_CASE("log-probabilities recorded while sampling equal those recomputed in training, at any temperature") {
+    for (float temperature : {1.0f, 0.6f, 1.7f}) {
+        Bench bench(DType::F32, 21);
+        Config config = small_config(bench, true, true);
+        Transformer model(*bench.backend, config, {.max_tokens = 512, .max_decode_rows = 7});
+        randomize(bench, model, 0.2);
+        Generator generator(model, 7, 10, 40);
+        std::vector<Prompt> prompts;
+        for (std::uint32_t p = 0; p < 5; ++p) {
+            prompts.push_back({p, {}});
+            for (std::uint32_t t = 0; t <= p * 2; ++t) prompts.back().tokens.push_back(bench.between(0, config.vocab_size - 1));  // lengths 1..9
+        }
+        const GenerateOptions options{.sample = {.temperature = temperature, .seed = 9}, .samples_per_prompt = 3, .max_new_tokens = 40, .stop_tokens = {0}};
+        const auto completions = generator.generate(prompts, options);
+        REQUIRE(completions.size() == 15);
+        for (const auto& c : completions) {
+            PackedBatch batch;
+            auto tokens = prompts[c.prompt].tokens;
+            tokens.insert(tokens.end(), c.tokens.begin(), c.tokens.end());
+            batch.add(tokens, prompts[c.prompt].tokens.size());
+            const auto logp = model.forward(batch, temperature).logp;
+            REQUIRE(logp.size() == c.logp.size());
+            for (std::size_t t = 0; t < logp.size(); ++t) CHECK(std::abs(logp[t] - c.logp[t]) < 1e-5);
+        }
+    }
+}
+
+TEST_CASE("a sample does not depend on slots, neighbours or threads; every stop token ends it; lengths are bounded") {
+    Bench bench(DType::F32, 33);
+    Config config = small_config(bench, false, false);
+    config.vocab_size = 13;
+    Transformer model(*bench.backend, config, {.max_tokens = 64, .max_decode_rows = 16});
+    randomize(bench, model, 0.2);
+    std::vector<Prompt> prompts;
+    for (std::uint32_t p = 0; p < 9; ++p) prompts.push_back({100 + p, {1, static_cast<std::int32_t>(p % 13), 5}});
+    const GenerateOptions options{.sample = {.seed = 4}, .step = 3, .samples_per_prompt = 4, .max_new_tokens = 6, .stop_tokens = {0, 7}};
+    set_threads(2);
+    Generator wide(model, 16, 3, 20), narrow(model, 3, 3, 20);
+    const auto a = wide.generate(prompts, options);
+    const auto b = narrow.generate(prompts, options);
+    const auto alone = narrow.generate({prompts[4]}, options);
+    set_threads(1);
+    const auto c = wide.generate(prompts, options);
+    set_threads(0);
+    int stopped = 0, cut = 0, ended_by_second = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+        CHECK(a[i].tokens == b[i].tokens);
+        CHECK(a[i].tokens == c[i].tokens);
+        CHECK(a[i].logp == c[i].logp);
+        CHECK(a[i].prompt == i / 4);
+        const bool stop = a[i].tokens.back() == 0 || a[i].tokens.back() == 7;
+        CHECK(a[i].stopped == stop);
+        CHECK((stop || a[i].tokens.size() == 6));
+        for (std::size_t t = 0; t + 1 < a[i].tokens.size(); ++t) CHECK((a[i].tokens[t] != 0 && a[i].tokens[t] != 7));
+        stopped += stop, cut += !stop, ended_by_second += a[i].tokens.back() == 7;
+    }
+    CHECK(stopped > 0);
+    CHECK(ended_by_second > 0);
+    CHECK(cut > 0);
+    for (int i = 0; i < 4; ++i) CHECK(alone[i].tokens == a[16 + i].tokens);
+}
+
+TEST_CASE("a prompt that leaves no room in the context is refused") {
+    Bench bench(DType::F32, 2);
+    const Config config = small_config(bench, true, true);
+    Transformer model(*bench.backend, config, {.max_tokens = 128, .max_decode_rows = 2});
+    Generator generator(model, 2, 100, 8);
+    const std::vector<std::int32_t> full(config.max_position_embeddings, 1);
+    CHECK_THROWS_WITH_AS(generator.generate({{0, full}}, {}), doctest::Contains("context of 64"), Error);
+    CHECK_THROWS_AS(generator.generate({{0, {}}}, {}), Error);
+    auto almost = full;
+    almost.pop_back();  // room for one token
+    CHECK(generator.generate({{0, almost}}, {.max_new_tokens = 8}).at(0).tokens.size() == 1);
+}
+
+TEST_CASE("same input, same bits, with 1 and with 2 threads") {
+    std::vector<std::vector<float>> gradients;
+    for (int count : {1, 2, 2}) {
+        set_threads(count);
+        Bench bench(DType::F32, 77);
+        Config config = small_config(bench, true, true);
+        config.hidden_size = 48, config.vocab_size = 150, config.intermediate_size = 130;
+        Transformer model(*bench.backend, config, {.max_tokens = 2048});
+        randomize(bench, model, 0.1);
+        const PackedBatch batch = random_batch(bench, config, 40, 60);
+        model.forward(batch);
+        model.backward(random_coefficients(bench, batch.scored()));
+        gradients.emplace_back(model.layout().total);
+        bench.backend->download(gradients.back().data(), model.gradients());
+    }
+    set_threads(0);
+    CHECK(gradients[0] == gradients[1]);
+    CHECK(gradients[1] == gradients[2]);
+}
+
+TEST_CASE("a model folder comes back as it was saved; what does not fit is refused with tensor and shapes") {
+    const auto folder = std::filesystem::temp_directory_path() / "r1_test_model";
+    std::filesystem::remove_all(folder);
+    Bench bench(DType::F32, 1);
+    const Config config = small_config(bench, false, true);
+    Transformer model(*bench.backend, config, {.max_tokens = 16});
+    randomize(bench, model);
+    CHECK_THROWS_WITH_AS(Config::load(folder), doctest::Contains("config.json"), Error);
+    model.save(folder);
+    const Config loaded = Config::load(folder);
+    CHECK(loaded.to_json() == config.to_json());
+    Transformer again(*bench.backend, loaded, {.max_tokens = 16});
+    again.load_weights(folder);
+    CHECK(again.download_parameters() == model.download_parameters());
+    Config other = config;
+    other.intermediate_size += 1;
+    Transformer wrong(*bench.backend, other, {.max_tokens = 16});
+    CHECK_THROWS_WITH_AS(wrong.load_weights(folder), doctest::Contains("mlp.gate_proj.weight"), Error);
+    std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("the memory plan is what the model takes") {
+    Bench bench(DType::F32, 1);
+    const Config config = small_config(bench, true, true);
+    const TransformerOptions keep{.max_tokens = 1000}, recompute{.recompute = true, .max_tokens = 1000};
+    CHECK(Transformer::plan(config, keep, DType::F32).activations >= Transformer::plan(config, recompute, DType::F32).activations);
+    CHECK(Transformer::plan(config, keep, DType::F32).parameters == ParameterLayout(config).total * 4u);
+}

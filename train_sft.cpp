@@ -1,0 +1,174 @@
+// Supervised fine-tuning: cross-entropy on given completions, prompts masked from the loss. Pretrains the tiny base from
+// random weights; with a model folder it is the cold start, the SFT on rejection samples and the distillation of the R1
+// paper (arXiv 2501.12948, sections 2.3 and 2.4).
+#include <cstdio>
+
+#include "data/dataset.h"
+#include "src/checkpoint.h"
+#include "src/command_line.h"
+#include "src/optimizer.h"
+#include "src/parallel.h"
+#include "src/run_log.h"
+#include "src/transformer.h"
+#include "tokenizer/tokenizer.h"
+
+using namespace r1;
+
+namespace {
+
+struct Options {
+    std::string model, tokenizer, data, out = "runs/sft", dtype = "float32";
+    std::int64_t steps = 1000, batch_tokens = 8192, token_budget = 8192, save_every = 500, warmup = 50, seed = 1;
+    double lr = 1e-3, weight_decay = 0, clip = 1;
+    std::string schedule = "cosine";
+    int threads = 0;
+    bool resume = false, recompute = false;
+};
+
+/// A training sequence: prompt and completion, scored from the end of the prompt.
+struct Sequence {
+    std::vector<std::int32_t> tokens;
+    std::size_t first_scored;
+};
+
+int train(const Options& o) {
+    install_stop_handler();
+    set_threads(o.threads);
+    const bool from_scratch = !std::filesystem::exists(std::filesystem::path(o.model) / "model.safetensors");
+    const Config config = Config::load(o.model);
+    const Tokenizer tokenizer = Tokenizer::load(o.tokenizer.empty() ? o.model : o.tokenizer);
+    if (tokenizer.vocab_size() > config.vocab_size)
+        fail(o.model, ": the tokenizer has ", tokenizer.vocab_size(), " tokens, the model only ", config.vocab_size);
+    if (config.eos_token_ids.empty()) fail(o.model, ": config.json has no eos_token_id, so completions cannot end");
+
+    const auto backend = make_cpu_backend();
+    const TransformerOptions model_options{.trainable = true, .recompute = o.recompute,
+                                           .bf16_matrices = o.dtype == "bfloat16", .max_tokens = o.token_budget};
+    Transformer model(*backend, config, model_options);
+    Optimizer optimizer(model);
+    SftReader reader(o.data);
+    std::int64_t step = 0;
+    if (o.resume && has_checkpoint(o.out)) {
+        auto numbers = load_checkpoint(o.out, model, optimizer).numbers;
+        step = std::stoll(numbers.at("step"));
+        reader.seek(std::stoll(numbers.at("position")));
+    } else if (from_scratch) {
+        model.initialize(static_cast<std::uint64_t>(o.seed));
+    } else {
+        model.load_weights(o.model);
+    }
+    std::printf("%s parameters, %s, %s weights, %d threads; from step %lld of %lld\n",
+                human_count(static_cast<double>(model.layout().total)).c_str(), from_scratch ? "from scratch" : o.model.c_str(),
+                o.dtype.c_str(), threads(), static_cast<long long>(step), static_cast<long long>(o.steps));
+
+    JsonLines log(std::filesystem::path(o.out) / "log.jsonl", o.resume ? std::optional(step) : std::nullopt);
+    const LearningRate schedule{.lr = o.lr, .warmup_steps = o.warmup, .total_steps = o.steps, .cosine = o.schedule == "cosine"};
+    auto save = [&] {
+        save_checkpoint(o.out, model, optimizer,
+                        {{{"step", std::to_string(step)}, {"position", std::to_string(reader.position())}}, {}});
+    };
+
+    std::int64_t skipped = 0;
+    double tokens_seen = 0;
+    const Stopwatch clock;
+    while (step < o.steps && !stop_requested()) {
+        // A batch of about batch_tokens tokens. The normaliser is its count of scored tokens, whatever the micro-batches.
+        std::vector<Sequence> sequences;
+        std::int64_t fed = 0, scored = 0;
+        for (bool wrapped = false; fed < o.batch_tokens;) {
+            const auto example = reader.next();
+            if (!example) {
+                if (wrapped) fail(o.data, ": no example fits the model's context of ", config.max_position_embeddings, " tokens");
+                wrapped = true;
+                reader.seek(0);
+                continue;
+            }
+            Sequence s{tokenizer.encode(example->prompt), 0};
+            s.first_scored = std::max<std::size_t>(1, s.tokens.size());
+            const auto completion = tokenizer.encode(example->completion);
+            s.tokens.insert(s.tokens.end(), completion.begin(), completion.end());
+            if (example->eos) s.tokens.push_back(config.eos_token_ids[0]);
+            const auto length = static_cast<std::int64_t>(s.tokens.size());
+            if (length > config.max_position_embeddings || length > o.token_budget || length <= static_cast<std::int64_t>(s.first_scored)) {
+                ++skipped;
+                continue;
+            }
+            wrapped = false;
+            fed += length - 1;
+            scored += length - static_cast<std::int64_t>(s.first_scored);
+            sequences.push_back(std::move(s));
+        }
+
+        double loss = 0;
+        PackedBatch batch;
+        auto flush = [&] {
+            const auto scores = model.forward(batch);
+            for (float logp : scores.logp) loss -= logp / static_cast<double>(scored);
+            model.backward(std::vector<float>(scores.logp.size(), -1.0f / static_cast<float>(scored)));
+            batch.clear();
+        };
+        for (const auto& s : sequences) {
+            if (batch.size() + static_cast<std::int64_t>(s.tokens.size()) > o.token_budget) flush();
+            batch.add(s.tokens, s.first_scored);
+        }
+        flush();
+        ++step;
+        tokens_seen += static_cast<double>(fed);
+        const double lr = schedule.at(step), norm = optimizer.step(lr, o.clip, o.weight_decay);
+        if (!std::isfinite(loss) || !std::isfinite(norm)) {
+            fail("step ", step, ": the loss or its gradient is not finite; the last good checkpoint is in ", o.out,
+                 "; lower --lr and start again with --resume");
+        }
+        log.write({{"step", step}, {"loss", loss}, {"grad_norm", norm}, {"lr", lr}, {"tokens", fed}, {"seconds", clock.seconds()}});
+        if (step % 20 == 0 || step == o.steps) {
+            const double speed = tokens_seen / clock.seconds();
+            std::printf("\rstep %lld/%lld  loss %.4f  grad norm %.2f  %s tokens/s  %.0f s left   ", static_cast<long long>(step),
+                        static_cast<long long>(o.steps), loss, norm, human_count(speed).c_str(),
+                        static_cast<double>((o.steps - step) * o.batch_tokens) / speed);
+            std::fflush(stdout);
+        }
+        if (step % o.save_every == 0) save();
+    }
+    save();
+    std::printf("\n");
+    if (skipped) std::printf("%lld examples were too long or empty and left out\n", static_cast<long long>(skipped));
+    if (step < o.steps) {
+        std::printf("stopped at step %lld; go on with --resume\n", static_cast<long long>(step));
+        return 130;
+    }
+    model.save(o.out);
+    for (const char* file : {"tokenizer.json", "prompt_template.txt"}) {
+        const auto from = std::filesystem::path(o.tokenizer.empty() ? o.model : o.tokenizer) / file;
+        if (std::filesystem::exists(from))
+            std::filesystem::copy_file(from, std::filesystem::path(o.out) / file, std::filesystem::copy_options::overwrite_existing);
+    }
+    std::printf("model written to %s\n", o.out.c_str());
+    return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    Options o;
+    CLI::App app{"Supervised fine-tuning on JSONL lines {\"prompt\": ..., \"completion\": ...}", "train_sft"};
+    app.option_defaults()->always_capture_default();
+    app.add_option("--model", o.model, "model folder; one with config.json but no weights starts from random weights")->required();
+    app.add_option("--tokenizer", o.tokenizer, "folder with tokenizer.json, if not the model's");
+    app.add_option("--data", o.data, "training examples, JSONL")->required();
+    app.add_option("--out", o.out, "run folder: log.jsonl, checkpoint and the trained model");
+    app.add_option("--steps", o.steps, "updates")->check(CLI::PositiveNumber);
+    app.add_option("--batch-tokens", o.batch_tokens, "tokens an update")->check(CLI::PositiveNumber);
+    app.add_option("--token-budget", o.token_budget, "tokens a forward pass (memory)")->check(CLI::PositiveNumber);
+    app.add_option("--lr", o.lr, "learning rate")->check(CLI::PositiveNumber);
+    app.add_option("--schedule", o.schedule, "after the warm-up")->check(CLI::IsMember({"constant", "cosine"}));
+    app.add_option("--warmup", o.warmup, "warm-up steps")->check(CLI::NonNegativeNumber);
+    app.add_option("--weight-decay", o.weight_decay, "AdamW's, on matrices")->check(CLI::NonNegativeNumber);
+    app.add_option("--clip", o.clip, "largest gradient norm, 0: none")->check(CLI::NonNegativeNumber);
+    app.add_option("--dtype", o.dtype, "matrices in the forward pass")->check(CLI::IsMember({"float32", "bfloat16"}));
+    app.add_flag("--recompute", o.recompute, "recompute activations in the backward pass: less memory, a third more work");
+    app.add_option("--save-every", o.save_every, "steps between checkpoints")->check(CLI::PositiveNumber);
+    app.add_option("--seed", o.seed, "of the initial weights");
+    app.add_option("--threads", o.threads, "0: one a core")->check(CLI::NonNegativeNumber);
+    app.add_flag("--resume", o.resume, "go on from the checkpoint in --out, if there is one");
+    return run_main(app, argc, argv, [&] { return train(o); });
+}
