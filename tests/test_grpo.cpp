@@ -1,0 +1,94 @@
+// GRPO's mathematics against the formulas written out again in float64, and against finite differences.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <random>
+
+#include "src/error.h"
+#include "src/grpo.h"
+
+using namespace r1;
+
+TEST_CASE("advantages: (r - mean) / (std + 1e-4) within each group, by place and not by value") {
+    const std::vector<float> rewards = {1, 0, 0, 1, 0.2f, 1.2f, 0.2f, 0};
+    const auto a = group_advantages(rewards, 4);
+    for (int g = 0; g < 2; ++g) {
+        double mean = 0, square = 0;
+        for (int i = 0; i < 4; ++i) mean += rewards[4 * g + i] / 4.0;
+        for (int i = 0; i < 4; ++i) square += std::pow(rewards[4 * g + i] - mean, 2);
+        for (int i = 0; i < 4; ++i)
+            CHECK(a[4 * g + i] == doctest::Approx((rewards[4 * g + i] - mean) / (std::sqrt(square / 3) + 1e-4)).epsilon(1e-6));
+    }
+    const auto plain = group_advantages(rewards, 4, AdvantageScale::None);
+    CHECK(plain[0] == doctest::Approx(0.5));
+    CHECK_THROWS_AS(group_advantages(rewards, 3), Error);
+}
+
+TEST_CASE("a group whose rewards are all equal has advantages of exactly zero, whatever the rewards' rounding") {
+    for (float r : {0.1f, 1e-3f, 1.2f, 7.7e7f}) {
+        for (float a : group_advantages(std::vector<float>(7, r), 7)) CHECK(a == 0.0f);
+    }
+}
+
+TEST_CASE("token weights: what each aggregation averages over; they do not change with the split") {
+    const std::vector<int> lengths = {3, 1, 6};
+    CHECK(token_weights(lengths, LossAggregation::Grpo, 10)[0] == doctest::Approx(1.0 / 9));
+    CHECK(token_weights(lengths, LossAggregation::Grpo, 10)[2] == doctest::Approx(1.0 / 18));
+    for (float w : token_weights(lengths, LossAggregation::Dapo, 10)) CHECK(w == doctest::Approx(0.1));
+    for (float w : token_weights(lengths, LossAggregation::DrGrpo, 10)) CHECK(w == doctest::Approx(1.0 / 30));
+    CHECK_THROWS_AS(loss_aggregation("mean"), Error);
+}
+
+TEST_CASE("the clipped objective and its derivative, against the formula and central differences") {
+    std::mt19937 random(3);
+    std::normal_distribution<double> normal(0, 0.4);
+    int low = 0, high = 0;
+    for (int i = 0; i < 2000; ++i) {
+        const ObjectiveOptions o{0.2f, i % 2 ? 0.2f : 0.28f, i % 3 ? 0.0f : 0.04f};
+        const auto logp = static_cast<float>(-2 + normal(random)), old = static_cast<float>(-2 + normal(random)),
+                   ref = static_cast<float>(-2 + normal(random)), advantage = static_cast<float>(3 * normal(random));
+        auto loss = [&](double lp) {
+            const double rho = std::exp(lp - old), clipped = std::min(std::max(rho, 1.0 - o.clip_low), 1.0 + o.clip_high);
+            const double kl = std::exp(ref - lp) - (ref - lp) - 1;
+            return -(std::min(rho * advantage, clipped * advantage) - o.beta * kl);
+        };
+        const auto t = token_objective(logp, old, ref, advantage, o);
+        CHECK(t.loss == doctest::Approx(loss(logp)).epsilon(1e-5));
+        CHECK(t.ratio == doctest::Approx(std::exp(static_cast<double>(logp) - old)).epsilon(1e-5));
+        CHECK(t.kl >= 0);
+        const double rho = t.ratio;
+        if (std::abs(rho - 1 + o.clip_low) < 1e-3 || std::abs(rho - 1 - o.clip_high) < 1e-3) continue;  // at the kink
+        const double h = 1e-6, numeric = (loss(logp + h) - loss(logp - h)) / (2 * h);
+        CHECK(std::abs(t.dloss_dlogp - numeric) < 2e-5);
+        low += t.clipped_low, high += t.clipped_high;
+        if (t.clipped_low || t.clipped_high) CHECK(std::abs(t.dloss_dlogp) <= o.beta * (1 + std::exp(2.5)));
+    }
+    CHECK(low > 50);
+    CHECK(high > 50);
+}
+
+TEST_CASE("on-policy: ratio 1, loss -A, gradient -A") {
+    const auto t = token_objective(-3.25f, -3.25f, -3.25f, 0.75f, {0.2f, 0.2f, 0.04f});
+    CHECK(t.ratio == 1.0f);
+    CHECK(t.kl == 0.0f);
+    CHECK(t.loss == -0.75f);
+    CHECK(t.dloss_dlogp == -0.75f);
+}
+
+TEST_CASE("log-ratios of +-50 and beyond give finite numbers") {
+    for (float difference : {50.0f, -50.0f, 1e4f, -1e4f})
+        for (float advantage : {1.0f, -1.0f}) {
+            const auto t = token_objective(-1, -1 - difference, -1 + difference, advantage, {0.2f, 0.2f, 0.04f});
+            CHECK(std::isfinite(t.loss));
+            CHECK(std::isfinite(t.dloss_dlogp));
+            CHECK(std::isfinite(t.kl));
+        }
+}
+
+TEST_CASE("a forgotten temperature would show: the ratio of a token sampled and scored at the same T is 1") {
+    // p ~ softmax(l / T). Scored at T = 1 instead, the ratio drifts from 1: the sampler's and trainer's temperatures must agree.
+    const double l[2] = {1.0, -0.5};
+    auto logp = [&](double T) { return static_cast<float>(l[0] / T - std::log(std::exp(l[0] / T) + std::exp(l[1] / T))); };
+    CHECK(token_objective(logp(0.6), logp(0.6), 0, 1, {}).ratio == 1.0f);
+    CHECK(std::abs(token_objective(logp(1.0), logp(0.6), 0, 1, {}).ratio - 1) > 0.05);
+}
