@@ -184,17 +184,31 @@ std::pair<Real, Real> exp_in_place(Real* scores, int64_t count) {
     return {top, sum};
 }
 
-/// out[d] = sum_j p[j] rows[j * stride + d]
+/// out[d] += sum_j p[j] rows[j * stride + d], with the sums of a known head size in registers: even and odd rows apart,
+/// so that one multiply-add need not wait for the other.
+template <int D, class Real>
+void weighted_rows_of(Real* out, const Real* p, const Real* rows, int64_t stride, int64_t count) {
+    Real even[D] = {}, odd[D] = {};
+    int64_t j = 0;
+    for (; j + 2 <= count; j += 2, rows += 2 * stride) {
+#pragma omp simd
+        for (int d = 0; d < D; ++d) even[d] += p[j] * rows[d];
+#pragma omp simd
+        for (int d = 0; d < D; ++d) odd[d] += p[j + 1] * rows[stride + d];
+    }
+    if (j < count) axpy(even, p[j], rows, D);
+    for (int d = 0; d < D; ++d) out[d] += even[d] + odd[d];
+}
 template <class Real>
 void weighted_rows(Real* out, const Real* p, const Real* rows, int64_t stride, int head_dim, int64_t count) {
-    int64_t j = 0;
-    for (; j + 4 <= count; j += 4) {
-        const Real *r0 = rows + j * stride, *r1 = r0 + stride, *r2 = r1 + stride, *r3 = r2 + stride;
-        const Real p0 = p[j], p1 = p[j + 1], p2 = p[j + 2], p3 = p[j + 3];
-#pragma omp simd
-        for (int d = 0; d < head_dim; ++d) out[d] += p0 * r0[d] + p1 * r1[d] + p2 * r2[d] + p3 * r3[d];
+    switch (head_dim) {
+        case 16: return weighted_rows_of<16>(out, p, rows, stride, count);
+        case 32: return weighted_rows_of<32>(out, p, rows, stride, count);
+        case 64: return weighted_rows_of<64>(out, p, rows, stride, count);
+        case 128: return weighted_rows_of<128>(out, p, rows, stride, count);
+        default:
+            for (int64_t j = 0; j < count; ++j) axpy(out, p[j], rows + j * stride, head_dim);
     }
-    for (; j < count; ++j) axpy(out, p[j], rows + j * stride, head_dim);
 }
 
 /// to[d * count + j] = from[j * stride + d]
