@@ -37,6 +37,10 @@ Config Config::load(const std::filesystem::path& path) {
         c.max_position_embeddings = json.at("max_position_embeddings");
         c.rms_norm_eps = json.at("rms_norm_eps");
         c.rope_theta = json.value("rope_theta", 10000.0);
+        if (auto rope = json.find("rope_parameters"); rope != json.end() && !rope->is_null()) {  // where newer files keep it
+            if (rope->value("rope_type", "default") != "default") refuse("rope_type " + rope->at("rope_type").dump());
+            c.rope_theta = rope->value("rope_theta", c.rope_theta);
+        }
         c.tie_word_embeddings = json.value("tie_word_embeddings", false);
         c.attention_bias = json.value("attention_bias", c.model_type == "qwen2");
         if (c.model_type == "llama" && c.attention_bias) refuse("attention_bias of a llama (it has one on o_proj too)");

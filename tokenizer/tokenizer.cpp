@@ -24,8 +24,7 @@ namespace {
 using nlohmann::json;
 using std::string_view;
 
-// ----------------------------------------------------------------------------------------------------
-// characters
+// ---- characters ----
 
 /// The first character of text. length 0: text is empty or does not start with valid UTF-8.
 struct Character {
@@ -41,6 +40,13 @@ Character first_character(string_view text) {
 }
 
 bool is_continuation(char byte) { return (byte & 0xC0) == 0x80; }
+
+/// How many bytes the character that starts with this one has; 1 also for a byte that starts none.
+size_t length_by_first_byte(unsigned char byte) {
+    if (byte >= 0xF0 && byte <= 0xF4) return 4;
+    if (byte >= 0xE0 && byte <= 0xEF) return 3;
+    return byte >= 0xC2 && byte <= 0xDF ? 2 : 1;
+}
 
 /// The last character of valid UTF-8.
 Character last_character(string_view text) {
@@ -249,8 +255,8 @@ std::shared_ptr<pcre2_code> compile(string_view regex, bool literal, const std::
         pcre2_get_error_message(error, reinterpret_cast<PCRE2_UCHAR*>(reason), sizeof reason);
         fail(file, ": PCRE2 cannot compile the pre_tokenizer's pattern ", regex, " (", reason, ")");
     }
-    pcre2_jit_compile(code.get(),
-                      PCRE2_JIT_COMPLETE);  // no JIT on this machine: the interpreter gives the same
+    // Where there is no JIT, this fails and pcre2_match interprets the pattern: the same result, later.
+    pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);
     return code;
 }
 
@@ -316,8 +322,7 @@ uint64_t pair_key(int left, int right) {
 
 }  // namespace
 
-// --------------------------------------------------------------------------------------------------------
-// encoding
+// ---- encoding ----
 
 struct Tokenizer::Tables {
     struct Merge {
@@ -445,8 +450,7 @@ std::vector<int> Tokenizer::encode(string_view text) const {
     return ids;
 }
 
-// --------------------------------------------------------------------------------------------------------
-// decoding
+// ---- decoding ----
 
 std::string Tokenizer::decode(std::span<const int> ids, bool skip_special) const {
     std::string text;
@@ -471,17 +475,12 @@ bool Tokenizer::is_special(int id) const { return id >= 0 && id < vocab_size() &
 
 std::string StreamDecoder::push(int id) {
     if (!skip_special_ || !tokenizer_.is_special(id)) pending_ += tokenizer_.token_text(id);
-    // Only the last three bytes can begin a character that is not complete: its first byte says how long it
-    // will be.
+    // Look among the last three bytes for the first byte of a character that needs more bytes than there are.
     size_t complete = pending_.size();
     for (size_t back = 1; back <= std::min<size_t>(3, pending_.size()); ++back) {
-        const unsigned char byte = pending_[pending_.size() - back];
-        if (is_continuation(static_cast<char>(byte))) continue;
-        const size_t length = byte >= 0xF0 && byte < 0xF5   ? 4
-                              : byte >= 0xE0 && byte < 0xF0 ? 3
-                              : byte >= 0xC2 && byte < 0xE0 ? 2
-                                                            : 1;
-        if (back < length) complete -= back;
+        const char byte = pending_[pending_.size() - back];
+        if (is_continuation(byte)) continue;
+        if (back < length_by_first_byte(byte)) complete -= back;
         break;
     }
     std::string text = pending_.substr(0, complete);
@@ -491,8 +490,7 @@ std::string StreamDecoder::push(int id) {
 
 std::string StreamDecoder::flush() { return std::exchange(pending_, {}); }
 
-// ---------------------------------------------------------------------------------------------------------
-// loading
+// ---- loading ----
 
 namespace {
 
@@ -625,7 +623,8 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
                          json(token).dump(), ", which is not in the vocabulary");
                 return found->second;
             };
-            t.merges[pair_key(id_of(left), id_of(right))] = {rank++, id_of(left + right)};
+            const int left_id = id_of(left), right_id = id_of(right);
+            t.merges[pair_key(left_id, right_id)] = {rank++, id_of(left + right)};
         }
 
         for (const json& entry : root.value("added_tokens", json::array())) {
