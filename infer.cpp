@@ -22,13 +22,6 @@ struct Options {
     std::int64_t seed = 1;
 };
 
-/// Puts the user's words into the template's {question}; a template without one leaves them as they are.
-std::string fill_template(std::string prompt_template, const std::string& question) {
-    const std::string hole = "{question}";
-    const auto at = prompt_template.find(hole);
-    return at == std::string::npos ? question : prompt_template.replace(at, hole.size(), question);
-}
-
 int infer(const Options& o) {
     set_threads(o.threads);
     const auto backend = make_cpu_backend();
@@ -38,7 +31,7 @@ int infer(const Options& o) {
     const auto problems = o.eval.empty() ? std::vector<Problem>{} : load_problems(o.eval, prompt_template);
 
     std::size_t longest_prompt = o.chat ? static_cast<std::size_t>(config.max_position_embeddings) : 1;
-    const std::string filled = o.raw ? o.prompt : fill_template(prompt_template, o.prompt);
+    const std::string filled = o.raw ? o.prompt : fill_question(prompt_template, o.prompt);
     if (!o.prompt.empty()) longest_prompt = tokenizer.encode(filled).size();
     for (const auto& p : problems) longest_prompt = std::max(longest_prompt, tokenizer.encode(p.prompt).size());
     if (!o.chat && longest_prompt >= static_cast<std::size_t>(config.max_position_embeddings))
@@ -105,7 +98,7 @@ int infer(const Options& o) {
     std::string line;
     for (std::uint32_t turn = 0; std::cout << "> " << std::flush, std::getline(std::cin, line); ++turn) {
         try {
-            if (!line.empty()) complete(o.raw ? line : fill_template(prompt_template, line), turn);
+            if (!line.empty()) complete(o.raw ? line : fill_question(prompt_template, line), turn);
         } catch (const Error& e) {  // a question that cannot be asked ends the turn, not the chat
             std::cout << e.what() << "\n";
         }

@@ -51,7 +51,7 @@ int train(const Options& o) {
     if (o.resume && has_checkpoint(o.out)) {
         auto numbers = load_checkpoint(o.out, model, optimizer).numbers;
         step = std::stoll(numbers.at("step"));
-        reader.seek(std::stoll(numbers.at("position")));
+        reader.seek(numbers.at("position"));
     } else if (from_scratch) {
         model.initialize(static_cast<std::uint64_t>(o.seed));
     } else {
@@ -65,7 +65,7 @@ int train(const Options& o) {
     const LearningRate schedule{.lr = o.lr, .warmup_steps = o.warmup, .total_steps = o.steps, .cosine = o.schedule == "cosine"};
     auto save = [&] {
         save_checkpoint(o.out, model, optimizer,
-                        {{{"step", std::to_string(step)}, {"position", std::to_string(reader.position())}}, {}});
+                        {{{"step", std::to_string(step)}, {"position", reader.position()}}, {}});
     };
 
     std::int64_t skipped = 0;
@@ -80,7 +80,7 @@ int train(const Options& o) {
             if (!example) {
                 if (wrapped) fail(o.data, ": no example fits the model's context of ", config.max_position_embeddings, " tokens");
                 wrapped = true;
-                reader.seek(0);
+                reader.rewind();
                 continue;
             }
             Sequence s{tokenizer.encode(example->prompt), 0};

@@ -123,8 +123,7 @@ std::string bytes_of_text(string_view text) {
     return bytes;
 }
 
-// -------------------------------------------------------------------------------------------------- added
-// tokens
+// ---- added tokens ----
 
 /// A token that is cut out of the text before anything else happens to it.
 struct AddedToken {
@@ -204,8 +203,7 @@ class AddedTokens {
     }
 };
 
-// ----------------------------------------------------------------------------------------------- splits into
-// words
+// ---- splits into words ----
 
 /// What becomes of a match, the delimiter, when a text is split at it.
 enum class Behavior { Isolated, Removed, Contiguous, MergedWithPrevious, MergedWithNext };
@@ -587,8 +585,10 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
             t.normalize = true;
         }
         const auto pre_tokenizer = steps(root, "pre_tokenizer", "pretokenizers");
-        if (pre_tokenizer.empty() || pre_tokenizer.back().at("type") != "ByteLevel")
-            fail(file, ": the pre_tokenizer does not end in ByteLevel; only byte-level BPE is supported");
+        const json last = pre_tokenizer.empty() ? json() : pre_tokenizer.back().at("type");
+        if (last != "ByteLevel")
+            fail(file, ": the pre_tokenizer ends in ", last,
+                 ", not in ByteLevel; only byte-level BPE is supported");
         for (const json& step : pre_tokenizer) t.splits.push_back(read_split(step, file));
 
         auto define = [&](const std::string& text, const json& value, std::string bytes) {
