@@ -131,7 +131,9 @@ void matmul(const void* a, const void* b, float* c, const MatmulKey& key) {
 
 constexpr int64_t kRowBlock = 128;   // rows of x a task: enough to pay for oneDNN's packing of the weights
 constexpr int64_t kColBlock = 1024;  // outputs a task
-constexpr int64_t kGemvRows = 4;     // up to this many rows a matrix-vector product is faster
+// A few rows times a large matrix are a memory-bound matrix-vector product. Small matrices go through the same product as many
+// rows: then sampling gives a token bit by bit the log-probability that training gives it.
+constexpr int64_t kGemvRows = 4, kGemvWeights = 1 << 18;
 
 template <class Real, class Weight>
 Real dot(const Real* x, const Weight* w, int64_t count) {
@@ -159,7 +161,8 @@ void with_weights(const Tensor& w, Body body) {
 
 // ---- attention scores, shared by the forward and the backward pass --------------------------------------------------
 
-/// scores[j] = sum_d q[d] kt[d, j] for j < count: kt is [D, stride], so the inner loop runs over keys.
+/// scores[j] = sum_d scale q[d] kt[d, j] for j < count, one multiply-add after the other in order of d: kt is [D, stride],
+/// so the inner loop runs over keys.
 template <class Real>
 void scores_of(Real* scores, const Real* q, Real scale, const Real* kt, int64_t stride, int head_dim, int64_t count) {
     std::fill(scores, scores + count, Real(0));
@@ -168,7 +171,14 @@ void scores_of(Real* scores, const Real* q, Real scale, const Real* kt, int64_t 
         const Real *k0 = kt + d * stride, *k1 = k0 + stride, *k2 = k1 + stride, *k3 = k2 + stride;
         const Real q0 = q[d] * scale, q1 = q[d + 1] * scale, q2 = q[d + 2] * scale, q3 = q[d + 3] * scale;
 #pragma omp simd
-        for (int64_t j = 0; j < count; ++j) scores[j] += q0 * k0[j] + q1 * k1[j] + q2 * k2[j] + q3 * k3[j];
+        for (int64_t j = 0; j < count; ++j) {
+            Real s = scores[j];
+            s += q0 * k0[j];
+            s += q1 * k1[j];
+            s += q2 * k2[j];
+            s += q3 * k3[j];
+            scores[j] = s;
+        }
     }
     for (; d < head_dim; ++d) axpy(scores, q[d] * scale, kt + d * stride, count);
 }
@@ -184,31 +194,47 @@ std::pair<Real, Real> exp_in_place(Real* scores, int64_t count) {
     return {top, sum};
 }
 
-/// out[d] += sum_j p[j] rows[j * stride + d], with the sums of a known head size in registers: even and odd rows apart,
-/// so that one multiply-add need not wait for the other.
-template <int D, class Real>
-void weighted_rows_of(Real* out, const Real* p, const Real* rows, int64_t stride, int64_t count) {
-    Real even[D] = {}, odd[D] = {};
-    int64_t j = 0;
-    for (; j + 2 <= count; j += 2, rows += 2 * stride) {
-#pragma omp simd
-        for (int d = 0; d < D; ++d) even[d] += p[j] * rows[d];
-#pragma omp simd
-        for (int d = 0; d < D; ++d) odd[d] += p[j + 1] * rows[stride + d];
-    }
-    if (j < count) axpy(even, p[j], rows, D);
-    for (int d = 0; d < D; ++d) out[d] += even[d] + odd[d];
-}
+/// Value rows of a sequence: those of a shared prompt, then its own.
 template <class Real>
-void weighted_rows(Real* out, const Real* p, const Real* rows, int64_t stride, int head_dim, int64_t count) {
-    switch (head_dim) {
-        case 16: return weighted_rows_of<16>(out, p, rows, stride, count);
-        case 32: return weighted_rows_of<32>(out, p, rows, stride, count);
-        case 64: return weighted_rows_of<64>(out, p, rows, stride, count);
-        case 128: return weighted_rows_of<128>(out, p, rows, stride, count);
-        default:
-            for (int64_t j = 0; j < count; ++j) axpy(out, p[j], rows + j * stride, head_dim);
+struct ValueRows {
+    const Real* rows;
+    int64_t count;
+};
+
+/// out[d] = sum_j p[j] row_j[d] / sum. Rows with even and odd j are summed apart, so that one multiply-add need not wait for
+/// the other; the order does not depend on where one part ends and the next begins.
+template <int D, class Real>
+void weighted_mean_of(Real* out, const Real* p, Real sum, std::initializer_list<ValueRows<Real>> parts, int64_t stride) {
+    Real sums[2][D] = {};
+    int64_t j = 0;
+    for (const auto& part : parts) {
+        const Real *row = part.rows, *end = row + part.count * stride;
+        auto add = [&](Real* to) {
+            const Real weight = p[j++];
+#pragma omp simd
+            for (int d = 0; d < D; ++d) to[d] += weight * row[d];
+            row += stride;
+        };
+        if (j % 2 && row != end) add(sums[1]);
+        while (row + stride < end) add(sums[0]), add(sums[1]);
+        if (row != end) add(sums[0]);
     }
+    for (int d = 0; d < D; ++d) out[d] = (sums[0][d] + sums[1][d]) / sum;
+}
+/// The same for any head size: the usual ones have their loops unrolled, with the sums in registers.
+template <class Real>
+void weighted_mean(Real* out, const Real* p, Real sum, std::initializer_list<ValueRows<Real>> parts, int64_t stride, int head_dim) {
+    switch (head_dim) {
+        case 16: return weighted_mean_of<16>(out, p, sum, parts, stride);
+        case 32: return weighted_mean_of<32>(out, p, sum, parts, stride);
+        case 64: return weighted_mean_of<64>(out, p, sum, parts, stride);
+        case 128: return weighted_mean_of<128>(out, p, sum, parts, stride);
+    }
+    std::fill(out, out + head_dim, Real(0));
+    int64_t j = 0;
+    for (const auto& part : parts)
+        for (int64_t i = 0; i < part.count; ++i) axpy(out, p[j++], part.rows + i * stride, head_dim);
+    for (int d = 0; d < head_dim; ++d) out[d] /= sum;
 }
 
 /// to[d * count + j] = from[j * stride + d]
@@ -368,7 +394,7 @@ class CpuBackend final : public Backend {
     // ---- linear layers ----------------------------------------------------------------------------------------------
     void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias) override {
         const int64_t N = x.rows, I = x.cols, O = weight.rows;
-        if (std::is_same_v<Real, double> || N <= kGemvRows) {
+        if (std::is_same_v<Real, double> || (N <= kGemvRows && O * I >= kGemvWeights)) {
             with_weights<Real>(weight, [&](auto* w) {
                 parallel_chunks(O, 64, [&](int64_t begin, int64_t end) {
                     for (int64_t o = begin; o < end; ++o)
@@ -459,10 +485,7 @@ class CpuBackend final : public Backend {
                 for (int64_t i = 0; i < T; ++i) {
                     scores_of(p, rows + i * W + h * D, scale, kt, T, D, i + 1);
                     auto [top, sum] = exp_in_place(p, i + 1);
-                    Real* o = out.as<Real>() + (first + i) * out.cols + h * D;
-                    std::fill(o, o + D, Real(0));
-                    weighted_rows(o, p, v, W, D, i + 1);
-                    for (int d = 0; d < D; ++d) o[d] /= sum;
+                    weighted_mean(out.as<Real>() + (first + i) * out.cols + h * D, p, sum, {{v, i + 1}}, W, D);
                     lse.as<Real>()[(first + i) * shape.heads + h] = top + std::log(sum);
                 }
             }
@@ -548,15 +571,13 @@ class CpuBackend final : public Backend {
                         Real sum[kKvBlock] = {};
                         for (int d = 0; d < D; ++d)
 #pragma omp simd
-                            for (int lane = 0; lane < kKvBlock; ++lane) sum[lane] += q[d] * scale * k[d * kKvBlock + lane];
+                            for (int lane = 0; lane < kKvBlock; ++lane) sum[lane] += (q[d] * scale) * k[d * kKvBlock + lane];
                         std::copy(sum, sum + kKvBlock, p + at + j);
                     }
                 const Real sum = exp_in_place(p, count).second;
-                Real* o = out.as<Real>() + b * out.cols + h * D;
-                std::fill(o, o + D, Real(0));
-                for (int part = 0, at = 0; part < 2; at += span[1], ++part)
-                    weighted_rows(o, p + at, v_pool.as<Real>() + span[2 * part] * cols + column, cols, D, span[2 * part + 1]);
-                for (int d = 0; d < D; ++d) o[d] /= sum;
+                const Real* v = v_pool.as<Real>() + column;
+                weighted_mean(out.as<Real>() + b * out.cols + h * D, p, sum,
+                              {{v + span[0] * cols, span[1]}, {v + span[2] * cols, span[3]}}, cols, D);
             }
         });
     }
