@@ -33,26 +33,38 @@ int infer(const Options& o) {
     std::size_t longest_prompt = o.chat ? static_cast<std::size_t>(config.max_position_embeddings) : 1;
     const std::string filled = o.raw ? o.prompt : fill_question(prompt_template, o.prompt);
     if (!o.prompt.empty()) longest_prompt = tokenizer.encode(filled).size();
-    for (const auto& p : problems) longest_prompt = std::max(longest_prompt, tokenizer.encode(p.prompt).size());
+    for (const auto& p : problems)
+        longest_prompt = std::max(longest_prompt, tokenizer.encode(p.prompt).size());
     if (!o.chat && longest_prompt >= static_cast<std::size_t>(config.max_position_embeddings))
-        fail("the prompt has ", longest_prompt, " tokens, which leaves no room in the model's context of ", config.max_position_embeddings);
+        fail("the prompt has ", longest_prompt, " tokens, which leaves no room in the model's context of ",
+             config.max_position_embeddings);
 
-    const int slots = o.eval.empty() ? o.samples : std::min<int>(o.slots, static_cast<int>(problems.size()) * o.samples);
+    const int slots =
+        o.eval.empty() ? o.samples : std::min<int>(o.slots, static_cast<int>(problems.size()) * o.samples);
     const int max_new_tokens = std::min(o.max_new_tokens, config.max_position_embeddings - 1);
-    const TransformerOptions options{.trainable = false, .bf16_matrices = o.dtype == "bfloat16",
-                                     .max_tokens = std::max<std::int64_t>(static_cast<std::int64_t>(longest_prompt), 1024),
-                                     .max_decode_rows = slots};
+    const TransformerOptions options{
+        .trainable = false,
+        .bf16_matrices = o.dtype == "bfloat16",
+        .max_tokens = std::max<std::int64_t>(static_cast<std::int64_t>(longest_prompt), 1024),
+        .max_decode_rows = slots};
     const auto plan = Transformer::plan(config, options, backend->real());
     if (!o.eval.empty())
-        print_and_check_memory_plan(*backend, {{"parameters", plan.parameters}, {"activations", plan.activations},
-            {"key/value cache (--slots, --max-new-tokens)",
-             Generator::bytes(config, slots, static_cast<int>(longest_prompt), max_new_tokens, backend->real())}});
+        print_and_check_memory_plan(
+            *backend, {{"parameters", plan.parameters},
+                       {"activations", plan.activations},
+                       {"key/value cache (--slots, --max-new-tokens)",
+                        Generator::bytes(config, slots, static_cast<int>(longest_prompt), max_new_tokens,
+                                         backend->real())}});
     Transformer model(*backend, config, options);
     model.load_weights(o.model);
     Generator generator(model, slots, static_cast<int>(longest_prompt), max_new_tokens);
-    GenerateOptions sampling{
-        .sample = {.temperature = o.temperature, .top_k = o.top_k, .top_p = o.top_p, .seed = static_cast<std::uint64_t>(o.seed)},
-        .samples_per_prompt = o.samples, .max_new_tokens = max_new_tokens, .stop_tokens = config.eos_token_ids};
+    GenerateOptions sampling{.sample = {.temperature = o.temperature,
+                                        .top_k = o.top_k,
+                                        .top_p = o.top_p,
+                                        .seed = static_cast<std::uint64_t>(o.seed)},
+                             .samples_per_prompt = o.samples,
+                             .max_new_tokens = max_new_tokens,
+                             .stop_tokens = config.eos_token_ids};
 
     if (!o.eval.empty()) {
         std::vector<std::uint32_t> ids(problems.size());
@@ -63,19 +75,27 @@ int infer(const Options& o) {
         if (!o.out.empty()) {
             JsonLines lines(o.out, std::nullopt);
             for (const auto& r : responses)
-                lines.write({{"problem", r.completion.prompt}, {"prompt", problems[r.completion.prompt].prompt}, {"response", r.text},
-                             {"accuracy", r.accuracy.value}, {"reason", r.accuracy.reason}, {"format", r.format.value},
-                             {"tokens", r.completion.tokens.size()}, {"stopped", r.completion.stopped}});
+                lines.write({{"problem", r.completion.prompt},
+                             {"prompt", problems[r.completion.prompt].prompt},
+                             {"response", r.text},
+                             {"accuracy", r.accuracy.value},
+                             {"reason", r.accuracy.reason},
+                             {"format", r.format.value},
+                             {"tokens", r.completion.tokens.size()},
+                             {"stopped", r.completion.stopped}});
         }
         double tokens = 0;
         for (const auto& r : responses) tokens += static_cast<double>(r.completion.tokens.size());
-        std::printf("%zu problems x %d samples: accuracy (pass@1) %.1f%%, format %.1f%%, response length %.1f, cut off %.1f%%, %s tokens/s\n",
-                    problems.size(), o.samples, 100 * g.accuracy, 100 * g.format, g.response_length, 100 * g.truncated,
-                    human_count(tokens / clock.seconds()).c_str());
+        std::printf(
+            "%zu problems x %d samples: accuracy (pass@1) %.1f%%, format %.1f%%, response length %.1f, cut "
+            "off %.1f%%, %s tokens/s\n",
+            problems.size(), o.samples, 100 * g.accuracy, 100 * g.format, g.response_length,
+            100 * g.truncated, human_count(tokens / clock.seconds()).c_str());
         return 0;
     }
 
-    // Tokens are printed as they come, whole characters only. Several samples are printed one after the other.
+    // Tokens are printed as they come, whole characters only. Several samples are printed one after the
+    // other.
     auto complete = [&](const std::string& text, std::uint32_t turn) {
         StreamDecoder stream(tokenizer);
         auto print = [&](std::size_t, std::int32_t token) {
@@ -113,22 +133,27 @@ int main(int argc, char** argv) {
     Options o;
     CLI::App app{"Complete a prompt, chat, or evaluate a model on problems", "infer"};
     app.option_defaults()->always_capture_default();
-    app.add_option("--model", o.model, "model folder: config.json, model.safetensors, tokenizer.json")->required();
+    app.add_option("--model", o.model, "model folder: config.json, model.safetensors, tokenizer.json")
+        ->required();
     auto* mode = app.add_option_group("what to do");
-    mode->add_option("--prompt", o.prompt, "complete this (put into the template's {question}, if it has one)");
+    mode->add_option("--prompt", o.prompt,
+                     "complete this (put into the template's {question}, if it has one)");
     mode->add_flag("--chat", o.chat, "read questions from the terminal; every turn stands alone");
     mode->add_option("--eval", o.eval, "problems, JSONL: print pass@1");
     mode->require_option(1);
     app.add_option("--out", o.out, "with --eval: every response and its grade, JSONL");
-    app.add_option("--template", o.prompt_template, "prompt template file, if not the model's prompt_template.txt");
+    app.add_option("--template", o.prompt_template,
+                   "prompt template file, if not the model's prompt_template.txt");
     app.add_flag("--raw", o.raw, "no template: the prompt as it is")->excludes("--eval");
     app.add_option("--samples", o.samples, "responses to each prompt")->check(CLI::PositiveNumber);
     app.add_option("--temperature", o.temperature, "0: greedy")->check(CLI::NonNegativeNumber);
     app.add_option("--top-p", o.top_p, "nucleus sampling, 1: off")->check(CLI::Range(0.0, 1.0));
     app.add_option("--top-k", o.top_k, "0: off")->check(CLI::NonNegativeNumber);
     app.add_option("--max-new-tokens", o.max_new_tokens, "longest response")->check(CLI::PositiveNumber);
-    app.add_option("--slots", o.slots, "with --eval: responses in flight at a time (memory)")->check(CLI::PositiveNumber);
-    app.add_option("--dtype", o.dtype, "matrices in the forward pass")->check(CLI::IsMember({"float32", "bfloat16"}));
+    app.add_option("--slots", o.slots, "with --eval: responses in flight at a time (memory)")
+        ->check(CLI::PositiveNumber);
+    app.add_option("--dtype", o.dtype, "matrices in the forward pass")
+        ->check(CLI::IsMember({"float32", "bfloat16"}));
     app.add_option("--seed", o.seed, "of sampling");
     app.add_option("--threads", o.threads, "0: one a core")->check(CLI::NonNegativeNumber);
     return run_main(app, argc, argv, [&] { return infer(o); });

@@ -1,6 +1,6 @@
-// Supervised fine-tuning: cross-entropy on given completions, prompts masked from the loss. Pretrains the tiny base from
-// random weights; with a model folder it is the cold start, the SFT on rejection samples and the distillation of the R1
-// paper (arXiv 2501.12948, sections 2.3 and 2.4).
+// Supervised fine-tuning: cross-entropy on given completions, prompts masked from the loss. Pretrains the
+// tiny base from random weights; with a model folder it is the cold start, the SFT on rejection samples and
+// the distillation of the R1 paper (arXiv 2501.12948, sections 2.3 and 2.4).
 #include <cstdio>
 
 #include "data/dataset.h"
@@ -18,7 +18,8 @@ namespace {
 
 struct Options {
     std::string model, tokenizer, data, out = "runs/sft", dtype = "float32";
-    std::int64_t steps = 1000, batch_tokens = 8192, token_budget = 8192, save_every = 500, warmup = 50, seed = 1;
+    std::int64_t steps = 1000, batch_tokens = 8192, token_budget = 8192, save_every = 500, warmup = 50,
+                 seed = 1;
     double lr = 1e-3, weight_decay = 0, clip = 1;
     std::string schedule = "cosine";
     int threads = 0;
@@ -38,12 +39,16 @@ int train(const Options& o) {
     const Config config = Config::load(o.model);
     const Tokenizer tokenizer = Tokenizer::load(o.tokenizer.empty() ? o.model : o.tokenizer);
     if (tokenizer.vocab_size() > config.vocab_size)
-        fail(o.model, ": the tokenizer has ", tokenizer.vocab_size(), " tokens, the model only ", config.vocab_size);
-    if (config.eos_token_ids.empty()) fail(o.model, ": config.json has no eos_token_id, so completions cannot end");
+        fail(o.model, ": the tokenizer has ", tokenizer.vocab_size(), " tokens, the model only ",
+             config.vocab_size);
+    if (config.eos_token_ids.empty())
+        fail(o.model, ": config.json has no eos_token_id, so completions cannot end");
 
     const auto backend = make_cpu_backend();
-    const TransformerOptions model_options{.trainable = true, .recompute = o.recompute,
-                                           .bf16_matrices = o.dtype == "bfloat16", .max_tokens = o.token_budget};
+    const TransformerOptions model_options{.trainable = true,
+                                           .recompute = o.recompute,
+                                           .bf16_matrices = o.dtype == "bfloat16",
+                                           .max_tokens = o.token_budget};
     Transformer model(*backend, config, model_options);
     Optimizer optimizer(model);
     SftReader reader(o.data);
@@ -58,11 +63,13 @@ int train(const Options& o) {
         model.load_weights(o.model);
     }
     std::printf("%s parameters, %s, %s weights, %d threads; from step %lld of %lld\n",
-                human_count(static_cast<double>(model.layout().total)).c_str(), from_scratch ? "from scratch" : o.model.c_str(),
-                o.dtype.c_str(), threads(), static_cast<long long>(step), static_cast<long long>(o.steps));
+                human_count(static_cast<double>(model.layout().total)).c_str(),
+                from_scratch ? "from scratch" : o.model.c_str(), o.dtype.c_str(), threads(),
+                static_cast<long long>(step), static_cast<long long>(o.steps));
 
     JsonLines log(std::filesystem::path(o.out) / "log.jsonl", o.resume ? std::optional(step) : std::nullopt);
-    const LearningRate schedule{.lr = o.lr, .warmup_steps = o.warmup, .total_steps = o.steps, .cosine = o.schedule == "cosine"};
+    const LearningRate schedule{
+        .lr = o.lr, .warmup_steps = o.warmup, .total_steps = o.steps, .cosine = o.schedule == "cosine"};
     auto save = [&] {
         save_checkpoint(o.out, model, optimizer,
                         {{{"step", std::to_string(step)}, {"position", reader.position()}}, {}});
@@ -72,13 +79,16 @@ int train(const Options& o) {
     double tokens_seen = 0;
     const Stopwatch clock;
     while (step < o.steps && !stop_requested()) {
-        // A batch of about batch_tokens tokens. The normaliser is its count of scored tokens, whatever the micro-batches.
+        // A batch of about batch_tokens tokens. The normaliser is its count of scored tokens, whatever the
+        // micro-batches.
         std::vector<Sequence> sequences;
         std::int64_t fed = 0, scored = 0;
         for (bool wrapped = false; fed < o.batch_tokens;) {
             const auto example = reader.next();
             if (!example) {
-                if (wrapped) fail(o.data, ": no example fits the model's context of ", config.max_position_embeddings, " tokens");
+                if (wrapped)
+                    fail(o.data, ": no example fits the model's context of ", config.max_position_embeddings,
+                         " tokens");
                 wrapped = true;
                 reader.rewind();
                 continue;
@@ -89,7 +99,8 @@ int train(const Options& o) {
             s.tokens.insert(s.tokens.end(), completion.begin(), completion.end());
             if (example->eos) s.tokens.push_back(config.eos_token_ids[0]);
             const auto length = static_cast<std::int64_t>(s.tokens.size());
-            if (length > config.max_position_embeddings || length > o.token_budget || length <= static_cast<std::int64_t>(s.first_scored)) {
+            if (length > config.max_position_embeddings || length > o.token_budget ||
+                length <= static_cast<std::int64_t>(s.first_scored)) {
                 ++skipped;
                 continue;
             }
@@ -116,14 +127,20 @@ int train(const Options& o) {
         tokens_seen += static_cast<double>(fed);
         const double lr = schedule.at(step), norm = optimizer.step(lr, o.clip, o.weight_decay);
         if (!std::isfinite(loss) || !std::isfinite(norm)) {
-            fail("step ", step, ": the loss or its gradient is not finite; the last good checkpoint is in ", o.out,
-                 "; lower --lr and start again with --resume");
+            fail("step ", step, ": the loss or its gradient is not finite; the last good checkpoint is in ",
+                 o.out, "; lower --lr and start again with --resume");
         }
-        log.write({{"step", step}, {"loss", loss}, {"grad_norm", norm}, {"lr", lr}, {"tokens", fed}, {"seconds", clock.seconds()}});
+        log.write({{"step", step},
+                   {"loss", loss},
+                   {"grad_norm", norm},
+                   {"lr", lr},
+                   {"tokens", fed},
+                   {"seconds", clock.seconds()}});
         if (step % 20 == 0 || step == o.steps) {
             const double speed = tokens_seen / clock.seconds();
-            std::printf("\rstep %lld/%lld  loss %.4f  grad norm %.2f  %s tokens/s  %.0f s left   ", static_cast<long long>(step),
-                        static_cast<long long>(o.steps), loss, norm, human_count(speed).c_str(),
+            std::printf("\rstep %lld/%lld  loss %.4f  grad norm %.2f  %s tokens/s  %.0f s left   ",
+                        static_cast<long long>(step), static_cast<long long>(o.steps), loss, norm,
+                        human_count(speed).c_str(),
                         static_cast<double>((o.steps - step) * o.batch_tokens) / speed);
             std::fflush(stdout);
         }
@@ -131,7 +148,8 @@ int train(const Options& o) {
     }
     save();
     std::printf("\n");
-    if (skipped) std::printf("%lld examples were too long or empty and left out\n", static_cast<long long>(skipped));
+    if (skipped)
+        std::printf("%lld examples were too long or empty and left out\n", static_cast<long long>(skipped));
     if (step < o.steps) {
         std::printf("stopped at step %lld; go on with --resume\n", static_cast<long long>(step));
         return 130;
@@ -140,7 +158,8 @@ int train(const Options& o) {
     for (const char* file : {"tokenizer.json", "prompt_template.txt"}) {
         const auto from = std::filesystem::path(o.tokenizer.empty() ? o.model : o.tokenizer) / file;
         if (std::filesystem::exists(from))
-            std::filesystem::copy_file(from, std::filesystem::path(o.out) / file, std::filesystem::copy_options::overwrite_existing);
+            std::filesystem::copy_file(from, std::filesystem::path(o.out) / file,
+                                       std::filesystem::copy_options::overwrite_existing);
     }
     std::printf("model written to %s\n", o.out.c_str());
     return 0;
@@ -152,20 +171,26 @@ int main(int argc, char** argv) {
     Options o;
     CLI::App app{"Supervised fine-tuning on JSONL lines {\"prompt\": ..., \"completion\": ...}", "train_sft"};
     app.option_defaults()->always_capture_default();
-    app.add_option("--model", o.model, "model folder; one with config.json but no weights starts from random weights")->required();
+    app.add_option("--model", o.model,
+                   "model folder; one with config.json but no weights starts from random weights")
+        ->required();
     app.add_option("--tokenizer", o.tokenizer, "folder with tokenizer.json, if not the model's");
     app.add_option("--data", o.data, "training examples, JSONL")->required();
     app.add_option("--out", o.out, "run folder: log.jsonl, checkpoint and the trained model");
     app.add_option("--steps", o.steps, "updates")->check(CLI::PositiveNumber);
     app.add_option("--batch-tokens", o.batch_tokens, "tokens an update")->check(CLI::PositiveNumber);
-    app.add_option("--token-budget", o.token_budget, "tokens a forward pass (memory)")->check(CLI::PositiveNumber);
+    app.add_option("--token-budget", o.token_budget, "tokens a forward pass (memory)")
+        ->check(CLI::PositiveNumber);
     app.add_option("--lr", o.lr, "learning rate")->check(CLI::PositiveNumber);
-    app.add_option("--schedule", o.schedule, "after the warm-up")->check(CLI::IsMember({"constant", "cosine"}));
+    app.add_option("--schedule", o.schedule, "after the warm-up")
+        ->check(CLI::IsMember({"constant", "cosine"}));
     app.add_option("--warmup", o.warmup, "warm-up steps")->check(CLI::NonNegativeNumber);
     app.add_option("--weight-decay", o.weight_decay, "AdamW's, on matrices")->check(CLI::NonNegativeNumber);
     app.add_option("--clip", o.clip, "largest gradient norm, 0: none")->check(CLI::NonNegativeNumber);
-    app.add_option("--dtype", o.dtype, "matrices in the forward pass")->check(CLI::IsMember({"float32", "bfloat16"}));
-    app.add_flag("--recompute", o.recompute, "recompute activations in the backward pass: less memory, a third more work");
+    app.add_option("--dtype", o.dtype, "matrices in the forward pass")
+        ->check(CLI::IsMember({"float32", "bfloat16"}));
+    app.add_flag("--recompute", o.recompute,
+                 "recompute activations in the backward pass: less memory, a third more work");
     app.add_option("--save-every", o.save_every, "steps between checkpoints")->check(CLI::PositiveNumber);
     app.add_option("--seed", o.seed, "of the initial weights");
     app.add_option("--threads", o.threads, "0: one a core")->check(CLI::NonNegativeNumber);

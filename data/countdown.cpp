@@ -21,7 +21,8 @@ std::string step(int a, char op, int b, int result) {
 
 std::string prompt_of(const Task& task) {
     const auto& n = task.numbers;
-    return std::to_string(n[0]) + "," + std::to_string(n[1]) + "," + std::to_string(n[2]) + "=" + std::to_string(task.target) + ":";
+    return std::to_string(n[0]) + "," + std::to_string(n[1]) + "," + std::to_string(n[2]) + "=" +
+           std::to_string(task.target) + ":";
 }
 
 std::string answer_tags(const std::string& expression) { return "<answer>" + expression + "</answer>"; }
@@ -30,13 +31,16 @@ std::string answer_tags(const std::string& expression) { return "<answer>" + exp
 
 std::string Attempt::first_step() const { return step(left, first_op, right, first_result); }
 std::string Attempt::second_step() const {
-    return third_first ? step(third, second_op, first_result, value) : step(first_result, second_op, third, value);
+    return third_first ? step(third, second_op, first_result, value)
+                       : step(first_result, second_op, third, value);
 }
 std::string Attempt::expression() const {
     std::string inner = std::to_string(left) + first_op + std::to_string(right);
-    const bool sum_inside = first_op != '*', needs = sum_inside && (second_op == '*' || (third_first && second_op == '-'));
+    const bool sum_inside = first_op != '*',
+               needs = sum_inside && (second_op == '*' || (third_first && second_op == '-'));
     if (needs) inner = "(" + inner + ")";
-    return third_first ? std::to_string(third) + second_op + inner : inner + second_op + std::to_string(third);
+    return third_first ? std::to_string(third) + second_op + inner
+                       : inner + second_op + std::to_string(third);
 }
 
 std::vector<Attempt> all_attempts(const Numbers& n) {
@@ -82,8 +86,9 @@ bool held_out(const Task& task) {
 }
 
 const char* name_of(Kind kind) {
-    constexpr const char* names[kKinds] = {"direct guess", "untagged guess", "one unchecked attempt", "short search",
-                                           "long search", "malformed", "drill", "arithmetic page"};
+    constexpr const char* names[kKinds] = {"direct guess", "untagged guess", "one unchecked attempt",
+                                           "short search", "long search",    "malformed",
+                                           "drill",        "arithmetic page"};
     return names[static_cast<int>(kind)];
 }
 
@@ -104,13 +109,15 @@ const Attempt& Corpus::guess(const std::vector<Attempt>& attempts, int target) {
     std::vector<const Attempt*> fitting;
     for (const auto& a : attempts)
         if ((a.value == target) == want_right) fitting.push_back(&a);
-    return fitting.empty() ? attempts[below(static_cast<int>(attempts.size()))] : *fitting[below(static_cast<int>(fitting.size()))];
+    return fitting.empty() ? attempts[below(static_cast<int>(attempts.size()))]
+                           : *fitting[below(static_cast<int>(fitting.size()))];
 }
 
-/// The text between <think> and </think>: attempts without repetition, each judged, until one is believed to reach the
-/// target, or patience ends. A quarter of the proposals is drawn by closeness to the target. Now and then a result is wrong (1%)
-/// or a miss is called "yes" (4%). In three searches of ten every "yes" is checked by doing the last step again: there a
-/// miss is called "yes" more often (12%), and the check is what finds it out.
+/// The text between <think> and </think>: attempts without repetition, each judged, until one is believed to
+/// reach the target, or patience ends. A quarter of the proposals is drawn by closeness to the target. Now
+/// and then a result is wrong (1%) or a miss is called "yes" (4%). In three searches of ten every "yes" is
+/// checked by doing the last step again: there a miss is called "yes" more often (12%), and the check is what
+/// finds it out.
 std::string Corpus::search(const Task& task, int max_attempts, int give_up_percent, std::string& answer) {
     auto attempts = all_attempts(task.numbers);
     const bool checks = chance(30);
@@ -121,7 +128,8 @@ std::string Corpus::search(const Task& task, int max_attempts, int give_up_perce
         if (chance(25)) {
             std::vector<int> weight;
             int total = 0;
-            for (const auto& a : attempts) total += weight.emplace_back(1000 / (1 + std::abs(a.value - task.target)));
+            for (const auto& a : attempts)
+                total += weight.emplace_back(1000 / (1 + std::abs(a.value - task.target)));
             int at = below(total);
             for (pick = 0; at >= weight[pick]; ++pick) at -= weight[pick];
         }
@@ -173,22 +181,36 @@ Document Corpus::next() {
         case Kind::OneAttempt: {
             const Attempt& a = guess(attempts, task.target);
             answer = a.expression();
-            d.completion = "<think>" + a.first_step() + "," + a.second_step() + "</think>" + answer_tags(answer);
+            d.completion =
+                "<think>" + a.first_step() + "," + a.second_step() + "</think>" + answer_tags(answer);
             break;
         }
         case Kind::ShortSearch:
         case Kind::LongSearch:
-            d.completion = "<think>" + (d.kind == Kind::ShortSearch ? search(task, 6, 40, answer) : search(task, 17, 7, answer)) + "</think>";
+            d.completion =
+                "<think>" +
+                (d.kind == Kind::ShortSearch ? search(task, 6, 40, answer) : search(task, 17, 7, answer)) +
+                "</think>";
             d.completion += answer_tags(answer);
             break;
         case Kind::Malformed: {
             const std::string thought = search(task, 6, 40, answer);
             switch (below(5)) {
-                case 0: d.completion = "<think>" + thought + answer_tags(answer); break;
-                case 1: d.completion = thought + "</think>" + answer_tags(answer); break;
-                case 2: d.completion = "<think>" + thought + "</think>" + answer; break;
-                case 3: d.completion = "<think>" + thought; break;
-                default: d.completion = "<think>" + thought + "</think><answer>" + answer; break;
+                case 0:
+                    d.completion = "<think>" + thought + answer_tags(answer);
+                    break;
+                case 1:
+                    d.completion = thought + "</think>" + answer_tags(answer);
+                    break;
+                case 2:
+                    d.completion = "<think>" + thought + "</think>" + answer;
+                    break;
+                case 3:
+                    d.completion = "<think>" + thought;
+                    break;
+                default:
+                    d.completion = "<think>" + thought + "</think><answer>" + answer;
+                    break;
             }
             d.eos = chance(50);
             answer.clear();
@@ -197,7 +219,8 @@ Document Corpus::next() {
         case Kind::Drill:
             d.completion = "<think>";
             for (int i = 4 + below(10); i > 0; --i) {
-                const int value = chance(40) ? task.target : attempts[below(static_cast<int>(attempts.size()))].value;
+                const int value =
+                    chance(40) ? task.target : attempts[below(static_cast<int>(attempts.size()))].value;
                 d.completion += std::to_string(value) + (value == task.target ? " yes " : " no ");
             }
             break;
@@ -208,13 +231,15 @@ Document Corpus::next() {
                 const char op = "+-*"[below(3)];
                 const bool swap = op != '-' && chance(30);
                 if (const auto r = apply(a, op, b)) {
-                    d.completion += (d.completion.empty() ? "" : ",") + (swap ? step(b, op, a, *r) : step(a, op, b, *r));
+                    d.completion +=
+                        (d.completion.empty() ? "" : ",") + (swap ? step(b, op, a, *r) : step(a, op, b, *r));
                     --i;
                 }
             }
             break;
     }
-    for (const auto& a : attempts) d.right |= !answer.empty() && a.value == task.target && a.expression() == answer;
+    for (const auto& a : attempts)
+        d.right |= !answer.empty() && a.value == task.target && a.expression() == answer;
     return d;
 }
 

@@ -1,6 +1,6 @@
-// The tiny world: countdown with three numbers from 1 to 12, +, - and *, every result within 0..99; and the synthetic
-// corpus from which the tiny base learns its pieces of reasoning: attempts, checks and corrections among much that is short
-// or wrong.
+// The tiny world: countdown with three numbers from 1 to 12, +, - and *, every result within 0..99; and the
+// synthetic corpus from which the tiny base learns its pieces of reasoning: attempts, checks and corrections
+// among much that is short or wrong.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -36,10 +36,20 @@ std::vector<Attempt> all_attempts(const Numbers& numbers);
 
 /// Every solvable task, one for each multiset of numbers and each target, numbers sorted; in a fixed order.
 std::vector<Task> all_tasks();
-/// About one in ten, by a hash of sorted numbers and target: never shown in pretraining or reinforcement learning.
+/// About one in ten, by a hash of sorted numbers and target: never shown in pretraining or reinforcement
+/// learning.
 bool held_out(const Task& task);
 
-enum class Kind { DirectGuess, UntaggedGuess, OneAttempt, ShortSearch, LongSearch, Malformed, Drill, Arithmetic };
+enum class Kind {
+    DirectGuess,
+    UntaggedGuess,
+    OneAttempt,
+    ShortSearch,
+    LongSearch,
+    Malformed,
+    Drill,
+    Arithmetic
+};
 constexpr int kKinds = 8;
 const char* name_of(Kind kind);
 /// Documents of each kind, of 100.
@@ -48,11 +58,12 @@ int share_of(Kind kind);
 struct Document {
     Kind kind;
     std::string prompt, completion;
-    bool eos = true;      ///< false: cut off in the middle
-    bool right = false;   ///< the completion's answer solves the task
+    bool eos = true;     ///< false: cut off in the middle
+    bool right = false;  ///< the completion's answer solves the task
 };
 
-/// An endless corpus over `tasks`. The same seed gives the same documents everywhere: integers only, no library distributions.
+/// An endless corpus over `tasks`. The same seed gives the same documents everywhere: integers only, no
+/// library distributions.
 class Corpus {
   public:
     Corpus(std::vector<Task> tasks, std::uint64_t seed) : tasks_(std::move(tasks)), random_(seed) {}

@@ -12,9 +12,12 @@ using nlohmann::json;
 
 /// The structure of R1-Zero's template (DeepSeek-R1, table 1) in our own words.
 constexpr const char* kZeroTemplate =
-    "What follows is a dialogue: a user brings a problem, an assistant solves it. The assistant first works through the problem in "
-    "thought and only then states the result. The thought stands between <think> and </think>, the result between <answer> and "
-    "</answer>, like this: <think> the thought </think> <answer> the result </answer>.\nUser: {question}\nAssistant: ";
+    "What follows is a dialogue: a user brings a problem, an assistant solves it. The assistant first works "
+    "through the problem in "
+    "thought and only then states the result. The thought stands between <think> and </think>, the result "
+    "between <answer> and "
+    "</answer>, like this: <think> the thought </think> <answer> the result </answer>.\nUser: "
+    "{question}\nAssistant: ";
 
 std::string joined(const std::vector<std::int64_t>& numbers, const char* separator) {
     std::string text;
@@ -41,15 +44,23 @@ bool holds(const std::string& text, const char* part) { return text.find(part) !
 
 Problem parse_problem(const json& line, const std::string& prompt_template) {
     if (line.contains("nums")) {
-        const Countdown gold{line.at("nums").get<std::vector<std::int64_t>>(), line.at("target").get<std::int64_t>()};
+        const Countdown gold{line.at("nums").get<std::vector<std::int64_t>>(),
+                             line.at("target").get<std::int64_t>()};
         if (gold.numbers.empty()) fail("\"nums\" is empty");
-        const std::string question = "Using each of the numbers " + joined(gold.numbers, ", ") + " exactly once, with + - * / and parentheses, write an expression that equals " +
-                                     std::to_string(gold.target) + ".";
-        if (!holds(prompt_template, "{question}") && !(holds(prompt_template, "{numbers}") && holds(prompt_template, "{target}")))
+        const std::string question =
+            "Using each of the numbers " + joined(gold.numbers, ", ") +
+            " exactly once, with + - * / and parentheses, write an expression that equals " +
+            std::to_string(gold.target) + ".";
+        if (!holds(prompt_template, "{question}") &&
+            !(holds(prompt_template, "{numbers}") && holds(prompt_template, "{target}")))
             fail("the prompt template has neither {question} nor {numbers} and {target}");
-        return {fill(prompt_template, {{"{question}", question}, {"{numbers}", joined(gold.numbers, ",")}, {"{target}", std::to_string(gold.target)}}), gold};
+        return {fill(prompt_template, {{"{question}", question},
+                                       {"{numbers}", joined(gold.numbers, ",")},
+                                       {"{target}", std::to_string(gold.target)}}),
+                gold};
     }
-    if (!holds(prompt_template, "{question}")) fail("the prompt template has no {question}; give another with --template");
+    if (!holds(prompt_template, "{question}"))
+        fail("the prompt template has no {question}; give another with --template");
     std::string question = line.contains("question") ? line.at("question") : line.at("problem");
     const json& answer = line.at("answer");
     if (line.contains("choices")) {
@@ -60,9 +71,11 @@ Problem parse_problem(const json& line, const std::string& prompt_template) {
         else
             label = answer.get<std::string>();
         const std::string normal = normalize_label(label);
-        if (choices.size() > 26 || normal.size() != 1 || normal[0] < 'a' || normal[0] >= 'a' + static_cast<int>(choices.size()))
+        if (choices.size() > 26 || normal.size() != 1 || normal[0] < 'a' ||
+            normal[0] >= 'a' + static_cast<int>(choices.size()))
             fail("the answer \"", label, "\" is none of the ", choices.size(), " choices");
-        for (std::size_t i = 0; i < choices.size(); ++i) question += "\n" + std::string(1, static_cast<char>('A' + i)) + ") " + choices[i];
+        for (std::size_t i = 0; i < choices.size(); ++i)
+            question += "\n" + std::string(1, static_cast<char>('A' + i)) + ") " + choices[i];
         return {fill(prompt_template, {{"{question}", question}}), ChoiceGold{label}};
     }
     std::string text = answer.is_string() ? answer.get<std::string>() : answer.dump();
@@ -103,17 +116,20 @@ std::vector<Problem> load_problems(const std::filesystem::path& file, const std:
     for (std::string line; std::getline(in, line);) {
         ++number;
         if (line.find_first_not_of(" \t\r") == line.npos) continue;
-        problems.push_back(at_line(file.string(), number, [&] { return parse_problem(json::parse(line), prompt_template); }));
+        problems.push_back(at_line(file.string(), number,
+                                   [&] { return parse_problem(json::parse(line), prompt_template); }));
     }
     if (problems.empty()) fail(file.string(), ": holds no problems");
     return problems;
 }
 
 std::string fill_question(const std::string& prompt_template, const std::string& question) {
-    return holds(prompt_template, "{question}") ? fill(prompt_template, {{"{question}", question}}) : question;
+    return holds(prompt_template, "{question}") ? fill(prompt_template, {{"{question}", question}})
+                                                : question;
 }
 
-std::string load_prompt_template(const std::filesystem::path& model_folder, const std::string& template_file) {
+std::string load_prompt_template(const std::filesystem::path& model_folder,
+                                 const std::string& template_file) {
     const auto of_model = model_folder / "prompt_template.txt";
     if (template_file.empty() && !std::filesystem::exists(of_model)) return kZeroTemplate;
     auto in = open(template_file.empty() ? of_model : std::filesystem::path(template_file));

@@ -18,7 +18,8 @@ struct Problem {
 
 /// One object a line:
 ///   {"nums": [2, 12, 6], "target": 70}                             countdown
-///   {"question": ..., "answer": "... #### 72"}                     a number (GSM8K: what stands behind the last ####)
+///   {"question": ..., "answer": "... #### 72"}                     a number (GSM8K: what stands behind the
+///   last ####)
 ///   {"problem": ..., "answer": "3/4"}                              a number
 ///   {"question": ..., "choices": [...], "answer": "B" or 1}        a choice, by label or by index from 0
 /// Blank lines are skipped. A gold answer that cannot be read is an error here, not a reward later.
@@ -27,8 +28,8 @@ std::vector<Problem> load_problems(const std::filesystem::path& file, const std:
 /// Puts `question` into the template's {question}; a template without one leaves it as it is.
 std::string fill_question(const std::string& prompt_template, const std::string& question);
 
-/// The file given, else MODEL_FOLDER/prompt_template.txt, else the built-in R1-Zero prompt. It holds {question}, or for
-/// countdown {numbers} and {target}. One newline at its end is dropped.
+/// The file given, else MODEL_FOLDER/prompt_template.txt, else the built-in R1-Zero prompt. It holds
+/// {question}, or for countdown {numbers} and {target}. One newline at its end is dropped.
 std::string load_prompt_template(const std::filesystem::path& model_folder, const std::string& template_file);
 
 /// A completion to be learnt; the prompt is not.

@@ -31,16 +31,19 @@ void write_problems(const std::filesystem::path& folder) {
     for (auto& task : tasks) {
         shuffle(task.numbers);
         const bool held_out = countdown::held_out(task);
-        (held_out ? test : train) << ordered_json{{"nums", task.numbers}, {"target", task.target}}.dump() << "\n";
+        (held_out ? test : train) << ordered_json{{"nums", task.numbers}, {"target", task.target}}.dump()
+                                  << "\n";
         ++counts[held_out];
     }
     std::printf("%d training problems, %d held out\n", counts[0], counts[1]);
 }
 
-/// Byte-level BPE over the few bytes this world needs. One token a number, operator, word or tag; words carry their spaces.
+/// Byte-level BPE over the few bytes this world needs. One token a number, operator, word or tag; words carry
+/// their spaces.
 void write_tokenizer(const std::filesystem::path& folder) {
     const std::string space = "\u0120";  // how byte-level BPE spells a blank
-    ordered_json vocab = ordered_json::object(), merges = ordered_json::array(), added = ordered_json::array();
+    ordered_json vocab = ordered_json::object(), merges = ordered_json::array(),
+                 added = ordered_json::array();
     auto add = [&](const std::string& token) {
         if (!vocab.contains(token)) vocab.emplace(token, vocab.size());
     };
@@ -54,23 +57,45 @@ void write_tokenizer(const std::filesystem::path& folder) {
     for (const char* symbol : {"+", "-", "*", "/", "=", ",", ":", "(", ")"}) add(symbol);
     for (const char* letter : {"a", "c", "e", "h", "i", "k", "n", "o", "s", "t", "w", "y"}) add(letter);
     add(space);
-    merge("n", "o"), merge(space, "no"), merge(space + "no", space);                                           // " no "
-    merge("y", "e"), merge("ye", "s"), merge(space, "yes"), merge(space + "yes", space);                       // " yes "
-    merge("c", "h"), merge("ch", "e"), merge("che", "c"), merge("chec", "k"), merge("check", space);           // "check "
-    merge("w", "a"), merge("wa", "i"), merge("wai", "t"), merge("wait", space);                                // "wait "
+    merge("n", "o"), merge(space, "no"), merge(space + "no", space);                      // " no "
+    merge("y", "e"), merge("ye", "s"), merge(space, "yes"), merge(space + "yes", space);  // " yes "
+    merge("c", "h"), merge("ch", "e"), merge("che", "c"), merge("chec", "k"),
+        merge("check", space);                                                   // "check "
+    merge("w", "a"), merge("wa", "i"), merge("wai", "t"), merge("wait", space);  // "wait "
     for (const char* tag : {"<think>", "</think>", "<answer>", "</answer>", "<|endoftext|>"})
-        added.push_back({{"id", vocab.size() + added.size()}, {"content", tag}, {"single_word", false}, {"lstrip", false},
-                         {"rstrip", false}, {"normalized", false}, {"special", std::string(tag) == "<|endoftext|>"}});
+        added.push_back({{"id", vocab.size() + added.size()},
+                         {"content", tag},
+                         {"single_word", false},
+                         {"lstrip", false},
+                         {"rstrip", false},
+                         {"normalized", false},
+                         {"special", std::string(tag) == "<|endoftext|>"}});
     // Up to two digits; a word with the blanks around it; or one other character.
-    const ordered_json split = {{"type", "Split"}, {"pattern", {{"Regex", "\\d{1,2}| ?[a-z]+ ?|[^\\da-z]"}}}, {"behavior", "Isolated"}, {"invert", false}};
-    const ordered_json bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", false}, {"use_regex", false}};
-    const ordered_json file = {
-        {"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}, {"added_tokens", added}, {"normalizer", nullptr},
-        {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {split, bytes}}}},
-        {"post_processor", nullptr}, {"decoder", bytes},
-        {"model", {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr}, {"continuing_subword_prefix", nullptr},
-                   {"end_of_word_suffix", nullptr}, {"fuse_unk", false}, {"byte_fallback", false}, {"ignore_merges", false},
-                   {"vocab", vocab}, {"merges", merges}}}};
+    const ordered_json split = {{"type", "Split"},
+                                {"pattern", {{"Regex", "\\d{1,2}| ?[a-z]+ ?|[^\\da-z]"}}},
+                                {"behavior", "Isolated"},
+                                {"invert", false}};
+    const ordered_json bytes = {
+        {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", false}, {"use_regex", false}};
+    const ordered_json file = {{"version", "1.0"},
+                               {"truncation", nullptr},
+                               {"padding", nullptr},
+                               {"added_tokens", added},
+                               {"normalizer", nullptr},
+                               {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {split, bytes}}}},
+                               {"post_processor", nullptr},
+                               {"decoder", bytes},
+                               {"model",
+                                {{"type", "BPE"},
+                                 {"dropout", nullptr},
+                                 {"unk_token", nullptr},
+                                 {"continuing_subword_prefix", nullptr},
+                                 {"end_of_word_suffix", nullptr},
+                                 {"fuse_unk", false},
+                                 {"byte_fallback", false},
+                                 {"ignore_merges", false},
+                                 {"vocab", vocab},
+                                 {"merges", merges}}}};
     create(folder / "tokenizer.json") << file.dump(1) << "\n";
     create(folder / "prompt_template.txt") << "{numbers}={target}:\n";
     std::printf("%zu tokens\n", vocab.size() + added.size());
@@ -82,7 +107,9 @@ void write_corpus(const std::filesystem::path& file, std::int64_t documents, std
         if (!countdown::held_out(task)) tasks.push_back(task);
     countdown::Corpus corpus(tasks, seed);
     auto out = create(file);
-    struct Row { std::int64_t documents = 0, characters = 0, right = 0; };
+    struct Row {
+        std::int64_t documents = 0, characters = 0, right = 0;
+    };
     Row rows[countdown::kKinds];
     for (std::int64_t i = 0; i < documents; ++i) {
         const auto d = corpus.next();
@@ -90,14 +117,17 @@ void write_corpus(const std::filesystem::path& file, std::int64_t documents, std
         if (!d.eos) line["eos"] = false;
         out << line.dump() << "\n";
         Row& row = rows[static_cast<int>(d.kind)];
-        ++row.documents, row.characters += static_cast<std::int64_t>(d.completion.size()), row.right += d.right;
+        ++row.documents, row.characters += static_cast<std::int64_t>(d.completion.size()),
+            row.right += d.right;
     }
     if (!out.flush()) fail(file.string(), ": could not be written; is the disk full?");
     std::printf("%-22s %9s  %6s  %10s  %6s\n", "kind", "documents", "share", "characters", "right");
     for (int k = 0; k < countdown::kKinds; ++k) {
         const double n = static_cast<double>(std::max<std::int64_t>(1, rows[k].documents));
-        std::printf("%-22s %9lld  %5.1f%%  %10.1f  %5.1f%%\n", name_of(static_cast<countdown::Kind>(k)), static_cast<long long>(rows[k].documents),
-                    100.0 * static_cast<double>(rows[k].documents) / static_cast<double>(documents), static_cast<double>(rows[k].characters) / n,
+        std::printf("%-22s %9lld  %5.1f%%  %10.1f  %5.1f%%\n", name_of(static_cast<countdown::Kind>(k)),
+                    static_cast<long long>(rows[k].documents),
+                    100.0 * static_cast<double>(rows[k].documents) / static_cast<double>(documents),
+                    static_cast<double>(rows[k].characters) / n,
                     100 * static_cast<double>(rows[k].right) / n);
     }
 }
@@ -108,7 +138,8 @@ int main(int argc, char** argv) {
     std::string problems, tokenizer, corpus;
     std::int64_t documents = 100000;
     std::uint64_t seed = 1;
-    CLI::App app{"The tiny world: countdown problems, a tokenizer for them, and a corpus to pretrain on", "make_countdown"};
+    CLI::App app{"The tiny world: countdown problems, a tokenizer for them, and a corpus to pretrain on",
+                 "make_countdown"};
     app.option_defaults()->always_capture_default();
     app.add_option("--problems", problems, "write train.jsonl and test.jsonl into this folder");
     app.add_option("--tokenizer", tokenizer, "write tokenizer.json and prompt_template.txt into this folder");

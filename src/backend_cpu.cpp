@@ -1,7 +1,7 @@
-// The reference backend: plain loops a reader can check against the formulas in backend.h, written once for float and
-// double, and oneDNN for float32/bfloat16 GEMM. Work is cut into tasks whose size depends on shapes alone, never on the
-// number of threads, and each output is written by one task: results are bitwise the same for any number of threads.
-#include <dnnl.hpp>
+// The reference backend: plain loops a reader can check against the formulas in backend.h, written once for
+// float and double, and oneDNN for float32/bfloat16 GEMM. Work is cut into tasks whose size depends on shapes
+// alone, never on the number of threads, and each output is written by one task: results are bitwise the same
+// for any number of threads.
 #include <omp.h>
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <dnnl.hpp>
 #include <fstream>
 #include <limits>
 #include <numeric>
@@ -39,8 +40,9 @@ bf16 narrow(float x) {
     return static_cast<bf16>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-/// exp with a relative error below 2e-7 that the compiler vectorises: exp(x) = 2^n exp(r), |r| <= log(2)/2, and a
-/// Taylor polynomial of degree 7 for exp(r). Below -87 it returns about 1e-38 instead of a denormal number.
+/// exp with a relative error below 2e-7 that the compiler vectorises: exp(x) = 2^n exp(r), |r| <= log(2)/2,
+/// and a Taylor polynomial of degree 7 for exp(r). Below -87 it returns about 1e-38 instead of a denormal
+/// number.
 inline float fast_exp(float x) {
     x = std::min(88.0f, std::max(-87.0f, x));
     float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer
@@ -72,11 +74,12 @@ void parallel_chunks(int64_t count, int64_t chunk, Body body) {
                  [&](int64_t i) { body(i * chunk, std::min(count, (i + 1) * chunk)); });
 }
 
-// ---- GEMM ---------------------------------------------------------------------------------------------------------
+// ---- GEMM
+// ---------------------------------------------------------------------------------------------------------
 
-/// C [m, n] (row stride ldc, float32) = A B, or C += A B. Single-threaded oneDNN matmul: the callers are tasks of
-/// parallel_for. Creating a primitive compiles code (milliseconds), so each thread keeps those it has made; the callers
-/// cut their work into equal blocks, so there are few shapes.
+/// C [m, n] (row stride ldc, float32) = A B, or C += A B. Single-threaded oneDNN matmul: the callers are
+/// tasks of parallel_for. Creating a primitive compiles code (milliseconds), so each thread keeps those it
+/// has made; the callers cut their work into equal blocks, so there are few shapes.
 struct MatmulKey {
     int64_t m, n, k, a_row, a_col, b_row, b_col, ldc;
     bool is_bf16, accumulate;
@@ -116,8 +119,10 @@ void matmul(const void* a, const void* b, float* c, const MatmulKey& key) {
             attributes.set_post_ops(sum);
         }
         Primitive p{dnnl::matmul({{a_desc, b_desc, c_desc}, attributes, engine}),
-                    memory(a_desc, engine, nullptr), memory(b_desc, engine, nullptr),
-                    memory(c_desc, engine, nullptr), {}};
+                    memory(a_desc, engine, nullptr),
+                    memory(b_desc, engine, nullptr),
+                    memory(c_desc, engine, nullptr),
+                    {}};
         p.arguments = {{DNNL_ARG_SRC, p.a}, {DNNL_ARG_WEIGHTS, p.b}, {DNNL_ARG_DST, p.c}};
         found = cache.emplace(key, std::move(p)).first;
     }
@@ -131,8 +136,9 @@ void matmul(const void* a, const void* b, float* c, const MatmulKey& key) {
 
 constexpr int64_t kRowBlock = 128;   // rows of x a task: enough to pay for oneDNN's packing of the weights
 constexpr int64_t kColBlock = 1024;  // outputs a task
-// A few rows times a large matrix are a memory-bound matrix-vector product. Small matrices go through the same product as many
-// rows: then sampling gives a token bit by bit the log-probability that training gives it.
+// A few rows times a large matrix are a memory-bound matrix-vector product. Small matrices go through the
+// same product as many rows: then sampling gives a token bit by bit the log-probability that training gives
+// it.
 constexpr int64_t kGemvRows = 4, kGemvWeights = 1 << 18;
 
 template <class Real, class Weight>
@@ -159,12 +165,14 @@ void with_weights(const Tensor& w, Body body) {
         body(w.as<const Real>());
 }
 
-// ---- attention scores, shared by the forward and the backward pass --------------------------------------------------
+// ---- attention scores, shared by the forward and the backward pass
+// --------------------------------------------------
 
-/// scores[j] = sum_d scale q[d] kt[d, j] for j < count, one multiply-add after the other in order of d: kt is [D, stride],
-/// so the inner loop runs over keys.
+/// scores[j] = sum_d scale q[d] kt[d, j] for j < count, one multiply-add after the other in order of d: kt is
+/// [D, stride], so the inner loop runs over keys.
 template <class Real>
-void scores_of(Real* scores, const Real* q, Real scale, const Real* kt, int64_t stride, int head_dim, int64_t count) {
+void scores_of(Real* scores, const Real* q, Real scale, const Real* kt, int64_t stride, int head_dim,
+               int64_t count) {
     std::fill(scores, scores + count, Real(0));
     int d = 0;
     for (; d + 4 <= head_dim; d += 4) {
@@ -201,10 +209,11 @@ struct ValueRows {
     int64_t count;
 };
 
-/// out[d] = sum_j p[j] row_j[d] / sum. Rows with even and odd j are summed apart, so that one multiply-add need not wait for
-/// the other; the order does not depend on where one part ends and the next begins.
+/// out[d] = sum_j p[j] row_j[d] / sum. Rows with even and odd j are summed apart, so that one multiply-add
+/// need not wait for the other; the order does not depend on where one part ends and the next begins.
 template <int D, class Real>
-void weighted_mean_of(Real* out, const Real* p, Real sum, std::initializer_list<ValueRows<Real>> parts, int64_t stride) {
+void weighted_mean_of(Real* out, const Real* p, Real sum, std::initializer_list<ValueRows<Real>> parts,
+                      int64_t stride) {
     Real sums[2][D] = {};
     int64_t j = 0;
     for (const auto& part : parts) {
@@ -223,12 +232,17 @@ void weighted_mean_of(Real* out, const Real* p, Real sum, std::initializer_list<
 }
 /// The same for any head size: the usual ones have their loops unrolled, with the sums in registers.
 template <class Real>
-void weighted_mean(Real* out, const Real* p, Real sum, std::initializer_list<ValueRows<Real>> parts, int64_t stride, int head_dim) {
+void weighted_mean(Real* out, const Real* p, Real sum, std::initializer_list<ValueRows<Real>> parts,
+                   int64_t stride, int head_dim) {
     switch (head_dim) {
-        case 16: return weighted_mean_of<16>(out, p, sum, parts, stride);
-        case 32: return weighted_mean_of<32>(out, p, sum, parts, stride);
-        case 64: return weighted_mean_of<64>(out, p, sum, parts, stride);
-        case 128: return weighted_mean_of<128>(out, p, sum, parts, stride);
+        case 16:
+            return weighted_mean_of<16>(out, p, sum, parts, stride);
+        case 32:
+            return weighted_mean_of<32>(out, p, sum, parts, stride);
+        case 64:
+            return weighted_mean_of<64>(out, p, sum, parts, stride);
+        case 128:
+            return weighted_mean_of<128>(out, p, sum, parts, stride);
     }
     std::fill(out, out + head_dim, Real(0));
     int64_t j = 0;
@@ -244,7 +258,8 @@ void transpose(Real* to, const Real* from, int64_t stride, int head_dim, int64_t
         for (int d = 0; d < head_dim; ++d) to[d * count + j] = from[j * stride + d];
 }
 
-// ---- softmax over the vocabulary, shared by head and sampler, so that both give a token the same log-probability -----
+// ---- softmax over the vocabulary, shared by head and sampler, so that both give a token the same
+// log-probability -----
 
 /// max and log sum exp of logits[v] / temperature
 template <class Real>
@@ -296,7 +311,8 @@ class CpuBackend final : public Backend {
         if (t.size()) std::memset(t.data, 0, t.bytes());
     }
 
-    // ---- embedding ----------------------------------------------------------------------------------------------
+    // ---- embedding
+    // ----------------------------------------------------------------------------------------------
     void embedding_forward(Tensor out, Tensor ids, Tensor table) override {
         with_weights<Real>(table, [&](auto* rows) {
             parallel_chunks(out.rows, 64, [&](int64_t begin, int64_t end) {
@@ -309,22 +325,27 @@ class CpuBackend final : public Backend {
     }
     void embedding_backward(Tensor dtable, Tensor ids, Tensor dout) override {
         const int64_t cols = dout.cols;
-        parallel_chunks(cols, 32, [&](int64_t begin, int64_t end) {  // a task owns columns: no two write one place
-            for (int64_t n = 0; n < dout.rows; ++n)
-                axpy(dtable.as<Real>() + ids.as<int32_t>()[n] * cols + begin, Real(1),
-                     dout.as<Real>() + n * cols + begin, end - begin);
-        });
+        parallel_chunks(cols, 32,
+                        [&](int64_t begin, int64_t end) {  // a task owns columns: no two write one place
+                            for (int64_t n = 0; n < dout.rows; ++n)
+                                axpy(dtable.as<Real>() + ids.as<int32_t>()[n] * cols + begin, Real(1),
+                                     dout.as<Real>() + n * cols + begin, end - begin);
+                        });
     }
     void gather_rows(Tensor out, Tensor in, Tensor index) override {
-        for (int64_t m = 0; m < out.rows; ++m) upload(out.slice(m, 1), in.slice(index.as<int32_t>()[m], 1).data);
+        for (int64_t m = 0; m < out.rows; ++m)
+            upload(out.slice(m, 1), in.slice(index.as<int32_t>()[m], 1).data);
     }
     void scatter_rows(Tensor out, Tensor in, Tensor index) override {
         zero(out);
-        for (int64_t m = 0; m < in.rows; ++m) upload(out.slice(index.as<int32_t>()[m], 1), in.slice(m, 1).data);
+        for (int64_t m = 0; m < in.rows; ++m)
+            upload(out.slice(index.as<int32_t>()[m], 1), in.slice(m, 1).data);
     }
 
-    // ---- RMSNorm ------------------------------------------------------------------------------------------------
-    void rmsnorm_forward(Tensor y, Tensor rstd, Tensor sum, Tensor x, Tensor delta, Tensor weight, float eps) override {
+    // ---- RMSNorm
+    // ------------------------------------------------------------------------------------------------
+    void rmsnorm_forward(Tensor y, Tensor rstd, Tensor sum, Tensor x, Tensor delta, Tensor weight,
+                         float eps) override {
         const int64_t C = x.cols;
         const Real* w = weight.as<Real>();
         parallel_chunks(x.rows, 64, [&](int64_t begin, int64_t end) {
@@ -342,7 +363,8 @@ class CpuBackend final : public Backend {
             }
         });
     }
-    void rmsnorm_backward(Tensor dx, Tensor dweight, Tensor dy, Tensor x, Tensor rstd, Tensor weight) override {
+    void rmsnorm_backward(Tensor dx, Tensor dweight, Tensor dy, Tensor x, Tensor rstd,
+                          Tensor weight) override {
         const int64_t N = x.rows, C = x.cols;
         const Real *w = weight.as<Real>(), *r = rstd.as<Real>();
         parallel_chunks(N, 64, [&](int64_t begin, int64_t end) {
@@ -366,7 +388,8 @@ class CpuBackend final : public Backend {
         });
     }
 
-    // ---- rotary position embedding --------------------------------------------------------------------------------
+    // ---- rotary position embedding
+    // --------------------------------------------------------------------------------
     void rope(Tensor qkv, Tensor positions, Tensor inv_freq, AttentionShape shape, bool inverse) override {
         const int half = shape.head_dim / 2, rotated_heads = shape.heads + shape.kv_heads;
         parallel_chunks(qkv.rows, 64, [&](int64_t begin, int64_t end) {
@@ -391,7 +414,8 @@ class CpuBackend final : public Backend {
         });
     }
 
-    // ---- linear layers ----------------------------------------------------------------------------------------------
+    // ---- linear layers
+    // ----------------------------------------------------------------------------------------------
     void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias) override {
         const int64_t N = x.rows, I = x.cols, O = weight.rows;
         if (std::is_same_v<Real, double> || (N <= kGemvRows && O * I >= kGemvWeights)) {
@@ -408,13 +432,14 @@ class CpuBackend final : public Backend {
             parallel_for(row_blocks * ((O + kColBlock - 1) / kColBlock), [&](int64_t task) {
                 const int64_t n = task % row_blocks * kRowBlock, rows = std::min(kRowBlock, N - n);
                 const int64_t o = task / row_blocks * kColBlock, cols = std::min(kColBlock, O - o);
-                matmul_rows(y, n, rows, o, cols, x, static_cast<char*>(weight.data) + o * I * bytes_of(weight.dtype), 1,
-                            I, is_bf16);
+                matmul_rows(y, n, rows, o, cols, x,
+                            static_cast<char*>(weight.data) + o * I * bytes_of(weight.dtype), 1, I, is_bf16);
             });
         }
         if (bias)
             parallel_chunks(N, 64, [&](int64_t begin, int64_t end) {
-                for (int64_t n = begin; n < end; ++n) axpy(y.as<Real>() + n * O, Real(1), bias.as<const Real>(), O);
+                for (int64_t n = begin; n < end; ++n)
+                    axpy(y.as<Real>() + n * O, Real(1), bias.as<const Real>(), O);
             });
     }
     void linear_backward_input(Tensor dx, Tensor dy, Tensor weight) override {
@@ -434,8 +459,8 @@ class CpuBackend final : public Backend {
         parallel_for(row_blocks * ((I + kColBlock - 1) / kColBlock), [&](int64_t task) {
             const int64_t n = task % row_blocks * kRowBlock, rows = std::min(kRowBlock, N - n);
             const int64_t i = task / row_blocks * kColBlock, cols = std::min(kColBlock, I - i);
-            matmul_rows(dx, n, rows, i, cols, dy, static_cast<char*>(weight.data) + i * bytes_of(weight.dtype), I, 1,
-                        is_bf16);
+            matmul_rows(dx, n, rows, i, cols, dy,
+                        static_cast<char*>(weight.data) + i * bytes_of(weight.dtype), I, 1, is_bf16);
         });
     }
     void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x) override {
@@ -470,8 +495,10 @@ class CpuBackend final : public Backend {
             });
     }
 
-    // ---- attention ------------------------------------------------------------------------------------------------
-    void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor cu_seqlens, AttentionShape shape) override {
+    // ---- attention
+    // ------------------------------------------------------------------------------------------------
+    void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor cu_seqlens,
+                           AttentionShape shape) override {
         const int D = shape.head_dim, group = shape.heads / shape.kv_heads;
         const Real scale = 1 / std::sqrt(static_cast<Real>(D));
         parallel_for((cu_seqlens.rows - 1) * shape.kv_heads, [&](int64_t task) {
@@ -485,7 +512,8 @@ class CpuBackend final : public Backend {
                 for (int64_t i = 0; i < T; ++i) {
                     scores_of(p, rows + i * W + h * D, scale, kt, T, D, i + 1);
                     auto [top, sum] = exp_in_place(p, i + 1);
-                    weighted_mean(out.as<Real>() + (first + i) * out.cols + h * D, p, sum, {{v, i + 1}}, W, D);
+                    weighted_mean(out.as<Real>() + (first + i) * out.cols + h * D, p, sum, {{v, i + 1}}, W,
+                                  D);
                     lse.as<Real>()[(first + i) * shape.heads + h] = top + std::log(sum);
                 }
             }
@@ -500,7 +528,8 @@ class CpuBackend final : public Backend {
             const int64_t first = cu_seqlens.as<int32_t>()[b], T = cu_seqlens.as<int32_t>()[b + 1] - first;
             const Real* rows = qkv.as<Real>() + first * W;
             const int64_t k_col = shape.q_cols() + g * D, v_col = k_col + shape.kv_cols();
-            Real *kt = scratch<Real>(T * (4 * D + 2)), *vt = kt + T * D, *dkt = vt + T * D, *dvt = dkt + T * D;
+            Real *kt = scratch<Real>(T * (4 * D + 2)), *vt = kt + T * D, *dkt = vt + T * D,
+                 *dvt = dkt + T * D;
             Real *p = dvt + T * D, *ds = p + T;
             transpose(kt, rows + k_col, W, D, T);
             transpose(vt, rows + v_col, W, D, T);
@@ -511,8 +540,8 @@ class CpuBackend final : public Backend {
                     const Real* doi = dout.as<Real>() + (first + i) * dout.cols + h * D;
                     const Real delta = dot(doi, out.as<Real>() + (first + i) * out.cols + h * D, D);
                     const Real log_sum = lse.as<Real>()[(first + i) * shape.heads + h];
-                    scores_of(p, q, scale, kt, T, D, i + 1);         // s_ij
-                    scores_of(ds, doi, Real(1), vt, T, D, i + 1);    // dp_ij = do_i . v_j
+                    scores_of(p, q, scale, kt, T, D, i + 1);       // s_ij
+                    scores_of(ds, doi, Real(1), vt, T, D, i + 1);  // dp_ij = do_i . v_j
 #pragma omp simd
                     for (int64_t j = 0; j <= i; ++j) {
                         p[j] = fast_exp(p[j] - log_sum);
@@ -540,7 +569,8 @@ class CpuBackend final : public Backend {
         });
     }
 
-    // ---- decoding ---------------------------------------------------------------------------------------------------
+    // ---- decoding
+    // ---------------------------------------------------------------------------------------------------
     // Keys of a block lie as [K D, kKvBlock], so that the score loop runs over keys; values as plain rows.
     void kv_append(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, AttentionShape shape) override {
         const int64_t cols = shape.kv_cols();
@@ -571,7 +601,8 @@ class CpuBackend final : public Backend {
                         Real sum[kKvBlock] = {};
                         for (int d = 0; d < D; ++d)
 #pragma omp simd
-                            for (int lane = 0; lane < kKvBlock; ++lane) sum[lane] += (q[d] * scale) * k[d * kKvBlock + lane];
+                            for (int lane = 0; lane < kKvBlock; ++lane)
+                                sum[lane] += (q[d] * scale) * k[d * kKvBlock + lane];
                         std::copy(sum, sum + kKvBlock, p + at + j);
                     }
                 const Real sum = exp_in_place(p, count).second;
@@ -582,7 +613,8 @@ class CpuBackend final : public Backend {
         });
     }
 
-    // ---- SwiGLU -----------------------------------------------------------------------------------------------------
+    // ---- SwiGLU
+    // -----------------------------------------------------------------------------------------------------
     void swiglu_forward(Tensor out, Tensor gate_up) override {
         const int64_t F = out.cols;
         parallel_chunks(out.rows, 32, [&](int64_t begin, int64_t end) {
@@ -598,7 +630,8 @@ class CpuBackend final : public Backend {
         const int64_t F = dout.cols;
         parallel_chunks(dout.rows, 32, [&](int64_t begin, int64_t end) {
             for (int64_t n = begin; n < end; ++n) {
-                const Real *gate = gate_up.as<Real>() + n * 2 * F, *up = gate + F, *d = dout.as<Real>() + n * F;
+                const Real *gate = gate_up.as<Real>() + n * 2 * F, *up = gate + F,
+                           *d = dout.as<Real>() + n * F;
                 Real *dgate = dgate_up.as<Real>() + n * 2 * F, *dup = dgate + F;
 #pragma omp simd
                 for (int64_t f = 0; f < F; ++f) {
@@ -610,9 +643,10 @@ class CpuBackend final : public Backend {
         });
     }
 
-    // ---- the head ---------------------------------------------------------------------------------------------------
-    void head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight, Tensor targets, float temperature,
-                      Tensor logits) override {
+    // ---- the head
+    // ---------------------------------------------------------------------------------------------------
+    void head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight, Tensor targets,
+                      float temperature, Tensor logits) override {
         const int64_t V = weight.rows;
         const Real inverse = 1 / static_cast<Real>(temperature);
         for (int64_t m = 0; m < hidden.rows; m += logits.rows) {
@@ -634,8 +668,8 @@ class CpuBackend final : public Backend {
             });
         }
     }
-    void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy, Tensor hidden, Tensor weight,
-                       Tensor targets, float temperature, Tensor logits) override {
+    void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy, Tensor hidden,
+                       Tensor weight, Tensor targets, float temperature, Tensor logits) override {
         const int64_t V = weight.rows;
         const Real inverse = 1 / static_cast<Real>(temperature);
         for (int64_t m = 0; m < hidden.rows; m += logits.rows) {
@@ -666,8 +700,10 @@ class CpuBackend final : public Backend {
         }
     }
 
-    // ---- sampling -----------------------------------------------------------------------------------------------------
-    void sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters, const SampleOptions& options) override {
+    // ---- sampling
+    // -----------------------------------------------------------------------------------------------------
+    void sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters,
+                const SampleOptions& options) override {
         const int64_t V = logits.cols;
         parallel_chunks(logits.rows, 4, [&](int64_t begin, int64_t end) {
             for (int64_t b = begin; b < end; ++b) {
@@ -683,20 +719,23 @@ class CpuBackend final : public Backend {
         });
     }
 
-    // ---- optimizer ------------------------------------------------------------------------------------------------------
+    // ---- optimizer
+    // ------------------------------------------------------------------------------------------------------
     double sum_of_squares(Tensor t) override {
         constexpr int64_t chunk = 1 << 14;
         std::vector<double> part((t.size() + chunk - 1) / chunk);
         parallel_chunks(t.size(), chunk, [&](int64_t begin, int64_t end) {
             double sum = 0;
 #pragma omp simd reduction(+ : sum)
-            for (int64_t i = begin; i < end; ++i) sum += static_cast<double>(t.as<Real>()[i]) * t.as<Real>()[i];
+            for (int64_t i = begin; i < end; ++i)
+                sum += static_cast<double>(t.as<Real>()[i]) * t.as<Real>()[i];
             part[begin / chunk] = sum;
         });
         return std::accumulate(part.begin(), part.end(), 0.0);
     }
     void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& o) override {
-        const Real b1 = o.beta1, b2 = o.beta2, lr = o.lr, eps = o.eps, decay = o.weight_decay, gs = o.grad_scale;
+        const Real b1 = o.beta1, b2 = o.beta2, lr = o.lr, eps = o.eps, decay = o.weight_decay,
+                   gs = o.grad_scale;
         const Real c1 = static_cast<Real>(1 / (1 - std::pow(static_cast<double>(b1), o.step)));
         const Real c2 = static_cast<Real>(1 / (1 - std::pow(static_cast<double>(b2), o.step)));
         parallel_chunks(param.size(), 1 << 14, [&](int64_t begin, int64_t end) {
@@ -739,7 +778,8 @@ class CpuBackend final : public Backend {
             a = copy_padded<0>(from, rows, K, K, padded);
         }
         float* to = out.as<float>() + n * out.cols + col;
-        if (rows == padded) return matmul(a, weight, to, {rows, cols, K, K, 1, w_row, w_col, out.cols, is_bf16, false});
+        if (rows == padded)
+            return matmul(a, weight, to, {rows, cols, K, K, 1, w_row, w_col, out.cols, is_bf16, false});
         float* block = scratch<float, 1>(padded * cols);
         matmul(a, weight, block, {padded, cols, K, K, 1, w_row, w_col, cols, is_bf16, false});
         for (int64_t r = 0; r < rows; ++r) std::copy_n(block + r * cols, cols, to + r * out.cols);
@@ -775,11 +815,13 @@ class CpuBackend final : public Backend {
                           [&](int32_t a, int32_t b) { return row[a] != row[b] ? row[a] > row[b] : a < b; });
         std::vector<double> mass(kept);  // cumulative
         double sum = 0;
-        for (std::size_t i = 0; i < kept; ++i) mass[i] = sum += std::exp(static_cast<double>(row[order[i]] * inverse - lse));
+        for (std::size_t i = 0; i < kept; ++i)
+            mass[i] = sum += std::exp(static_cast<double>(row[order[i]] * inverse - lse));
         const auto enough = std::lower_bound(mass.begin(), mass.end(), options.top_p * sum);
         kept = std::min<std::size_t>(kept, enough - mass.begin() + 1);
         const double total = mass[kept - 1];
-        auto at = std::min<std::size_t>(kept - 1, std::upper_bound(mass.begin(), mass.begin() + kept, u * total) - mass.begin());
+        auto at = std::min<std::size_t>(
+            kept - 1, std::upper_bound(mass.begin(), mass.begin() + kept, u * total) - mass.begin());
         return {order[at], static_cast<Real>(row[order[at]] * inverse - lse - std::log(total))};
     }
 };
@@ -791,8 +833,9 @@ double philox_uniform(std::uint64_t seed, const std::uint32_t counter[4]) {
     std::uint32_t k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
     for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
         const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c[0], p1 = std::uint64_t{0xCD9E8D57u} * c[2];
-        const std::uint32_t next[4] = {static_cast<std::uint32_t>(p1 >> 32) ^ c[1] ^ k0, static_cast<std::uint32_t>(p1),
-                                       static_cast<std::uint32_t>(p0 >> 32) ^ c[3] ^ k1, static_cast<std::uint32_t>(p0)};
+        const std::uint32_t next[4] = {
+            static_cast<std::uint32_t>(p1 >> 32) ^ c[1] ^ k0, static_cast<std::uint32_t>(p1),
+            static_cast<std::uint32_t>(p0 >> 32) ^ c[3] ^ k1, static_cast<std::uint32_t>(p0)};
         std::copy(next, next + 4, c);
     }
     const std::uint64_t bits = (std::uint64_t{c[0]} << 21) ^ (c[1] >> 11);  // 53 bits

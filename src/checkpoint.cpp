@@ -4,18 +4,21 @@
 
 namespace r1 {
 namespace {
-std::filesystem::path file_in(const std::filesystem::path& folder) { return folder / "checkpoint.safetensors"; }
+std::filesystem::path file_in(const std::filesystem::path& folder) {
+    return folder / "checkpoint.safetensors";
+}
 }  // namespace
 
-void save_checkpoint(const std::filesystem::path& folder, const Transformer& model, const Optimizer& optimizer,
-                     const Checkpoint& checkpoint) {
+void save_checkpoint(const std::filesystem::path& folder, const Transformer& model,
+                     const Optimizer& optimizer, const Checkpoint& checkpoint) {
     std::filesystem::create_directories(folder);
     const std::int64_t total = model.layout().total;
     const auto parameters = model.download_parameters();
     std::vector<float> m(total), v(total);
     model.backend().download(m.data(), optimizer.m);
     model.backend().download(v.data(), optimizer.v);
-    std::vector<SafeTensorOut> tensors = {{"parameters", {total}, parameters}, {"adam.m", {total}, m}, {"adam.v", {total}, v}};
+    std::vector<SafeTensorOut> tensors = {
+        {"parameters", {total}, parameters}, {"adam.m", {total}, m}, {"adam.v", {total}, v}};
     if (!checkpoint.reference.empty()) tensors.push_back({"reference", {total}, checkpoint.reference});
     auto numbers = checkpoint.numbers;
     numbers["updates"] = std::to_string(optimizer.updates);
@@ -35,7 +38,8 @@ Checkpoint load_checkpoint(const std::filesystem::path& folder, Transformer& mod
     model.backend().upload(optimizer.v, read("adam.v").data());
     Checkpoint checkpoint{file.metadata(), {}};
     if (!checkpoint.numbers.contains("updates"))
-        fail(file_in(folder).string(), ": not a checkpoint of this program; remove it or choose another --out");
+        fail(file_in(folder).string(),
+             ": not a checkpoint of this program; remove it or choose another --out");
     optimizer.updates = std::stoll(checkpoint.numbers["updates"]);
     if (file.tensors().contains("reference")) checkpoint.reference = read("reference");
     return checkpoint;

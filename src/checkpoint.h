@@ -10,17 +10,17 @@
 
 namespace r1 {
 
-/// Parameters, both moments, the number of updates, and what else the run says: `numbers` (step, data position, seed)
-/// and the reference policy's parameters (empty if there is none). Data order and sampling are functions of seed and
-/// step, so nothing else is needed.
+/// Parameters, both moments, the number of updates, and what else the run says: `numbers` (step, data
+/// position, seed) and the reference policy's parameters (empty if there is none). Data order and sampling
+/// are functions of seed and step, so nothing else is needed.
 struct Checkpoint {
     std::map<std::string, std::string> numbers;
     std::vector<float> reference;
 };
 
 /// Writes FOLDER/checkpoint.safetensors, whole or not at all.
-void save_checkpoint(const std::filesystem::path& folder, const Transformer& model, const Optimizer& optimizer,
-                     const Checkpoint& checkpoint);
+void save_checkpoint(const std::filesystem::path& folder, const Transformer& model,
+                     const Optimizer& optimizer, const Checkpoint& checkpoint);
 /// Restores model and optimizer. Throws Error if the file does not fit the model.
 Checkpoint load_checkpoint(const std::filesystem::path& folder, Transformer& model, Optimizer& optimizer);
 bool has_checkpoint(const std::filesystem::path& folder);

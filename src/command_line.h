@@ -7,8 +7,8 @@
 
 namespace r1 {
 
-/// Parses the command line, runs the body and turns what goes wrong into one sentence and an exit status: 2 for bad input
-/// (a wrong flag among it), 1 for a fault of ours.
+/// Parses the command line, runs the body and turns what goes wrong into one sentence and an exit status: 2
+/// for bad input (a wrong flag among it), 1 for a fault of ours.
 template <class Body>
 int run_main(CLI::App& app, int argc, char** argv, Body body) {
     try {

@@ -18,22 +18,27 @@ struct Slot {
 
 /// A prompt whose keys and values are in the cache.
 struct SharedPrompt {
-    int place = -1;     ///< which prompt region of the cache; -1: not prefilled
-    int open = 0;       ///< samples not finished yet
+    int place = -1;  ///< which prompt region of the cache; -1: not prefilled
+    int open = 0;    ///< samples not finished yet
 };
 
 }  // namespace
 
 int64_t Generator::cache_rows(int slots, int prompt_rows, int own_rows) {
-    return static_cast<int64_t>(slots) * (prompt_rows + own_rows);  // each slot may be at work on another prompt
+    return static_cast<int64_t>(slots) *
+           (prompt_rows + own_rows);  // each slot may be at work on another prompt
 }
 
-std::size_t Generator::bytes(const Config& config, int slots, int max_prompt_tokens, int max_new_tokens, DType real) {
-    return KvCache::bytes(config, cache_rows(slots, round_to_block(max_prompt_tokens), round_to_block(max_new_tokens)), real);
+std::size_t Generator::bytes(const Config& config, int slots, int max_prompt_tokens, int max_new_tokens,
+                             DType real) {
+    return KvCache::bytes(
+        config, cache_rows(slots, round_to_block(max_prompt_tokens), round_to_block(max_new_tokens)), real);
 }
 
 Generator::Generator(Transformer& model, int slots, int max_prompt_tokens, int max_new_tokens)
-    : model_(model), slots_(slots), prompt_rows_(round_to_block(max_prompt_tokens)),
+    : model_(model),
+      slots_(slots),
+      prompt_rows_(round_to_block(max_prompt_tokens)),
       own_rows_(round_to_block(max_new_tokens)),
       cache_(model.backend(), model.config(), cache_rows(slots, prompt_rows_, own_rows_)),
       arena_(model.backend(), static_cast<std::size_t>(slots) * 32 + 256) {
@@ -42,7 +47,8 @@ Generator::Generator(Transformer& model, int slots, int max_prompt_tokens, int m
     counters_ = arena_.take(DType::I32, slots, 4);
 }
 
-std::vector<Completion> Generator::generate(const std::vector<Prompt>& prompts, const GenerateOptions& options,
+std::vector<Completion> Generator::generate(const std::vector<Prompt>& prompts,
+                                            const GenerateOptions& options,
                                             const std::function<void(std::size_t, int32_t)>& on_token) {
     Backend& backend = model_.backend();
     const int G = options.samples_per_prompt, context = model_.config().max_position_embeddings;
@@ -52,10 +58,11 @@ std::vector<Completion> Generator::generate(const std::vector<Prompt>& prompts, 
     for (const auto& p : prompts) {
         const int length = static_cast<int>(p.tokens.size());
         if (length == 0) fail("an empty prompt cannot be continued");
-        if (length >= context) fail("a prompt of ", length, " tokens leaves no room in the model's context of ", context);
+        if (length >= context)
+            fail("a prompt of ", length, " tokens leaves no room in the model's context of ", context);
         if (length > prompt_rows_ || new_token_limit(p) > own_rows_)
-            fail("a prompt of ", length, " tokens and ", new_token_limit(p), " new ones do not fit the planned cache of ",
-                 prompt_rows_, " and ", own_rows_);
+            fail("a prompt of ", length, " tokens and ", new_token_limit(p),
+                 " new ones do not fit the planned cache of ", prompt_rows_, " and ", own_rows_);
     }
 
     std::vector<Completion> result(prompts.size() * G);
@@ -75,15 +82,16 @@ std::vector<Completion> Generator::generate(const std::vector<Prompt>& prompts, 
     };
 
     while (true) {
-        // Refill: every free slot starts the next sample; a prompt met for the first time is prefilled, all but its
-        // last token, which is the first input of each of its samples.
+        // Refill: every free slot starts the next sample; a prompt met for the first time is prefilled, all
+        // but its last token, which is the first input of each of its samples.
         while (next < result.size() && static_cast<int>(active.size()) < slots_) {
             const std::size_t prompt = next / G;
             if (shared[prompt].place < 0) {
                 shared[prompt] = {free_prompt.back(), G};
                 free_prompt.pop_back();
                 const auto& tokens = prompts[prompt].tokens;
-                if (prefill_batch.size() + static_cast<int64_t>(tokens.size()) > model_.max_tokens()) flush_prefill();
+                if (prefill_batch.size() + static_cast<int64_t>(tokens.size()) > model_.max_tokens())
+                    flush_prefill();
                 if (tokens.size() > 1) prefill_batch.add(tokens, tokens.size());
                 for (std::size_t t = 0; t + 1 < tokens.size(); ++t)
                     prefill_rows.push_back(shared[prompt].place * prompt_rows_ + static_cast<int32_t>(t));
@@ -103,21 +111,25 @@ std::vector<Completion> Generator::generate(const std::vector<Prompt>& prompts, 
         for (std::size_t b = 0; b < B; ++b) {
             const Completion& c = result[active[b].completion];
             const Prompt& p = prompts[c.prompt];
-            const int prefix = static_cast<int>(p.tokens.size()) - 1, done = static_cast<int>(c.tokens.size());
-            const auto own = static_cast<int32_t>(own_base + static_cast<int64_t>(active[b].place) * own_rows_);
+            const int prefix = static_cast<int>(p.tokens.size()) - 1,
+                      done = static_cast<int>(c.tokens.size());
+            const auto own =
+                static_cast<int32_t>(own_base + static_cast<int64_t>(active[b].place) * own_rows_);
             tokens[b] = done ? c.tokens.back() : p.tokens.back();
             positions[b] = prefix + done;
             rows[b] = own + done;
             const int32_t span[4] = {shared[c.prompt].place * prompt_rows_, prefix, own, done + 1};
             std::copy(span, span + 4, &spans[b * 4]);
-            const std::uint32_t counter[4] = {options.step, p.id, static_cast<std::uint32_t>(active[b].completion % G),
+            const std::uint32_t counter[4] = {options.step, p.id,
+                                              static_cast<std::uint32_t>(active[b].completion % G),
                                               static_cast<std::uint32_t>(positions[b])};
             std::copy(counter, counter + 4, &counters[b * 4]);
         }
         const Tensor logits = model_.decode(tokens, positions, rows, spans, cache_);
         const auto count = static_cast<int64_t>(B);
         backend.upload(counters_.slice(0, count), counters.data());
-        backend.sample(tokens_.slice(0, count), logp_.slice(0, count), logits, counters_.slice(0, count), options.sample);
+        backend.sample(tokens_.slice(0, count), logp_.slice(0, count), logits, counters_.slice(0, count),
+                       options.sample);
         backend.download(drawn.data(), tokens_.slice(0, count));
         backend.download(logp.data(), logp_.slice(0, count));
 

@@ -1,6 +1,6 @@
-// Batched sampling with a key/value cache. A free slot takes the next sample at once (continuous batching), the prompt of
-// a group is prefilled once and shared by its samples, and a sample depends on (seed, step, prompt, sample, position)
-// alone, never on the batch it happened to be in.
+// Batched sampling with a key/value cache. A free slot takes the next sample at once (continuous batching),
+// the prompt of a group is prefilled once and shared by its samples, and a sample depends on (seed, step,
+// prompt, sample, position) alone, never on the batch it happened to be in.
 #pragma once
 #include <functional>
 #include <vector>
@@ -26,14 +26,16 @@ struct GenerateOptions {
     std::uint32_t step = 0;          ///< enters the random counter
     int samples_per_prompt = 1;      ///< G, the group size
     int max_new_tokens = 256;        ///< also limited by the model's context
-    std::vector<int> stop_tokens{};    ///< any of them ends a completion
+    std::vector<int> stop_tokens{};  ///< any of them ends a completion
 };
 
 class Generator {
   public:
-    /// Plans the cache for `slots` completions at a time. The model must have been built with max_decode_rows >= slots.
+    /// Plans the cache for `slots` completions at a time. The model must have been built with max_decode_rows
+    /// >= slots.
     Generator(Transformer& model, int slots, int max_prompt_tokens, int max_new_tokens);
-    static std::size_t bytes(const Config& config, int slots, int max_prompt_tokens, int max_new_tokens, DType real);
+    static std::size_t bytes(const Config& config, int slots, int max_prompt_tokens, int max_new_tokens,
+                             DType real);
 
     /// prompts.size() * samples_per_prompt completions, those of one prompt together and in order.
     /// on_token(completion index, token), if given, is called as tokens appear.

@@ -11,7 +11,8 @@
 namespace r1 {
 
 /// rows: what the memory is for (with the flags that change it) and how many bytes.
-inline void print_and_check_memory_plan(const Backend& backend, const std::vector<std::pair<std::string, std::size_t>>& rows) {
+inline void print_and_check_memory_plan(const Backend& backend,
+                                        const std::vector<std::pair<std::string, std::size_t>>& rows) {
     std::size_t total = 0;
     std::printf("memory plan (%s)\n", backend.name());
     for (const auto& [what, bytes] : rows) {
@@ -21,7 +22,8 @@ inline void print_and_check_memory_plan(const Backend& backend, const std::vecto
     const std::size_t available = backend.available_memory();
     std::printf("  %12s  in all\n", human_bytes(static_cast<double>(total)).c_str());
     if (total > available)
-        fail("the plan needs ", human_bytes(static_cast<double>(total)), ", ", human_bytes(static_cast<double>(total - available)),
+        fail("the plan needs ", human_bytes(static_cast<double>(total)), ", ",
+             human_bytes(static_cast<double>(total - available)),
              " more than is free; lower the largest rows with the flags named beside them");
 }
 

@@ -9,7 +9,8 @@
 
 namespace r1 {
 
-/// Linear warm-up to `lr` over warmup_steps, then constant, or a cosine down to lr * final_fraction at total_steps.
+/// Linear warm-up to `lr` over warmup_steps, then constant, or a cosine down to lr * final_fraction at
+/// total_steps.
 struct LearningRate {
     double lr = 1e-3;
     std::int64_t warmup_steps = 0, total_steps = 1;
@@ -20,9 +21,11 @@ struct LearningRate {
     double at(std::int64_t step) const {
         if (step <= warmup_steps) return lr * static_cast<double>(step) / static_cast<double>(warmup_steps);
         if (!cosine) return lr;
-        const double progress = std::min(1.0, static_cast<double>(step - warmup_steps) /
-                                                  static_cast<double>(std::max<std::int64_t>(1, total_steps - warmup_steps)));
-        return lr * (final_fraction + (1 - final_fraction) * 0.5 * (1 + std::cos(std::numbers::pi * progress)));
+        const double progress =
+            std::min(1.0, static_cast<double>(step - warmup_steps) /
+                              static_cast<double>(std::max<std::int64_t>(1, total_steps - warmup_steps)));
+        return lr *
+               (final_fraction + (1 - final_fraction) * 0.5 * (1 + std::cos(std::numbers::pi * progress)));
     }
 };
 
@@ -36,10 +39,13 @@ class Optimizer {
         m = both.slice(0, total), v = both.slice(total, total);
         model.backend().zero(both);
     }
-    static std::size_t bytes(const ParameterLayout& layout, DType real) { return 2 * layout.total * bytes_of(real); }
+    static std::size_t bytes(const ParameterLayout& layout, DType real) {
+        return 2 * layout.total * bytes_of(real);
+    }
 
-    /// Clips the gradient to max_norm, updates the parameters, zeroes the gradient. Weight decay acts on matrices only.
-    /// Returns the gradient's norm before clipping; a gradient that is not finite changes nothing but is returned.
+    /// Clips the gradient to max_norm, updates the parameters, zeroes the gradient. Weight decay acts on
+    /// matrices only. Returns the gradient's norm before clipping; a gradient that is not finite changes
+    /// nothing but is returned.
     double step(double lr, double max_norm, double weight_decay, float beta1 = 0.9f, float beta2 = 0.95f) {
         Backend& backend = model_.backend();
         const Tensor gradients = model_.gradients();
@@ -48,10 +54,11 @@ class Optimizer {
             AdamWOptions o;
             o.lr = static_cast<float>(lr), o.beta1 = beta1, o.beta2 = beta2, o.step = ++updates;
             o.grad_scale = static_cast<float>(max_norm > 0 && norm > max_norm ? max_norm / norm : 1);
-            const std::int64_t matrices = model_.layout().matrices, vectors = model_.layout().total - matrices;
+            const std::int64_t matrices = model_.layout().matrices,
+                               vectors = model_.layout().total - matrices;
             auto update = [&](std::int64_t begin, std::int64_t count) {
-                backend.adamw(model_.parameters().slice(begin, count), gradients.slice(begin, count), m.slice(begin, count),
-                              v.slice(begin, count), o);
+                backend.adamw(model_.parameters().slice(begin, count), gradients.slice(begin, count),
+                              m.slice(begin, count), v.slice(begin, count), o);
             };
             o.weight_decay = static_cast<float>(weight_decay);
             update(0, matrices);

@@ -54,7 +54,8 @@ class Pool {
     }
     void work() {
         for (unsigned seen = 0;;) {
-            for (int spin = 0; spin < 2000 && generation_.load(std::memory_order_acquire) == seen; ++spin) relax();
+            for (int spin = 0; spin < 2000 && generation_.load(std::memory_order_acquire) == seen; ++spin)
+                relax();
             generation_.wait(seen);
             seen = generation_.load(std::memory_order_acquire);
             if (stop_) return;

@@ -40,7 +40,8 @@ std::optional<Rational> rational(__int128 numerator, __int128 denominator) {
     return Rational{static_cast<int64_t>(numerator), static_cast<int64_t>(denominator)};
 }
 
-/// A recursive-descent parser and calculator for + - * / and parentheses over non-negative integers, exact. Anything else
+/// A recursive-descent parser and calculator for + - * / and parentheses over non-negative integers, exact.
+/// Anything else
 /// (**, //, a decimal point, an exponent, a sign, a name) is an error, which ends it at once.
 class Expression {
   public:
@@ -96,7 +97,9 @@ class Expression {
             ++at_;
             return inner;
         }
-        if (!is_digit(peek())) return fail(at_ < text_.size() ? "unexpected \"" + std::string(1, text_[at_]) + "\"" : "a number is missing");
+        if (!is_digit(peek()))
+            return fail(at_ < text_.size() ? "unexpected \"" + std::string(1, text_[at_]) + "\""
+                                           : "a number is missing");
         int64_t value = 0;
         for (; at_ < text_.size() && is_digit(text_[at_]); ++at_) {
             value = value * 10 + (text_[at_] - '0');
@@ -109,10 +112,12 @@ class Expression {
         if (failed()) return {};
         using wide = __int128;
         if (op == '/' && b.numerator == 0) return fail("division by zero");
-        const auto result = op == '*'   ? rational(wide{a.numerator} * b.numerator, wide{a.denominator} * b.denominator)
-                            : op == '/' ? rational(wide{a.numerator} * b.denominator, wide{a.denominator} * b.numerator)
-                                        : rational(wide{a.numerator} * b.denominator + (op == '+' ? 1 : -1) * wide{b.numerator} * a.denominator,
-                                                   wide{a.denominator} * b.denominator);
+        const auto result =
+            op == '*'   ? rational(wide{a.numerator} * b.numerator, wide{a.denominator} * b.denominator)
+            : op == '/' ? rational(wide{a.numerator} * b.denominator, wide{a.denominator} * b.numerator)
+                        : rational(wide{a.numerator} * b.denominator +
+                                       (op == '+' ? 1 : -1) * wide{b.numerator} * a.denominator,
+                                   wide{a.denominator} * b.denominator);
         return result ? *result : fail("a result is too large");
     }
     char peek() {
@@ -141,11 +146,13 @@ Verdict check(std::string_view answer, const Countdown& gold) {
     std::ranges::sort(given);
     if (used != given) {
         for (int64_t n : used)
-            if (std::ranges::count(used, n) > std::ranges::count(given, n)) return {0, std::to_string(n) + " is not given, or not that often"};
+            if (std::ranges::count(used, n) > std::ranges::count(given, n))
+                return {0, std::to_string(n) + " is not given, or not that often"};
         return {0, "not every number is used"};
     }
     if (value == Rational{gold.target, 1}) return {1, "right"};
-    return {0, "gives " + std::to_string(value.numerator) + (value.denominator == 1 ? "" : "/" + std::to_string(value.denominator))};
+    return {0, "gives " + std::to_string(value.numerator) +
+                   (value.denominator == 1 ? "" : "/" + std::to_string(value.denominator))};
 }
 
 Verdict check(std::string_view answer, const NumberGold& gold) {
@@ -155,7 +162,8 @@ Verdict check(std::string_view answer, const NumberGold& gold) {
 }
 
 Verdict check(std::string_view answer, const ChoiceGold& gold) {
-    return normalize_label(answer) == normalize_label(gold.label) ? Verdict{1, "right"} : Verdict{0, "another choice"};
+    return normalize_label(answer) == normalize_label(gold.label) ? Verdict{1, "right"}
+                                                                  : Verdict{0, "another choice"};
 }
 
 }  // namespace
@@ -165,12 +173,16 @@ Verdict format_reward(std::string_view response) {
     std::size_t begin[4], end = 0;
     for (int i = 0; i < 4; ++i) {
         const auto at = only(response, tags[i]);
-        if (!at) return {0, std::string(tags[i]) + (response.find(tags[i]) == response.npos ? " is missing" : " occurs more than once")};
+        if (!at)
+            return {0,
+                    std::string(tags[i]) +
+                        (response.find(tags[i]) == response.npos ? " is missing" : " occurs more than once")};
         if (*at < end) return {0, "the tags are out of order"};
         begin[i] = *at, end = *at + tags[i].size();
     }
     auto between = [&](std::size_t from, std::size_t to) { return trim(response.substr(from, to - from)); };
-    if (!between(0, begin[0]).empty() || !between(begin[1] + tags[1].size(), begin[2]).empty() || !between(end, response.size()).empty())
+    if (!between(0, begin[0]).empty() || !between(begin[1] + tags[1].size(), begin[2]).empty() ||
+        !between(end, response.size()).empty())
         return {0, "text outside the tags"};
     if (between(begin[0] + tags[0].size(), begin[1]).empty()) return {0, "an empty thought"};
     if (between(begin[2] + tags[2].size(), begin[3]).empty()) return {0, "an empty answer"};
@@ -180,8 +192,10 @@ Verdict format_reward(std::string_view response) {
 std::optional<std::string_view> extract_answer(std::string_view response) {
     constexpr std::string_view open = "<answer>", close = "</answer>";
     const auto begin = only(response, open), end = only(response, close);
-    if (!begin || !end || *end < *begin + open.size() || !trim(response.substr(*end + close.size())).empty()) return std::nullopt;
-    if (response.find("<think>") != response.npos || response.find("</think>") != response.npos) {  // a thought: finished, and before
+    if (!begin || !end || *end < *begin + open.size() || !trim(response.substr(*end + close.size())).empty())
+        return std::nullopt;
+    if (response.find("<think>") != response.npos ||
+        response.find("</think>") != response.npos) {  // a thought: finished, and before
         const auto think = only(response, "<think>"), done = only(response, "</think>");
         if (!think || !done || *done < *think || *begin < *done) return std::nullopt;
     }
@@ -202,12 +216,14 @@ std::optional<Rational> parse_number(std::string_view text) {
     text = trim(text);
     if (text.size() > kLongestAnswer) return std::nullopt;
     constexpr std::string_view boxed = "\\boxed{";
-    if (text.starts_with(boxed) && text.ends_with("}")) text = trim(text.substr(boxed.size(), text.size() - boxed.size() - 1));
+    if (text.starts_with(boxed) && text.ends_with("}"))
+        text = trim(text.substr(boxed.size(), text.size() - boxed.size() - 1));
     if (text.ends_with(".")) text = trim(text.substr(0, text.size() - 1));
     if (text.ends_with("\\%")) text.remove_suffix(2);
     if (text.ends_with("%")) text.remove_suffix(1);
     bool negative = false, signed_already = false;
-    for (; !text.empty() && (text.front() == '-' || text.front() == '+' || text.front() == '$'); text = trim(text.substr(1))) {
+    for (; !text.empty() && (text.front() == '-' || text.front() == '+' || text.front() == '$');
+         text = trim(text.substr(1))) {
         if (text.front() == '$') continue;
         if (signed_already) return std::nullopt;
         signed_already = true, negative = text.front() == '-';
@@ -230,7 +246,9 @@ std::optional<Rational> parse_number(std::string_view text) {
     if (i < text.size() && text[i] == '.') {
         for (++i; i < text.size() && is_digit(text[i]); ++i) {
             numerator = numerator * 10 + (text[i] - '0'), denominator *= 10, digits = true;
-            if (numerator > std::numeric_limits<int64_t>::max() || denominator > std::numeric_limits<int64_t>::max()) return std::nullopt;
+            if (numerator > std::numeric_limits<int64_t>::max() ||
+                denominator > std::numeric_limits<int64_t>::max())
+                return std::nullopt;
         }
     } else if (i < text.size() && text[i] == '/') {
         if (!digits) return std::nullopt;
@@ -248,9 +266,11 @@ std::string normalize_label(std::string_view text) {
     text = trim(text);
     if (text.size() > 1 && text.ends_with(".")) text = trim(text.substr(0, text.size() - 1));
     if (text.size() > 1 && text.ends_with(")") && (text.starts_with("(") || text.size() == 2))
-        text = trim(text.substr(text.starts_with("(") ? 1 : 0, text.size() - (text.starts_with("(") ? 2 : 1)));
+        text =
+            trim(text.substr(text.starts_with("(") ? 1 : 0, text.size() - (text.starts_with("(") ? 2 : 1)));
     std::string label(text);
-    std::ranges::transform(label, label.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    std::ranges::transform(label, label.begin(),
+                           [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
     return label;
 }
 

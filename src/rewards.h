@@ -16,7 +16,8 @@ struct Rational {
     bool operator==(const Rational&) const = default;
 };
 
-/// What a right answer is: an expression that uses each number exactly once and reaches the target; a number; a label.
+/// What a right answer is: an expression that uses each number exactly once and reaches the target; a number;
+/// a label.
 struct Countdown {
     std::vector<std::int64_t> numbers;
     std::int64_t target = 0;
@@ -34,21 +35,25 @@ struct Verdict {
     std::string reason;  ///< short, for logs
 };
 
-/// 1 for exactly <think>..</think><answer>..</answer>: each tag once, in order, neither part blank, nothing but white space
-/// before, between and after.
+/// 1 for exactly <think>..</think><answer>..</answer>: each tag once, in order, neither part blank, nothing
+/// but white space before, between and after.
 Verdict format_reward(std::string_view response);
 
-/// 1 if the response ends in one <answer>..</answer> block (behind </think>, where there is a thought) with a right answer.
+/// 1 if the response ends in one <answer>..</answer> block (behind </think>, where there is a thought) with a
+/// right answer.
 Verdict accuracy_reward(std::string_view response, const Gold& gold);
 
-/// The text of that block; nothing if it is missing, unfinished, inside the thought, doubled, or followed by text.
+/// The text of that block; nothing if it is missing, unfinished, inside the thought, doubled, or followed by
+/// text.
 std::optional<std::string_view> extract_answer(std::string_view response);
 /// The verdict on an answer already extracted.
 Verdict check_answer(std::string_view answer, const Gold& gold);
 
-/// "1,234", "-0.5", "3/4", "$12.00", "\boxed{7}", "50%" (= 50), "10 ." Nothing for anything else: no exponents, no words.
+/// "1,234", "-0.5", "3/4", "$12.00", "\boxed{7}", "50%" (= 50), "10 ." Nothing for anything else: no
+/// exponents, no words.
 std::optional<Rational> parse_number(std::string_view text);
-/// "B", "(B)", "B.", " b) " and class labels: letters in lower case, without brackets, stop and blanks around.
+/// "B", "(B)", "B.", " b) " and class labels: letters in lower case, without brackets, stop and blanks
+/// around.
 std::string normalize_label(std::string_view text);
 
 }  // namespace r1

@@ -18,10 +18,12 @@ struct Response {
 
 /// `ids[i]` names problem i in the random counter: its place in the data set.
 inline std::vector<Response> sample_responses(Generator& generator, const Tokenizer& tokenizer,
-                                              const std::vector<Problem>& problems, const std::vector<std::uint32_t>& ids,
+                                              const std::vector<Problem>& problems,
+                                              const std::vector<std::uint32_t>& ids,
                                               const GenerateOptions& options) {
     std::vector<Prompt> prompts;
-    for (std::size_t i = 0; i < problems.size(); ++i) prompts.push_back({ids[i], tokenizer.encode(problems[i].prompt)});
+    for (std::size_t i = 0; i < problems.size(); ++i)
+        prompts.push_back({ids[i], tokenizer.encode(problems[i].prompt)});
     std::vector<Response> responses;
     for (auto& c : generator.generate(prompts, options)) {
         const std::span<const std::int32_t> tokens(c.tokens);

@@ -16,7 +16,10 @@ enum class DType : std::uint8_t { F64, F32, BF16, I32 };
 
 constexpr std::size_t bytes_of(DType t) { return t == DType::F64 ? 8 : t == DType::BF16 ? 2 : 4; }
 constexpr const char* name_of(DType t) {
-    return t == DType::F64 ? "float64" : t == DType::F32 ? "float32" : t == DType::BF16 ? "bfloat16" : "int32";
+    return t == DType::F64    ? "float64"
+           : t == DType::F32  ? "float32"
+           : t == DType::BF16 ? "bfloat16"
+                              : "int32";
 }
 
 /// A non-owning, contiguous, row-major view of one or two dimensions: [rows] or [rows, cols].
@@ -38,8 +41,8 @@ struct Tensor {
     /// Rows [begin, begin + count).
     Tensor slice(std::int64_t begin, std::int64_t count) const {
         assert(begin >= 0 && count >= 0 && begin + count <= rows);
-        return {static_cast<std::byte*>(data) + static_cast<std::size_t>(begin * cols) * bytes_of(dtype), dtype,
-                count, cols};
+        return {static_cast<std::byte*>(data) + static_cast<std::size_t>(begin * cols) * bytes_of(dtype),
+                dtype, count, cols};
     }
     Tensor reshape(std::int64_t new_rows, std::int64_t new_cols) const {
         assert(new_rows * new_cols == size());
@@ -75,7 +78,8 @@ class Buffer {
 };
 
 /// A bump allocator over one Buffer. An Arena without a buffer only measures: the same code that takes
-/// activations from a real arena says beforehand how many bytes they need, so a plan cannot drift from the truth.
+/// activations from a real arena says beforehand how many bytes they need, so a plan cannot drift from the
+/// truth.
 class Arena {
   public:
     Arena() = default;  ///< measures

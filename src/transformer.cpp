@@ -13,12 +13,15 @@ using nlohmann::ordered_json;
 using std::int32_t;
 using std::int64_t;
 
-// ---- configuration --------------------------------------------------------------------------------------------------
+// ---- configuration
+// --------------------------------------------------------------------------------------------------
 
 Config Config::load(const std::filesystem::path& path) {
     const auto file = std::filesystem::is_directory(path) ? path / "config.json" : path;
     std::ifstream in(file);
-    if (!in) fail(file.string(), ": cannot be opened; a model folder holds config.json, model.safetensors and tokenizer.json");
+    if (!in)
+        fail(file.string(),
+             ": cannot be opened; a model folder holds config.json, model.safetensors and tokenizer.json");
     Config c;
     try {
         const auto json = ordered_json::parse(in);
@@ -37,22 +40,27 @@ Config Config::load(const std::filesystem::path& path) {
         c.max_position_embeddings = json.at("max_position_embeddings");
         c.rms_norm_eps = json.at("rms_norm_eps");
         c.rope_theta = json.value("rope_theta", 10000.0);
-        if (auto rope = json.find("rope_parameters"); rope != json.end() && !rope->is_null()) {  // where newer files keep it
-            if (rope->value("rope_type", "default") != "default") refuse("rope_type " + rope->at("rope_type").dump());
+        if (auto rope = json.find("rope_parameters");
+            rope != json.end() && !rope->is_null()) {  // where newer files keep it
+            if (rope->value("rope_type", "default") != "default")
+                refuse("rope_type " + rope->at("rope_type").dump());
             c.rope_theta = rope->value("rope_theta", c.rope_theta);
         }
         c.tie_word_embeddings = json.value("tie_word_embeddings", false);
         c.attention_bias = json.value("attention_bias", c.model_type == "qwen2");
-        if (c.model_type == "llama" && c.attention_bias) refuse("attention_bias of a llama (it has one on o_proj too)");
+        if (c.model_type == "llama" && c.attention_bias)
+            refuse("attention_bias of a llama (it has one on o_proj too)");
         if (auto eos = json.find("eos_token_id"); eos != json.end() && !eos->is_null())
-            c.eos_token_ids = eos->is_array() ? eos->get<std::vector<int>>() : std::vector<int>{eos->get<int>()};
+            c.eos_token_ids =
+                eos->is_array() ? eos->get<std::vector<int>>() : std::vector<int>{eos->get<int>()};
         for (int v : {c.hidden_size, c.intermediate_size, c.num_hidden_layers, c.num_attention_heads,
                       c.num_key_value_heads, c.vocab_size, c.max_position_embeddings})
             if (v <= 0 || v > 1 << 24) fail(file.string(), ": a size is zero, negative or absurdly large");
         c.head_dim = c.hidden_size / c.num_attention_heads;
         if (json.contains("head_dim") && !json["head_dim"].is_null()) c.head_dim = json["head_dim"];
         if (c.num_attention_heads % c.num_key_value_heads || c.head_dim <= 0 || c.head_dim % 2)
-            fail(file.string(), ": num_attention_heads must be a multiple of num_key_value_heads, head_dim even");
+            fail(file.string(),
+                 ": num_attention_heads must be a multiple of num_key_value_heads, head_dim even");
     } catch (const nlohmann::json::exception& e) {
         fail(file.string(), ": not a valid model configuration: ", e.what());
     }
@@ -116,10 +124,12 @@ ParameterLayout::ParameterLayout(const Config& c) {
     final_norm = add("model.norm.weight", C, 1, false);
 }
 
-// ---- batches and memory -----------------------------------------------------------------------------------------------
+// ---- batches and memory
+// -----------------------------------------------------------------------------------------------
 
 void PackedBatch::add(const std::vector<int32_t>& sequence, std::size_t first_scored) {
-    if (sequence.size() < 2 || first_scored < 1) fail("a sequence needs a first token and one that it predicts");
+    if (sequence.size() < 2 || first_scored < 1)
+        fail("a sequence needs a first token and one that it predicts");
     for (std::size_t t = 0; t + 1 < sequence.size(); ++t) {
         if (t + 1 >= first_scored) {
             score_rows.push_back(static_cast<int32_t>(tokens.size()));
@@ -141,7 +151,8 @@ KvCache::KvCache(Backend& backend, const Config& config, int64_t rows)
 
 std::size_t KvCache::bytes(const Config& config, int64_t rows, DType real) {
     Arena measure;
-    for (int i = 0; i < 2 * config.num_hidden_layers; ++i) measure.take(real, rows, config.attention().kv_cols());
+    for (int i = 0; i < 2 * config.num_hidden_layers; ++i)
+        measure.take(real, rows, config.attention().kv_cols());
     return measure.used();
 }
 
@@ -157,8 +168,9 @@ Transformer::Workspace Transformer::take_workspace(Arena& arena, const Config& c
     const bool keep_all = o.trainable && !o.recompute;
     for (int l = 0; l < c.num_hidden_layers; ++l) {
         if (l == 0 || keep_all)
-            w.layers.push_back({take(N, C), take(N, C), take(N), take(N, shape.qkv_cols()), take(N, shape.q_cols()),
-                                take(N, shape.heads), take(N, C), take(N, C), take(N), take(N, 2 * F), take(N, F)});
+            w.layers.push_back({take(N, C), take(N, C), take(N), take(N, shape.qkv_cols()),
+                                take(N, shape.q_cols()), take(N, shape.heads), take(N, C), take(N, C),
+                                take(N), take(N, 2 * F), take(N, F)});
         else
             w.layers.push_back(w.layers[0]);
         if (l > 0 && o.trainable && o.recompute) w.layers.back().x = take(N, C);
@@ -220,7 +232,8 @@ Transformer::Transformer(Backend& backend, const Config& config, const Transform
     work_ = take_workspace(arena_, config, options, real);
 }
 
-// ---- parameters ---------------------------------------------------------------------------------------------------------
+// ---- parameters
+// ---------------------------------------------------------------------------------------------------------
 
 Tensor Transformer::matrix(int64_t offset, int64_t rows, int64_t cols) const {
     const Tensor& all = options_.bf16_matrices ? bf16_matrices_ : parameters_;
@@ -265,7 +278,8 @@ void Transformer::initialize(std::uint64_t seed) {
         for (int64_t i = e.offset; i < e.offset + e.rows * e.cols; ++i) {
             if (e.is_matrix) {  // Box-Muller
                 const auto index = static_cast<std::uint64_t>(i);
-                const std::uint32_t a[4] = {static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32), 0, 0};
+                const std::uint32_t a[4] = {static_cast<std::uint32_t>(index),
+                                            static_cast<std::uint32_t>(index >> 32), 0, 0};
                 const std::uint32_t b[4] = {a[0], a[1], 1, 0};
                 const double normal = std::sqrt(-2 * std::log(philox_uniform(seed, a))) *
                                       std::cos(2 * std::numbers::pi * philox_uniform(seed, b));
@@ -282,7 +296,8 @@ void Transformer::load_weights(const std::filesystem::path& folder) {
     const SafeTensors file(folder / "model.safetensors");
     std::vector<float> values(layout_.total);
     for (const auto& e : layout_.entries)
-        file.read_f32(e.name, e.is_matrix ? std::vector<int64_t>{e.rows, e.cols} : std::vector<int64_t>{e.rows},
+        file.read_f32(e.name,
+                      e.is_matrix ? std::vector<int64_t>{e.rows, e.cols} : std::vector<int64_t>{e.rows},
                       std::span(values).subspan(e.offset, e.rows * e.cols));
     upload_parameters(values);
 }
@@ -292,7 +307,8 @@ void Transformer::save(const std::filesystem::path& folder, bool as_bf16) const 
     const auto values = download_parameters();
     std::vector<SafeTensorOut> tensors;
     for (const auto& e : layout_.entries)
-        tensors.push_back({e.name, e.is_matrix ? std::vector<int64_t>{e.rows, e.cols} : std::vector<int64_t>{e.rows},
+        tensors.push_back({e.name,
+                           e.is_matrix ? std::vector<int64_t>{e.rows, e.cols} : std::vector<int64_t>{e.rows},
                            std::span(values).subspan(e.offset, e.rows * e.cols)});
     write_safetensors(folder / "model.safetensors", tensors, as_bf16 ? SafeDtype::BF16 : SafeDtype::F32);
     auto json = config_.to_json();
@@ -300,7 +316,8 @@ void Transformer::save(const std::filesystem::path& folder, bool as_bf16) const 
     std::ofstream(folder / "config.json") << json.dump(2) << "\n";
 }
 
-// ---- the architecture -----------------------------------------------------------------------------------------------------
+// ---- the architecture
+// -----------------------------------------------------------------------------------------------------
 
 Tensor Transformer::upload(Tensor to, const std::vector<int32_t>& host) {
     to = to.reshape(to.size(), 1).slice(0, static_cast<int64_t>(host.size()));
@@ -310,10 +327,12 @@ Tensor Transformer::upload(Tensor to, const std::vector<int32_t>& host) {
 
 Transformer::Batch Transformer::upload(const PackedBatch& batch) {
     if (batch.size() > options_.max_tokens)
-        fail("a batch of ", batch.size(), " tokens does not fit the planned ", options_.max_tokens, "; raise --token-budget");
+        fail("a batch of ", batch.size(), " tokens does not fit the planned ", options_.max_tokens,
+             "; raise --token-budget");
     for (int32_t id : batch.tokens)
         if (id < 0 || id >= config_.vocab_size)
-            fail("token id ", id, " is outside the model's vocabulary of ", config_.vocab_size, ": tokenizer and model do not match");
+            fail("token id ", id, " is outside the model's vocabulary of ", config_.vocab_size,
+                 ": tokenizer and model do not match");
     return {upload(work_.tokens, batch.tokens), upload(work_.positions, batch.positions),
             upload(work_.cu_seqlens, batch.cu_seqlens), upload(work_.score_rows, batch.score_rows),
             upload(work_.targets, batch.targets)};
@@ -321,26 +340,30 @@ Transformer::Batch Transformer::upload(const PackedBatch& batch) {
 
 Transformer::LayerActivations Transformer::activations(std::size_t layer, int64_t tokens) const {
     LayerActivations a = work_.layers[layer];
-    for (Tensor* t : {&a.x, &a.norm1, &a.rstd1, &a.qkv, &a.attention, &a.lse, &a.x2, &a.norm2, &a.rstd2, &a.gate_up, &a.swiglu})
+    for (Tensor* t : {&a.x, &a.norm1, &a.rstd1, &a.qkv, &a.attention, &a.lse, &a.x2, &a.norm2, &a.rstd2,
+                      &a.gate_up, &a.swiglu})
         *t = t->slice(0, tokens);
     return a;
 }
 
 /// One decoder layer. Leaves what the feed-forward adds to a.x2 in work_.branch.
 template <class Attend>
-void Transformer::forward_layer(std::size_t layer, const LayerActivations& a, Tensor x, Tensor delta, Attend attend) {
+void Transformer::forward_layer(std::size_t layer, const LayerActivations& a, Tensor x, Tensor delta,
+                                Attend attend) {
     const auto& p = layout_.layers[layer];
     const auto shape = config_.attention();
     const int64_t C = config_.hidden_size, F = config_.intermediate_size;
     const Tensor branch = work_.branch.slice(0, a.x.rows);
 
     backend_.rmsnorm_forward(a.norm1, a.rstd1, a.x, x, delta, vector(p.input_norm, C), config_.rms_norm_eps);
-    backend_.linear_forward(a.qkv, a.norm1, matrix(p.qkv, shape.qkv_cols(), C), vector(p.qkv_bias, shape.qkv_cols()));
+    backend_.linear_forward(a.qkv, a.norm1, matrix(p.qkv, shape.qkv_cols(), C),
+                            vector(p.qkv_bias, shape.qkv_cols()));
     backend_.rope(a.qkv, work_.positions.slice(0, a.x.rows), inv_freq_, shape, false);
     attend(layer, a);
     backend_.linear_forward(branch, a.attention, matrix(p.o, C, shape.q_cols()), {});
 
-    backend_.rmsnorm_forward(a.norm2, a.rstd2, a.x2, a.x, branch, vector(p.post_norm, C), config_.rms_norm_eps);
+    backend_.rmsnorm_forward(a.norm2, a.rstd2, a.x2, a.x, branch, vector(p.post_norm, C),
+                             config_.rms_norm_eps);
     backend_.linear_forward(a.gate_up, a.norm2, matrix(p.gate_up, 2 * F, C), {});
     backend_.swiglu_forward(a.swiglu, a.gate_up);
     backend_.linear_forward(branch, a.swiglu, matrix(p.down, C, F), {});
@@ -377,13 +400,14 @@ std::pair<Tensor, Tensor> Transformer::forward_on_device(const PackedBatch& batc
         backend_.attention_forward(a.attention, a.lse, a.qkv, batch_.cu_seqlens, config_.attention());
     });
     // Only rows that score a token reach the final norm and the head.
-    const Tensor scored = work_.scored.slice(0, M), delta = work_.delta.slice(0, M), hidden = work_.hidden.slice(0, M);
+    const Tensor scored = work_.scored.slice(0, M), delta = work_.delta.slice(0, M),
+                 hidden = work_.hidden.slice(0, M);
     backend_.gather_rows(scored, last.x2, batch_.score_rows);
     backend_.gather_rows(delta, work_.branch.slice(0, batch.size()), batch_.score_rows);
-    backend_.rmsnorm_forward(hidden, work_.rstd.slice(0, M), scored, scored, delta, vector(layout_.final_norm, C),
-                             config_.rms_norm_eps);
-    backend_.head_forward(work_.logp.slice(0, M), work_.entropy.slice(0, M), hidden, matrix(layout_.head, V, C),
-                          batch_.targets, temperature, work_.logits);
+    backend_.rmsnorm_forward(hidden, work_.rstd.slice(0, M), scored, scored, delta,
+                             vector(layout_.final_norm, C), config_.rms_norm_eps);
+    backend_.head_forward(work_.logp.slice(0, M), work_.entropy.slice(0, M), hidden,
+                          matrix(layout_.head, V, C), batch_.targets, temperature, work_.logits);
     return {work_.logp.slice(0, M), work_.entropy.slice(0, M)};
 }
 
@@ -396,8 +420,10 @@ void Transformer::backward(const std::vector<float>& dlogp, const std::vector<fl
             backend_.upload(to, std::vector<double>(host.begin(), host.end()).data());
         return to;
     };
-    const int64_t N = batch_.tokens.rows, M = batch_.targets.rows, C = config_.hidden_size, V = config_.vocab_size;
-    if (static_cast<int64_t>(dlogp.size()) != M) fail("backward() wants one coefficient per scored token of the latest forward()");
+    const int64_t N = batch_.tokens.rows, M = batch_.targets.rows, C = config_.hidden_size,
+                  V = config_.vocab_size;
+    if (static_cast<int64_t>(dlogp.size()) != M)
+        fail("backward() wants one coefficient per scored token of the latest forward()");
     const Tensor d = upload_real(work_.dlogp, dlogp);
     const Tensor de = dentropy.empty() ? Tensor{} : upload_real(work_.dentropy, dentropy);
 
@@ -419,8 +445,9 @@ void Transformer::backward(const std::vector<float>& dlogp, const std::vector<fl
     backend_.embedding_backward(gradient(layout_.embed, V, C), batch_.tokens, work_.dx.slice(0, N));
 }
 
-/// forward_layer read from the bottom up. work_.dx holds the gradient of the residual stream behind the layer, and
-/// afterwards of the one before it: the stream itself passes gradients on unchanged, each block adds its own.
+/// forward_layer read from the bottom up. work_.dx holds the gradient of the residual stream behind the
+/// layer, and afterwards of the one before it: the stream itself passes gradients on unchanged, each block
+/// adds its own.
 void Transformer::backward_layer(std::size_t layer, const LayerActivations& a) {
     const auto& p = layout_.layers[layer];
     const auto shape = config_.attention();
@@ -440,12 +467,14 @@ void Transformer::backward_layer(std::size_t layer, const LayerActivations& a) {
     backend_.linear_backward_input(dattention, dx, matrix(p.o, C, shape.q_cols()));
     backend_.attention_backward(dqkv, dattention, a.attention, a.lse, a.qkv, batch_.cu_seqlens, shape);
     backend_.rope(dqkv, batch_.positions, inv_freq_, shape, true);
-    backend_.linear_backward_weight(gradient(p.qkv, shape.qkv_cols(), C), gradient(p.qkv_bias, shape.qkv_cols()), dqkv, a.norm1);
+    backend_.linear_backward_weight(gradient(p.qkv, shape.qkv_cols(), C),
+                                    gradient(p.qkv_bias, shape.qkv_cols()), dqkv, a.norm1);
     backend_.linear_backward_input(dnorm, dqkv, matrix(p.qkv, shape.qkv_cols(), C));
     backend_.rmsnorm_backward(dx, gradient(p.input_norm, C), dnorm, a.x, a.rstd1, vector(p.input_norm, C));
 }
 
-// ---- generation ---------------------------------------------------------------------------------------------------------
+// ---- generation
+// ---------------------------------------------------------------------------------------------------------
 
 void Transformer::prefill(const PackedBatch& batch, const std::vector<int32_t>& cache_rows, KvCache& cache) {
     batch_ = upload(batch);
@@ -457,7 +486,8 @@ void Transformer::prefill(const PackedBatch& batch, const std::vector<int32_t>& 
 }
 
 Tensor Transformer::decode(const std::vector<int32_t>& tokens, const std::vector<int32_t>& positions,
-                           const std::vector<int32_t>& cache_rows, const std::vector<int32_t>& spans, KvCache& cache) {
+                           const std::vector<int32_t>& cache_rows, const std::vector<int32_t>& spans,
+                           KvCache& cache) {
     const int64_t B = static_cast<int64_t>(tokens.size()), C = config_.hidden_size;
     const Tensor ids = upload(work_.tokens, tokens);
     upload(work_.positions, positions);
@@ -465,9 +495,11 @@ Tensor Transformer::decode(const std::vector<int32_t>& tokens, const std::vector
     const Tensor attended = upload(work_.spans, spans).reshape(B, 4);
     const auto last = run_layers(ids, [&](std::size_t layer, const LayerActivations& a) {
         backend_.kv_append(cache.k[layer], cache.v[layer], a.qkv, rows, config_.attention());
-        backend_.decode_attention(a.attention, a.qkv, cache.k[layer], cache.v[layer], attended, config_.attention());
+        backend_.decode_attention(a.attention, a.qkv, cache.k[layer], cache.v[layer], attended,
+                                  config_.attention());
     });
-    const Tensor x = work_.scored.slice(0, B), hidden = work_.hidden.slice(0, B), logits = work_.decode_logits.slice(0, B);
+    const Tensor x = work_.scored.slice(0, B), hidden = work_.hidden.slice(0, B),
+                 logits = work_.decode_logits.slice(0, B);
     backend_.rmsnorm_forward(hidden, work_.rstd.slice(0, B), x, last.x2, work_.branch.slice(0, B),
                              vector(layout_.final_norm, C), config_.rms_norm_eps);
     backend_.linear_forward(logits, hidden, matrix(layout_.head, config_.vocab_size, C), {});

@@ -1,5 +1,6 @@
-// The Qwen2 / Llama family of decoder-only transformers: RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied or
-// untied head. Forward and backward by hand on packed sequences, prefill and decode with a key/value cache.
+// The Qwen2 / Llama family of decoder-only transformers: RMSNorm, rotary positions, grouped-query attention,
+// SwiGLU, tied or untied head. Forward and backward by hand on packed sequences, prefill and decode with a
+// key/value cache.
 #pragma once
 #include <filesystem>
 #include <map>
@@ -29,9 +30,10 @@ struct Config {
     nlohmann::ordered_json to_json() const;
 };
 
-/// Every parameter, under its Hugging Face name, as a view into one contiguous float32 buffer: matrices first (the
-/// part that may have a bfloat16 copy and weight decay), then norms and biases. Gradients and optimizer states use the
-/// same layout. Projections that share an input lie side by side, so q|k|v and gate|up are one GEMM each.
+/// Every parameter, under its Hugging Face name, as a view into one contiguous float32 buffer: matrices first
+/// (the part that may have a bfloat16 copy and weight decay), then norms and biases. Gradients and optimizer
+/// states use the same layout. Projections that share an input lie side by side, so q|k|v and gate|up are one
+/// GEMM each.
 struct ParameterLayout {
     struct Entry {
         std::string name;
@@ -39,7 +41,8 @@ struct ParameterLayout {
         bool is_matrix;
     };
     struct Layer {
-        std::int64_t input_norm, qkv, qkv_bias, o, post_norm, gate_up, down;  ///< offsets; qkv_bias -1 if none
+        std::int64_t input_norm, qkv, qkv_bias, o, post_norm, gate_up,
+            down;  ///< offsets; qkv_bias -1 if none
     };
     std::vector<Entry> entries;
     std::vector<Layer> layers;
@@ -54,8 +57,8 @@ struct PackedBatch {
     std::vector<std::int32_t> tokens, positions, cu_seqlens{0};  ///< [N], [N], [B + 1]
     std::vector<std::int32_t> score_rows, targets;  ///< [M]: row score_rows[m] predicts token targets[m]
 
-    /// Adds tokens[0 .. n-1), scoring tokens [first_scored, n): logits at position t score token t + 1, and the last token
-    /// is nobody's input. first_scored is the prompt's length, at least 1.
+    /// Adds tokens[0 .. n-1), scoring tokens [first_scored, n): logits at position t score token t + 1, and
+    /// the last token is nobody's input. first_scored is the prompt's length, at least 1.
     void add(const std::vector<std::int32_t>& sequence, std::size_t first_scored);
     std::int64_t size() const { return static_cast<std::int64_t>(tokens.size()); }
     std::int64_t scored() const { return static_cast<std::int64_t>(targets.size()); }
@@ -74,9 +77,10 @@ struct KvCache {
 };
 
 struct TransformerOptions {
-    bool trainable = true;             ///< allocate gradients
-    bool recompute = false;            ///< keep one layer's activations, recompute the others in the backward pass
-    bool bf16_matrices = false;        ///< matrices are multiplied in bfloat16; the float32 master is kept and updated
+    bool trainable = true;   ///< allocate gradients
+    bool recompute = false;  ///< keep one layer's activations, recompute the others in the backward pass
+    bool bf16_matrices =
+        false;  ///< matrices are multiplied in bfloat16; the float32 master is kept and updated
     std::int64_t max_tokens = 4096;    ///< largest packed batch
     std::int64_t max_decode_rows = 0;  ///< largest decode batch, 0: none
 };
@@ -85,7 +89,8 @@ class Transformer {
   public:
     Transformer(Backend& backend, const Config& config, const TransformerOptions& options);
 
-    /// Normal(0, 0.02) matrices (projections back into the residual stream / sqrt(2 L)), ones for norms, zero biases.
+    /// Normal(0, 0.02) matrices (projections back into the residual stream / sqrt(2 L)), ones for norms, zero
+    /// biases.
     void initialize(std::uint64_t seed);
     /// MODEL_FOLDER/model.safetensors.
     void load_weights(const std::filesystem::path& folder);
@@ -94,24 +99,27 @@ class Transformer {
     /// Call after the parameters were changed from outside: refreshes the bfloat16 copy.
     void parameters_changed();
 
-    /// Log-probability and entropy of every scored token at the given temperature, each [M] on the host. Keeps what
-    /// backward() needs until the next forward pass of any kind.
+    /// Log-probability and entropy of every scored token at the given temperature, each [M] on the host.
+    /// Keeps what backward() needs until the next forward pass of any kind.
     struct Scores {
         std::vector<float> logp, entropy;
     };
     Scores forward(const PackedBatch& batch, float temperature = 1);
     /// The same, left in backend memory: logp [M], entropy [M].
     std::pair<Tensor, Tensor> forward_on_device(const PackedBatch& batch, float temperature = 1);
-    /// Adds to gradients() the gradient of sum_m dlogp[m] logp[m] + dentropy[m] entropy[m] (dentropy may be empty)
-    /// of the latest forward().
+    /// Adds to gradients() the gradient of sum_m dlogp[m] logp[m] + dentropy[m] entropy[m] (dentropy may be
+    /// empty) of the latest forward().
     void backward(const std::vector<float>& dlogp, const std::vector<float>& dentropy = {});
 
-    /// Runs a packed batch of prompts and stores their keys and values: token n goes to pool row cache_rows[n].
+    /// Runs a packed batch of prompts and stores their keys and values: token n goes to pool row
+    /// cache_rows[n].
     void prefill(const PackedBatch& batch, const std::vector<std::int32_t>& cache_rows, KvCache& cache);
-    /// One token for each of B sequences. spans [B * 4] as in Backend::decode_attention, the token itself included; its own
-    /// pool row is cache_rows[b] (-1: a free slot). Returns logits [B, V] in backend memory, valid until the next call.
+    /// One token for each of B sequences. spans [B * 4] as in Backend::decode_attention, the token itself
+    /// included; its own pool row is cache_rows[b] (-1: a free slot). Returns logits [B, V] in backend
+    /// memory, valid until the next call.
     Tensor decode(const std::vector<std::int32_t>& tokens, const std::vector<std::int32_t>& positions,
-                  const std::vector<std::int32_t>& cache_rows, const std::vector<std::int32_t>& spans, KvCache& cache);
+                  const std::vector<std::int32_t>& cache_rows, const std::vector<std::int32_t>& spans,
+                  KvCache& cache);
 
     const Config& config() const { return config_; }
     const ParameterLayout& layout() const { return layout_; }
@@ -122,7 +130,8 @@ class Transformer {
     std::vector<float> download_parameters() const;
     void upload_parameters(const std::vector<float>& values);
 
-    /// Bytes: parameters (with gradients and the bfloat16 copy) and activations, before anything is allocated.
+    /// Bytes: parameters (with gradients and the bfloat16 copy) and activations, before anything is
+    /// allocated.
     struct Plan {
         std::size_t parameters = 0, gradients = 0, activations = 0;
     };
@@ -148,15 +157,16 @@ class Transformer {
     };
     struct Workspace {  ///< everything but parameters, taken from one arena
         std::vector<LayerActivations> layers;
-        Tensor branch;                                           ///< [N, C] what a block adds to the residual stream
-        Tensor scored, delta, hidden, rstd, logp, entropy;       ///< head input (M rows) and output
-        Tensor logits;                                           ///< [chunk, V]
-        Tensor dlogp, dentropy, dhidden, dscored;                ///< gradients, as above
+        Tensor branch;  ///< [N, C] what a block adds to the residual stream
+        Tensor scored, delta, hidden, rstd, logp, entropy;  ///< head input (M rows) and output
+        Tensor logits;                                      ///< [chunk, V]
+        Tensor dlogp, dentropy, dhidden, dscored;           ///< gradients, as above
         Tensor dx, dnorm, dattention, dqkv, dswiglu, dgate_up;
         Tensor tokens, positions, cu_seqlens, score_rows, targets, cache_rows, spans;
-        Tensor decode_logits;                                    ///< [B, V]
+        Tensor decode_logits;  ///< [B, V]
     };
-    static Workspace take_workspace(Arena& arena, const Config& config, const TransformerOptions& options, DType real);
+    static Workspace take_workspace(Arena& arena, const Config& config, const TransformerOptions& options,
+                                    DType real);
 
     Tensor matrix(std::int64_t offset, std::int64_t rows, std::int64_t cols) const;
     Tensor vector(std::int64_t offset, std::int64_t size) const;
@@ -180,7 +190,7 @@ class Transformer {
     Tensor parameters_, gradients_, bf16_matrices_, inv_freq_;
     Arena arena_;
     Workspace work_;
-    Batch batch_;             ///< of the latest forward()
+    Batch batch_;  ///< of the latest forward()
     float temperature_ = 1;
 };
 

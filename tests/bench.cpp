@@ -1,5 +1,6 @@
-// `make bench`: training and decoding speed of the tiny model and of Qwen2.5-0.5B's shape with random weights, beside the
-// GEMM and memory peaks measured in the same run. Medians of several repeats; compare within one run, machines are noisy.
+// `make bench`: training and decoding speed of the tiny model and of Qwen2.5-0.5B's shape with random
+// weights, beside the GEMM and memory peaks measured in the same run. Medians of several repeats; compare
+// within one run, machines are noisy.
 #include <algorithm>
 #include <cstdio>
 #include <functional>
@@ -30,7 +31,8 @@ double median_seconds(int repeats, const std::function<void()>& body) {
 /// FLOP/s of a square matrix product of the backend.
 double gemm_peak(Backend& backend, DType weights, std::int64_t n) {
     Arena arena(backend, 4 * n * n * 4 + 1024);
-    const Tensor x = arena.take(DType::F32, n, n), w = arena.take(DType::F32, n, n), y = arena.take(DType::F32, n, n);
+    const Tensor x = arena.take(DType::F32, n, n), w = arena.take(DType::F32, n, n),
+                 y = arena.take(DType::F32, n, n);
     backend.zero(x), backend.zero(w);
     Tensor weight = w;
     if (weights == DType::BF16) {
@@ -53,10 +55,12 @@ double train_flops(const Config& c, std::int64_t parameters, double T) {
     return 6.0 * static_cast<double>(parameters) + 6.0 * c.num_hidden_layers * c.attention().q_cols() * T;
 }
 
-void bench_model(Backend& backend, const char* name, const Config& config, DType dtype, int sequence, int sequences,
-                 const std::vector<int>& decode_rows, int context, double peak, double bandwidth, int repeats) {
+void bench_model(Backend& backend, const char* name, const Config& config, DType dtype, int sequence,
+                 int sequences, const std::vector<int>& decode_rows, int context, double peak,
+                 double bandwidth, int repeats) {
     const int rows = *std::ranges::max_element(decode_rows);
-    const TransformerOptions options{.bf16_matrices = dtype == DType::BF16, .max_tokens = sequence * sequences, .max_decode_rows = rows};
+    const TransformerOptions options{
+        .bf16_matrices = dtype == DType::BF16, .max_tokens = sequence * sequences, .max_decode_rows = rows};
     Transformer model(backend, config, options);
     model.initialize(1);
     std::vector<std::int32_t> tokens(sequence + 1);
@@ -68,9 +72,11 @@ void bench_model(Backend& backend, const char* name, const Config& config, DType
         model.forward(batch);
         model.backward(dlogp);
     });
-    const double flops = static_cast<double>(batch.size()) * train_flops(config, model.layout().total, sequence);
-    std::printf("%-16s %-9s train   %2d x %-4d  %10.0f tokens/s  %6.1f GFLOP/s = %4.1f%% of the GEMM peak\n", name, name_of(dtype), sequences,
-                sequence, static_cast<double>(batch.size()) / seconds, flops / seconds / 1e9, 100 * flops / seconds / peak);
+    const double flops =
+        static_cast<double>(batch.size()) * train_flops(config, model.layout().total, sequence);
+    std::printf("%-16s %-9s train   %2d x %-4d  %10.0f tokens/s  %6.1f GFLOP/s = %4.1f%% of the GEMM peak\n",
+                name, name_of(dtype), sequences, sequence, static_cast<double>(batch.size()) / seconds,
+                flops / seconds / 1e9, 100 * flops / seconds / peak);
 
     const int own = (context + kKvBlock) / kKvBlock * kKvBlock;
     KvCache cache(backend, config, static_cast<std::int64_t>(rows) * own);
@@ -80,26 +86,34 @@ void bench_model(Backend& backend, const char* name, const Config& config, DType
             places[b] = b * own + context;
             spans.insert(spans.end(), {0, 0, b * own, context + 1});
         }
-        const double step = median_seconds(repeats, [&] { model.decode(ids, positions, places, spans, cache); });
-        // One step must read every weight once (tied embeddings are read as the head) and the cache of every sequence.
+        const double step =
+            median_seconds(repeats, [&] { model.decode(ids, positions, places, spans, cache); });
+        // One step must read every weight once (tied embeddings are read as the head) and the cache of every
+        // sequence.
         const double bytes = static_cast<double>(model.layout().matrices) * bytes_of(dtype) +
-                             static_cast<double>(B) * (context + 1) * config.num_hidden_layers * config.attention().kv_cols() * 2 * 4;
-        std::printf("%-16s %-9s decode  B = %-4d  %10.0f tokens/s  %6.1f GB/s     = %4.1f%% of the read bandwidth\n", name, name_of(dtype), B,
-                    B / step, bytes / step / 1e9, 100 * bytes / step / bandwidth);
+                             static_cast<double>(B) * (context + 1) * config.num_hidden_layers *
+                                 config.attention().kv_cols() * 2 * 4;
+        std::printf(
+            "%-16s %-9s decode  B = %-4d  %10.0f tokens/s  %6.1f GB/s     = %4.1f%% of the read bandwidth\n",
+            name, name_of(dtype), B, B / step, bytes / step / 1e9, 100 * bytes / step / bandwidth);
     }
 }
 
 int bench(const std::string& tiny, bool quick) {
     const auto backend = make_cpu_backend();
     const double bandwidth = read_bandwidth(*backend);
-    const double peak32 = gemm_peak(*backend, DType::F32, quick ? 512 : 2048), peak16 = gemm_peak(*backend, DType::BF16, quick ? 512 : 2048);
-    std::printf("%d threads; GEMM peak %.0f GFLOP/s in float32, %.0f in bfloat16; read bandwidth %.1f GB/s\n", threads(), peak32 / 1e9, peak16 / 1e9,
-                bandwidth / 1e9);
-    bench_model(*backend, "tiny", Config::load(tiny), DType::F32, 100, 80, {256, 1}, 100, peak32, bandwidth, 9);
+    const double peak32 = gemm_peak(*backend, DType::F32, quick ? 512 : 2048),
+                 peak16 = gemm_peak(*backend, DType::BF16, quick ? 512 : 2048);
+    std::printf("%d threads; GEMM peak %.0f GFLOP/s in float32, %.0f in bfloat16; read bandwidth %.1f GB/s\n",
+                threads(), peak32 / 1e9, peak16 / 1e9, bandwidth / 1e9);
+    bench_model(*backend, "tiny", Config::load(tiny), DType::F32, 100, 80, {256, 1}, 100, peak32, bandwidth,
+                9);
     if (quick) return 0;
     Config c;  // Qwen2.5-0.5B, https://huggingface.co/Qwen/Qwen2.5-0.5B/blob/main/config.json
-    c.hidden_size = 896, c.intermediate_size = 4864, c.num_hidden_layers = 24, c.num_attention_heads = 14, c.num_key_value_heads = 2;
-    c.head_dim = 64, c.vocab_size = 151936, c.max_position_embeddings = 32768, c.rope_theta = 1e6, c.tie_word_embeddings = true;
+    c.hidden_size = 896, c.intermediate_size = 4864, c.num_hidden_layers = 24, c.num_attention_heads = 14,
+    c.num_key_value_heads = 2;
+    c.head_dim = 64, c.vocab_size = 151936, c.max_position_embeddings = 32768, c.rope_theta = 1e6,
+    c.tie_word_embeddings = true;
     bench_model(*backend, "Qwen2.5-0.5B", c, DType::F32, 512, 2, {32, 1}, 256, peak32, bandwidth, 3);
     bench_model(*backend, "Qwen2.5-0.5B", c, DType::BF16, 512, 2, {32, 1}, 256, peak16, bandwidth, 3);
     return 0;

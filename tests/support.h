@@ -1,4 +1,5 @@
-// What the tests share: a backend with tensors that clean up after themselves, random numbers, finite differences.
+// What the tests share: a backend with tensors that clean up after themselves, random numbers, finite
+// differences.
 #pragma once
 #include <doctest/doctest.h>
 
@@ -13,8 +14,8 @@
 
 namespace r1::test {
 
-/// A backend and the memory of one test. In float64 the primitives are differentiable by finite differences; in float32
-/// they are what runs.
+/// A backend and the memory of one test. In float64 the primitives are differentiable by finite differences;
+/// in float32 they are what runs.
 struct Bench {
     explicit Bench(DType real, unsigned seed) : backend(make_cpu_backend(real)), random(seed) {}
 
@@ -26,7 +27,9 @@ struct Bench {
         for (double& v : values) v = d(random);
         return from(values, rows, cols);
     }
-    Tensor zeros(std::int64_t rows, std::int64_t cols = 1) { return from(std::vector<double>(rows * cols, 0.0), rows, cols); }
+    Tensor zeros(std::int64_t rows, std::int64_t cols = 1) {
+        return from(std::vector<double>(rows * cols, 0.0), rows, cols);
+    }
     Tensor from(const std::vector<double>& values, std::int64_t rows, std::int64_t cols = 1) {
         Tensor t = tensor(rows, cols);
         if (t.dtype == DType::F64)
@@ -79,15 +82,17 @@ inline double weighted(const std::vector<double>& values, const std::vector<doub
     return sum;
 }
 
-/// Compares `gradient` (of a float64 tensor) with central differences of `loss` at up to `samples` of its elements.
-/// Central differences with h = 1e-5 have an error of about 1e-10 relative to the loss' third derivative.
-inline void check_gradient(Bench& bench, Tensor input, const std::vector<double>& gradient, const std::function<double()>& loss,
-                           int samples = 40, double tolerance = 1e-6) {
+/// Compares `gradient` (of a float64 tensor) with central differences of `loss` at up to `samples` of its
+/// elements. Central differences with h = 1e-5 have an error of about 1e-10 relative to the loss' third
+/// derivative.
+inline void check_gradient(Bench& bench, Tensor input, const std::vector<double>& gradient,
+                           const std::function<double()>& loss, int samples = 40, double tolerance = 1e-6) {
     auto* x = input.as<double>();
     double scale = 1e-3;  // a gradient of zeros is compared absolutely
     for (double g : gradient) scale = std::max(scale, std::abs(g));
     for (int s = 0; s < samples; ++s) {
-        const std::int64_t i = samples >= input.size() ? s % input.size() : bench.between(0, static_cast<int>(input.size()) - 1);
+        const std::int64_t i =
+            samples >= input.size() ? s % input.size() : bench.between(0, static_cast<int>(input.size()) - 1);
         const double kept = x[i], h = 1e-5;
         x[i] = kept + h;
         const double up = loss();

@@ -1,5 +1,6 @@
-// Every primitive of the CPU backend: values against the formula of backend.h written out in float64, gradients against
-// central differences in float64, float32 against float64 with tolerances that follow from the length of the reductions.
+// Every primitive of the CPU backend: values against the formula of backend.h written out in float64,
+// gradients against central differences in float64, float32 against float64 with tolerances that follow from
+// the length of the reductions.
 #include <algorithm>
 #include <map>
 #include <set>
@@ -13,7 +14,8 @@ using namespace r1::test;
 namespace {
 
 /// Runs `body` on ten random benches in float64 and compares what it returns with the same in float32.
-/// body(bench) builds its inputs from bench.normal (the same numbers in both precisions) and returns all its outputs.
+/// body(bench) builds its inputs from bench.normal (the same numbers in both precisions) and returns all its
+/// outputs.
 void check_float32(const std::function<std::vector<double>(Bench&)>& body, double tolerance) {
     for (unsigned seed = 100; seed < 110; ++seed) {
         Bench wide(DType::F64, seed), narrow(DType::F32, seed);
@@ -44,7 +46,8 @@ TEST_CASE("embedding: rows are copied, gradients of repeated ids add up") {
         const int N = b.between(1, 90), C = b.between(1, 70), V = b.between(1, 9);
         std::vector<std::int32_t> id(N);
         for (auto& x : id) x = b.between(0, V - 1);
-        Tensor ids = b.ints(id), table = b.normal(V, C), out = b.tensor(N, C), dout = b.normal(N, C), dtable = b.normal(V, C);
+        Tensor ids = b.ints(id), table = b.normal(V, C), out = b.tensor(N, C), dout = b.normal(N, C),
+               dtable = b.normal(V, C);
         const auto before = b.values(dtable), d = b.values(dout), t = b.values(table);
         b.backend->embedding_forward(out, ids, table);
         b.backend->embedding_backward(dtable, ids, dout);
@@ -73,8 +76,10 @@ TEST_CASE("RMSNorm with the residual add") {
     for (unsigned seed = 0; seed < 6; ++seed) {
         Bench b(DType::F64, seed);
         const int N = b.between(1, 70), C = b.between(1, 50);
-        Tensor x = b.normal(N, C), delta = seed % 2 ? b.normal(N, C) : Tensor{}, w = b.normal(C), sum = delta ? b.tensor(N, C) : x;
-        Tensor y = b.tensor(N, C), rstd = b.tensor(N), dy = b.normal(N, C), dx = b.zeros(N, C), dw = b.zeros(C);
+        Tensor x = b.normal(N, C), delta = seed % 2 ? b.normal(N, C) : Tensor{}, w = b.normal(C),
+               sum = delta ? b.tensor(N, C) : x;
+        Tensor y = b.tensor(N, C), rstd = b.tensor(N), dy = b.normal(N, C), dx = b.zeros(N, C),
+               dw = b.zeros(C);
         const auto weights = b.values(dy);
         auto loss = [&] {
             b.backend->rmsnorm_forward(y, rstd, sum, x, delta, w, 1e-6f);
@@ -86,20 +91,25 @@ TEST_CASE("RMSNorm with the residual add") {
         for (int n = 0; n < N; ++n) {
             double ms = 0;
             for (int c = 0; c < C; ++c) ms += xs[n * C + c] * xs[n * C + c] / C;
-            for (int c = 0; c < C; ++c) CHECK(ys[n * C + c] == doctest::Approx(xs[n * C + c] / std::sqrt(ms + 1e-6) * ws[c]).epsilon(1e-6));
+            for (int c = 0; c < C; ++c)
+                CHECK(ys[n * C + c] ==
+                      doctest::Approx(xs[n * C + c] / std::sqrt(ms + 1e-6) * ws[c]).epsilon(1e-6));
         }
         b.backend->rmsnorm_backward(dx, dw, dy, sum, rstd, w);
         check_gradient(b, x, b.values(dx), loss);
         if (delta) check_gradient(b, delta, b.values(dx), loss);
         check_gradient(b, w, b.values(dw), loss);
     }
-    check_float32([](Bench& b) {
-        const int N = b.between(1, 70), C = b.between(1, 300);
-        Tensor x = b.normal(N, C), w = b.normal(C), y = b.tensor(N, C), rstd = b.tensor(N), dy = b.normal(N, C), dx = b.normal(N, C), dw = b.normal(C);
-        b.backend->rmsnorm_forward(y, rstd, x, x, {}, w, 1e-6f);
-        b.backend->rmsnorm_backward(dx, dw, dy, x, rstd, w);
-        return join({b.values(y), b.values(dx), b.values(dw)});
-    }, 300 * kEps32);
+    check_float32(
+        [](Bench& b) {
+            const int N = b.between(1, 70), C = b.between(1, 300);
+            Tensor x = b.normal(N, C), w = b.normal(C), y = b.tensor(N, C), rstd = b.tensor(N),
+                   dy = b.normal(N, C), dx = b.normal(N, C), dw = b.normal(C);
+            b.backend->rmsnorm_forward(y, rstd, x, x, {}, w, 1e-6f);
+            b.backend->rmsnorm_backward(dx, dw, dy, x, rstd, w);
+            return join({b.values(y), b.values(dx), b.values(dw)});
+        },
+        300 * kEps32);
 }
 
 TEST_CASE("RoPE: the half-split rotation, explicit positions, and its inverse") {
@@ -119,14 +129,16 @@ TEST_CASE("RoPE: the half-split rotation, explicit positions, and its inverse") 
                 double expected = before[row + col];
                 if (col < shape.q_cols() + shape.kv_cols()) {
                     const double a = position[n] * f[i % half];
-                    expected = i < half ? before[row + col] * std::cos(a) - before[row + col + half] * std::sin(a)
-                                        : before[row + col] * std::cos(a) + before[row + col - half] * std::sin(a);
+                    expected = i < half
+                                   ? before[row + col] * std::cos(a) - before[row + col + half] * std::sin(a)
+                                   : before[row + col] * std::cos(a) + before[row + col - half] * std::sin(a);
                 }
                 CHECK(after[row + col] == doctest::Approx(expected).epsilon(1e-9));
             }
         b.backend->rope(qkv, positions, freq, shape, true);
         const auto again = b.values(qkv);
-        for (std::size_t i = 0; i < again.size(); ++i) CHECK(again[i] == doctest::Approx(before[i]).epsilon(1e-9));
+        for (std::size_t i = 0; i < again.size(); ++i)
+            CHECK(again[i] == doctest::Approx(before[i]).epsilon(1e-9));
     }
 }
 
@@ -134,8 +146,10 @@ TEST_CASE("linear layers: y = x W^T + b and its gradients, in float64, float32 a
     for (unsigned seed = 0; seed < 4; ++seed) {
         Bench b(DType::F64, seed);
         const int N = b.between(1, 20), I = b.between(1, 20), O = b.between(1, 20);
-        Tensor x = b.normal(N, I), w = b.normal(O, I), bias = seed % 2 ? b.normal(O) : Tensor{}, y = b.tensor(N, O);
-        Tensor dy = b.normal(N, O), dx = b.tensor(N, I), dw = b.zeros(O, I), dbias = bias ? b.zeros(O) : Tensor{};
+        Tensor x = b.normal(N, I), w = b.normal(O, I), bias = seed % 2 ? b.normal(O) : Tensor{},
+               y = b.tensor(N, O);
+        Tensor dy = b.normal(N, O), dx = b.tensor(N, I), dw = b.zeros(O, I),
+               dbias = bias ? b.zeros(O) : Tensor{};
         const auto weights = b.values(dy);
         auto loss = [&] {
             b.backend->linear_forward(y, x, w, bias);
@@ -149,7 +163,8 @@ TEST_CASE("linear layers: y = x W^T + b and its gradients, in float64, float32 a
         if (bias) check_gradient(b, bias, b.values(dbias), loss);
     }
     auto run = [](Bench& b) {  // shapes across every blocking boundary: a row, a few, a tail, several blocks
-        const int N = std::vector{1, 3, 5, 63, 64, 129, 300}[b.between(0, 6)], I = b.between(1, 150), O = b.between(1, 1200);
+        const int N = std::vector{1, 3, 5, 63, 64, 129, 300}[b.between(0, 6)], I = b.between(1, 150),
+                  O = b.between(1, 1200);
         Tensor x = b.normal(N, I), w = b.normal(O, I), bias = b.normal(O), y = b.tensor(N, O);
         Tensor dy = b.normal(N, O), dx = b.tensor(N, I), dw = b.normal(O, I), dbias = b.normal(O);
         b.backend->linear_forward(y, x, w, bias);
@@ -158,21 +173,25 @@ TEST_CASE("linear layers: y = x W^T + b and its gradients, in float64, float32 a
         return join({b.values(y), b.values(dx), b.values(dw), b.values(dbias)});
     };
     check_float32(run, 1200 * kEps32);
-    check_float32([](Bench& b) {  // inputs and weights that bfloat16 holds exactly: the product must be exact to float32
-        const int N = b.between(1, 200), I = b.between(1, 90), O = b.between(1, 90);
-        auto rounded = [&](int rows, int cols) {
-            std::vector<double> v(static_cast<std::size_t>(rows * cols));
-            for (double& e : v) e = b.between(-128, 127) / 32.0;
-            return v;
-        };
-        Tensor x = b.from(rounded(N, I), N, I), w = b.from(rounded(O, I), O, I), dy = b.from(rounded(N, O), N, O), y = b.tensor(N, O), dx = b.tensor(N, I);
-        Buffer memory(*b.backend, w.size() * 2);
-        const Tensor narrow{memory.data(), DType::BF16, O, I};
-        b.backend->copy(narrow, w);
-        b.backend->linear_forward(y, x, narrow, {});
-        b.backend->linear_backward_input(dx, dy, narrow);
-        return join({b.values(y), b.values(dx)});
-    }, 90 * kEps32);
+    check_float32(
+        [](Bench&
+               b) {  // inputs and weights that bfloat16 holds exactly: the product must be exact to float32
+            const int N = b.between(1, 200), I = b.between(1, 90), O = b.between(1, 90);
+            auto rounded = [&](int rows, int cols) {
+                std::vector<double> v(static_cast<std::size_t>(rows * cols));
+                for (double& e : v) e = b.between(-128, 127) / 32.0;
+                return v;
+            };
+            Tensor x = b.from(rounded(N, I), N, I), w = b.from(rounded(O, I), O, I),
+                   dy = b.from(rounded(N, O), N, O), y = b.tensor(N, O), dx = b.tensor(N, I);
+            Buffer memory(*b.backend, w.size() * 2);
+            const Tensor narrow{memory.data(), DType::BF16, O, I};
+            b.backend->copy(narrow, w);
+            b.backend->linear_forward(y, x, narrow, {});
+            b.backend->linear_backward_input(dx, dy, narrow);
+            return join({b.values(y), b.values(dx)});
+        },
+        90 * kEps32);
 }
 
 TEST_CASE("attention: causal, grouped-query, over packed sequences, forward and backward") {
@@ -198,30 +217,35 @@ TEST_CASE("attention: causal, grouped-query, over packed sequences, forward and 
                     double sum = 0;
                     for (int j = cu[s]; j <= i; ++j) {
                         double score = 0;
-                        for (int d = 0; d < D; ++d) score += x[i * W + h * D + d] * x[j * W + H * D + h / group * D + d];
+                        for (int d = 0; d < D; ++d)
+                            score += x[i * W + h * D + d] * x[j * W + H * D + h / group * D + d];
                         p.push_back(std::exp(score / std::sqrt(D)));
                         sum += p.back();
                     }
                     CHECK(l[i * H + h] == doctest::Approx(std::log(sum)).epsilon(1e-10));
                     for (int d = 0; d < D; ++d) {
                         double expected = 0;
-                        for (int j = cu[s]; j <= i; ++j) expected += p[j - cu[s]] / sum * x[j * W + (H + K) * D + h / group * D + d];
+                        for (int j = cu[s]; j <= i; ++j)
+                            expected += p[j - cu[s]] / sum * x[j * W + (H + K) * D + h / group * D + d];
                         CHECK(o[i * H * D + h * D + d] == doctest::Approx(expected).epsilon(1e-10));
                     }
                 }
         b.backend->attention_backward(dqkv, dout, out, lse, qkv, seq, shape);
         check_gradient(b, qkv, b.values(dqkv), loss, 80);
     }
-    check_float32([](Bench& b) {
-        const AttentionShape shape{4, 2, b.between(1, 40)};
-        const auto cu = b.sequences(4, 200);
-        const int N = cu.back();
-        Tensor qkv = b.normal(N, shape.qkv_cols()), out = b.tensor(N, shape.q_cols()), lse = b.tensor(N, 4), seq = b.ints(cu);
-        Tensor dout = b.normal(N, shape.q_cols()), dqkv = b.tensor(N, shape.qkv_cols());
-        b.backend->attention_forward(out, lse, qkv, seq, shape);
-        b.backend->attention_backward(dqkv, dout, out, lse, qkv, seq, shape);
-        return join({b.values(out), b.values(lse), b.values(dqkv)});
-    }, 200 * kEps32);
+    check_float32(
+        [](Bench& b) {
+            const AttentionShape shape{4, 2, b.between(1, 40)};
+            const auto cu = b.sequences(4, 200);
+            const int N = cu.back();
+            Tensor qkv = b.normal(N, shape.qkv_cols()), out = b.tensor(N, shape.q_cols()),
+                   lse = b.tensor(N, 4), seq = b.ints(cu);
+            Tensor dout = b.normal(N, shape.q_cols()), dqkv = b.tensor(N, shape.qkv_cols());
+            b.backend->attention_forward(out, lse, qkv, seq, shape);
+            b.backend->attention_backward(dqkv, dout, out, lse, qkv, seq, shape);
+            return join({b.values(out), b.values(lse), b.values(dqkv)});
+        },
+        200 * kEps32);
 }
 
 TEST_CASE("decode attention over a shared prompt and own rows equals the last row of packed attention") {
@@ -229,9 +253,11 @@ TEST_CASE("decode attention over a shared prompt and own rows equals the last ro
         for (unsigned seed = 0; seed < 8; ++seed) {
             Bench b(real, seed);
             const AttentionShape shape{4, 2, b.between(1, 40)};
-            const int B = b.between(1, 6), prefix = b.between(0, 70), rows = 9 * 3 * kKvBlock, W = shape.qkv_cols();
+            const int B = b.between(1, 6), prefix = b.between(0, 70), rows = 9 * 3 * kKvBlock,
+                      W = shape.qkv_cols();
             Tensor k_pool = b.normal(rows, shape.kv_cols()), v_pool = b.normal(rows, shape.kv_cols());
-            // Sequence s: `prefix` shared rows, then its own. The packed oracle holds a copy of the prefix for each.
+            // Sequence s: `prefix` shared rows, then its own. The packed oracle holds a copy of the prefix
+            // for each.
             const auto shared = b.values(b.normal(std::max(prefix, 1), W));
             std::vector<std::int32_t> cu{0}, append, spans;
             std::vector<double> packed, last;
@@ -247,7 +273,8 @@ TEST_CASE("decode attention over a shared prompt and own rows equals the last ro
                 spans.insert(spans.end(), {0, prefix, base, own});
             }
             const int N = cu.back();
-            Tensor qkv = b.from(packed, N, W), out = b.tensor(N, shape.q_cols()), lse = b.tensor(N, 4), query = b.from(last, B, W), decoded = b.tensor(B, shape.q_cols());
+            Tensor qkv = b.from(packed, N, W), out = b.tensor(N, shape.q_cols()), lse = b.tensor(N, 4),
+                   query = b.from(last, B, W), decoded = b.tensor(B, shape.q_cols());
             b.backend->attention_forward(out, lse, qkv, b.ints(cu), shape);
             b.backend->kv_append(k_pool, v_pool, qkv, b.ints(append), shape);
             b.backend->decode_attention(decoded, query, k_pool, v_pool, b.ints(spans, 4), shape);
@@ -255,7 +282,8 @@ TEST_CASE("decode attention over a shared prompt and own rows equals the last ro
             const int width = shape.q_cols();
             for (int s = 0; s < B; ++s)
                 for (int c = 0; c < width; ++c)
-                    CHECK(std::abs(actual[s * width + c] - expected[(cu[s + 1] - 1) * width + c]) < (real == DType::F64 ? 1e-12 : 130 * kEps32 * 4));
+                    CHECK(std::abs(actual[s * width + c] - expected[(cu[s + 1] - 1) * width + c]) <
+                          (real == DType::F64 ? 1e-12 : 130 * kEps32 * 4));
         }
     }
 }
@@ -264,7 +292,8 @@ TEST_CASE("SwiGLU") {
     for (unsigned seed = 0; seed < 4; ++seed) {
         Bench b(DType::F64, seed);
         const int N = b.between(1, 40), F = b.between(1, 30);
-        Tensor in = b.normal(N, 2 * F, 3), out = b.tensor(N, F), dout = b.normal(N, F), din = b.tensor(N, 2 * F);
+        Tensor in = b.normal(N, 2 * F, 3), out = b.tensor(N, F), dout = b.normal(N, F),
+               din = b.tensor(N, 2 * F);
         const auto weights = b.values(dout);
         auto loss = [&] {
             b.backend->swiglu_forward(out, in);
@@ -280,13 +309,16 @@ TEST_CASE("SwiGLU") {
         b.backend->swiglu_backward(din, dout, in);
         check_gradient(b, in, b.values(din), loss);
     }
-    check_float32([](Bench& b) {
-        const int N = b.between(1, 40), F = b.between(1, 90);
-        Tensor in = b.normal(N, 2 * F, 30), out = b.tensor(N, F), dout = b.normal(N, F), din = b.tensor(N, 2 * F);
-        b.backend->swiglu_forward(out, in);
-        b.backend->swiglu_backward(din, dout, in);
-        return join({b.values(out), b.values(din)});
-    }, 16 * kEps32);
+    check_float32(
+        [](Bench& b) {
+            const int N = b.between(1, 40), F = b.between(1, 90);
+            Tensor in = b.normal(N, 2 * F, 30), out = b.tensor(N, F), dout = b.normal(N, F),
+                   din = b.tensor(N, 2 * F);
+            b.backend->swiglu_forward(out, in);
+            b.backend->swiglu_backward(din, dout, in);
+            return join({b.values(out), b.values(din)});
+        },
+        16 * kEps32);
 }
 
 TEST_CASE("head: log-probability, entropy and their gradients, at any temperature and chunk size") {
@@ -296,8 +328,10 @@ TEST_CASE("head: log-probability, entropy and their gradients, at any temperatur
         const float temperature = seed % 3 == 0 ? 1.0f : seed % 3 == 1 ? 0.5f : 2.0f;
         std::vector<std::int32_t> target(M);
         for (auto& t : target) t = b.between(0, V - 1);
-        Tensor hidden = b.normal(M, C), w = b.normal(V, C), targets = b.ints(target), logp = b.tensor(M), entropy = b.tensor(M);
-        Tensor chunk = b.tensor(b.between(1, M), V), dlogp = b.normal(M), dentropy = seed % 2 ? b.normal(M) : Tensor{};
+        Tensor hidden = b.normal(M, C), w = b.normal(V, C), targets = b.ints(target), logp = b.tensor(M),
+               entropy = b.tensor(M);
+        Tensor chunk = b.tensor(b.between(1, M), V), dlogp = b.normal(M),
+               dentropy = seed % 2 ? b.normal(M) : Tensor{};
         Tensor dhidden = b.tensor(M, C), dw = b.zeros(V, C);
         const auto wl = b.values(dlogp), we = dentropy ? b.values(dentropy) : std::vector<double>(M, 0.0);
         auto loss = [&] {
@@ -314,7 +348,8 @@ TEST_CASE("head: log-probability, entropy and their gradients, at any temperatur
                 logit[v] /= temperature;
                 sum += std::exp(logit[v]);
             }
-            for (int v = 0; v < V; ++v) expected_entropy -= std::exp(logit[v]) / sum * (logit[v] - std::log(sum));
+            for (int v = 0; v < V; ++v)
+                expected_entropy -= std::exp(logit[v]) / sum * (logit[v] - std::log(sum));
             CHECK(lp[m] == doctest::Approx(logit[target[m]] - std::log(sum)).epsilon(1e-9));
             CHECK(en[m] == doctest::Approx(expected_entropy).epsilon(1e-9));
         }
@@ -322,19 +357,25 @@ TEST_CASE("head: log-probability, entropy and their gradients, at any temperatur
         check_gradient(b, hidden, b.values(dhidden), loss);
         check_gradient(b, w, b.values(dw), loss);
     }
-    check_float32([](Bench& b) {
-        const int M = b.between(1, 150), C = b.between(1, 60), V = b.between(2, 500);
-        std::vector<std::int32_t> target(M);
-        for (auto& t : target) t = b.between(0, V - 1);
-        Tensor hidden = b.normal(M, C), w = b.normal(V, C), targets = b.ints(target), logp = b.tensor(M), entropy = b.tensor(M);
-        Tensor chunk = b.tensor(64, V), dlogp = b.normal(M), dentropy = b.normal(M), dhidden = b.tensor(M, C), dw = b.normal(V, C);
-        b.backend->head_forward(logp, entropy, hidden, w, targets, 1, chunk);
-        b.backend->head_backward(dhidden, dw, dlogp, dentropy, hidden, w, targets, 1, chunk);
-        return join({b.values(logp), b.values(entropy), b.values(dhidden), b.values(dw)});
-    }, 500 * kEps32);
+    check_float32(
+        [](Bench& b) {
+            const int M = b.between(1, 150), C = b.between(1, 60), V = b.between(2, 500);
+            std::vector<std::int32_t> target(M);
+            for (auto& t : target) t = b.between(0, V - 1);
+            Tensor hidden = b.normal(M, C), w = b.normal(V, C), targets = b.ints(target), logp = b.tensor(M),
+                   entropy = b.tensor(M);
+            Tensor chunk = b.tensor(64, V), dlogp = b.normal(M), dentropy = b.normal(M),
+                   dhidden = b.tensor(M, C), dw = b.normal(V, C);
+            b.backend->head_forward(logp, entropy, hidden, w, targets, 1, chunk);
+            b.backend->head_backward(dhidden, dw, dlogp, dentropy, hidden, w, targets, 1, chunk);
+            return join({b.values(logp), b.values(entropy), b.values(dhidden), b.values(dw)});
+        },
+        500 * kEps32);
 }
 
-TEST_CASE("sampling follows the distribution: plain, top-k, top-p, greedy; logp is that of the distribution drawn from") {
+TEST_CASE(
+    "sampling follows the distribution: plain, top-k, top-p, greedy; logp is that of the distribution drawn "
+    "from") {
     Bench b(DType::F32, 8);
     const int V = 12, draws = 40000;
     const auto row = b.values(b.normal(1, V, 1.5));
@@ -344,9 +385,12 @@ TEST_CASE("sampling follows the distribution: plain, top-k, top-p, greedy; logp 
         rows.insert(rows.end(), row.begin(), row.end());
         counters.insert(counters.end(), {1, 2, 3, i});
     }
-    Tensor logits = b.from(rows, draws, V), tokens = b.ints(std::vector<std::int32_t>(draws)), logp = b.tensor(draws), counter = b.ints(counters, 4);
-    for (SampleOptions o : {SampleOptions{}, SampleOptions{.temperature = 0.5f}, SampleOptions{.top_k = 4}, SampleOptions{.top_p = 0.6f},
-                            SampleOptions{.temperature = 2, .top_k = 7, .top_p = 0.7f}, SampleOptions{.temperature = 0}, SampleOptions{.top_k = 1}}) {
+    Tensor logits = b.from(rows, draws, V), tokens = b.ints(std::vector<std::int32_t>(draws)),
+           logp = b.tensor(draws), counter = b.ints(counters, 4);
+    for (SampleOptions o :
+         {SampleOptions{}, SampleOptions{.temperature = 0.5f}, SampleOptions{.top_k = 4},
+          SampleOptions{.top_p = 0.6f}, SampleOptions{.temperature = 2, .top_k = 7, .top_p = 0.7f},
+          SampleOptions{.temperature = 0}, SampleOptions{.top_k = 1}}) {
         o.seed = 5;
         // the distribution, from its definition
         std::vector<int> order(V);
@@ -385,9 +429,11 @@ TEST_CASE("sampling follows the distribution: plain, top-k, top-p, greedy; logp 
 }
 
 TEST_CASE("Philox4x32-10: known answers, and uniform numbers") {
-    // Known-answer vector of the Random123 distribution (kat_vectors): zero key and counter give 6627e8d5 e169c58d ...
+    // Known-answer vector of the Random123 distribution (kat_vectors): zero key and counter give 6627e8d5
+    // e169c58d ...
     const std::uint32_t zero[4] = {0, 0, 0, 0};
-    const double expected = (static_cast<double>((0x6627e8d5ull << 21) ^ (0xe169c58dull >> 11)) + 0.5) * 0x1p-53;
+    const double expected =
+        (static_cast<double>((0x6627e8d5ull << 21) ^ (0xe169c58dull >> 11)) + 0.5) * 0x1p-53;
     CHECK(philox_uniform(0, zero) == expected);
     double mean = 0, square = 0;
     const int n = 100000;
@@ -420,7 +466,9 @@ TEST_CASE("AdamW follows its formula over several steps; the gradient norm is ex
             for (int i = 0; i < n; ++i) {
                 em[i] = b1 * em[i] + (1 - b1) * 0.5 * grad[i];
                 ev[i] = b2 * ev[i] + (1 - b2) * 0.25 * grad[i] * grad[i];
-                ep[i] -= lr * (em[i] / (1 - std::pow(b1, step)) / (std::sqrt(ev[i] / (1 - std::pow(b2, step))) + eps) + wd * ep[i]);
+                ep[i] -= lr * (em[i] / (1 - std::pow(b1, step)) /
+                                   (std::sqrt(ev[i] / (1 - std::pow(b2, step))) + eps) +
+                               wd * ep[i]);
             }
         }
         const auto actual = b.values(p);

@@ -55,7 +55,9 @@ TEST_CASE("at least 400 problems are held out, and none of them ever prompts a d
     CHECK(prompts > 40000);
 }
 
-TEST_CASE("the corpus: shares as stated, guesses right one time in ten, `right` as the reward sees it; same seed, same documents") {
+TEST_CASE(
+    "the corpus: shares as stated, guesses right one time in ten, `right` as the reward sees it; same seed, "
+    "same documents") {
     const auto tasks = split(false);
     Corpus corpus(tasks, 5), again(tasks, 5), other(tasks, 6);
     std::map<Kind, int> count, right;
@@ -67,7 +69,8 @@ TEST_CASE("the corpus: shares as stated, guesses right one time in ten, `right` 
         REQUIRE(d.completion == same.completion);
         differs |= other.next().completion != d.completion;
         ++count[d.kind], right[d.kind] += d.right;
-        if (d.kind == Kind::DirectGuess || d.kind == Kind::OneAttempt || d.kind == Kind::ShortSearch || d.kind == Kind::LongSearch) {
+        if (d.kind == Kind::DirectGuess || d.kind == Kind::OneAttempt || d.kind == Kind::ShortSearch ||
+            d.kind == Kind::LongSearch) {
             int a, b, c, t;
             REQUIRE(std::sscanf(d.prompt.c_str(), "%d,%d,%d=%d:", &a, &b, &c, &t) == 4);
             const Gold gold = Countdown{{a, b, c}, t};
@@ -80,5 +83,6 @@ TEST_CASE("the corpus: shares as stated, guesses right one time in ten, `right` 
         const double share = share_of(static_cast<Kind>(k)) / 100.0;
         CHECK(std::abs(count[static_cast<Kind>(k)] - n * share) < 5 * std::sqrt(n * share));
     }
-    for (Kind k : {Kind::DirectGuess, Kind::UntaggedGuess, Kind::OneAttempt}) CHECK(std::abs(right[k] - 0.1 * count[k]) < 5 * std::sqrt(0.1 * count[k]));
+    for (Kind k : {Kind::DirectGuess, Kind::UntaggedGuess, Kind::OneAttempt})
+        CHECK(std::abs(right[k] - 0.1 * count[k]) < 5 * std::sqrt(0.1 * count[k]));
 }

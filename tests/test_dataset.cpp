@@ -21,10 +21,14 @@ struct File {
 }  // namespace
 
 TEST_CASE("problems of every kind are read, and put into the template") {
-    const File f(R"({"nums":[2,12,6],"target":70})" "\n\n"
-                 R"({"question":"How many?","answer":"2 * 36 = 72\n#### 72"})" "\r\n"
-                 R"({"problem":"Half of 1.5?","answer":"3/4"})" "\n"
-                 R"({"question":"Which?","choices":["red","blue"],"answer":"B"})" "\n"
+    const File f(R"({"nums":[2,12,6],"target":70})"
+                 "\n\n"
+                 R"({"question":"How many?","answer":"2 * 36 = 72\n#### 72"})"
+                 "\r\n"
+                 R"({"problem":"Half of 1.5?","answer":"3/4"})"
+                 "\n"
+                 R"({"question":"Which?","choices":["red","blue"],"answer":"B"})"
+                 "\n"
                  R"({"question":"Which?","choices":["red","blue"],"answer":0})");
     const auto p = load_problems(f.path, "Q: {question} A:");
     REQUIRE(p.size() == 5);
@@ -47,7 +51,8 @@ TEST_CASE("a question that holds a placeholder is not filled in twice") {
 }
 
 TEST_CASE("errors name file and line") {
-    auto message = [](const std::string& text, const std::string& prompt_template = "{question}") -> std::string {
+    auto message = [](const std::string& text,
+                      const std::string& prompt_template = "{question}") -> std::string {
         const File f(text);
         try {
             load_problems(f.path, prompt_template);
@@ -56,7 +61,8 @@ TEST_CASE("errors name file and line") {
         }
         return "no error";
     };
-    const std::string good = R"({"question":"q","answer":"1"})" "\n";
+    const std::string good = R"({"question":"q","answer":"1"})"
+                             "\n";
     auto line2 = [&](const std::string& bad, const std::string& part) {
         const std::string m = message(good + bad);
         CHECK_MESSAGE(m.find(".jsonl:2: ") != m.npos, m);
@@ -74,14 +80,16 @@ TEST_CASE("errors name file and line") {
     line2(R"({"question":"q","choices":["a","b"],"answer":7})", "2 choices");
     CHECK(message("\n\n").find("no problems") != std::string::npos);
     CHECK(message(good, "no hole").find("{question}") != std::string::npos);
-    CHECK_THROWS_WITH_AS(load_problems("/nowhere/x.jsonl", "{question}"), doctest::Contains("/nowhere/x.jsonl"), Error);
+    CHECK_THROWS_WITH_AS(load_problems("/nowhere/x.jsonl", "{question}"),
+                         doctest::Contains("/nowhere/x.jsonl"), Error);
 }
 
 TEST_CASE("the prompt template: the file given, the model's own, the built-in one") {
     const auto folder = fs::temp_directory_path() / ("r1_template_" + std::to_string(getpid()));
     fs::create_directories(folder);
     const std::string built_in = load_prompt_template(folder, "");
-    for (const char* part : {"{question}", "<think>", "</think>", "<answer>", "</answer>"}) CHECK(built_in.find(part) != std::string::npos);
+    for (const char* part : {"{question}", "<think>", "</think>", "<answer>", "</answer>"})
+        CHECK(built_in.find(part) != std::string::npos);
     std::ofstream(folder / "prompt_template.txt") << "{numbers}={target}:\n";
     CHECK(load_prompt_template(folder, "") == "{numbers}={target}:");
     std::ofstream(folder / "other.txt") << "x {question}";
@@ -93,7 +101,9 @@ TEST_CASE("the prompt template: the file given, the model's own, the built-in on
 }
 
 TEST_CASE("SFT examples stream, resume where they were, and errors name the line even after a resume") {
-    const File f("{\"prompt\":\"a\",\"completion\":\"b\"}\n\n{\"prompt\":\"c\",\"completion\":\"d\",\"eos\":false}\n{\"prompt\":\"e\",\"completion\":\"f\"}");
+    const File f(
+        "{\"prompt\":\"a\",\"completion\":\"b\"}\n\n{\"prompt\":\"c\",\"completion\":\"d\",\"eos\":false}\n{"
+        "\"prompt\":\"e\",\"completion\":\"f\"}");
     SftReader reader(f.path);
     CHECK(reader.next()->prompt == "a");
     const auto here = reader.position();

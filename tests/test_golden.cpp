@@ -21,19 +21,24 @@ TEST_CASE("log-probabilities and every gradient equal those of Hugging Face tran
             {1, 5, 9, 30, 2, 2, 17, 44}, {7, 3}, {20, 21, 22, 40, 41, 8, 0, 50, 50, 11, 12, 13}};
         for (std::size_t i = 0; i < sequences.size(); ++i) {
             batch.add(sequences[i], 1);
-            for (std::size_t t = 1; t < sequences[i].size(); ++t) dlogp.push_back(0.25f * static_cast<float>(t) - static_cast<float>(i));
+            for (std::size_t t = 1; t < sequences[i].size(); ++t)
+                dlogp.push_back(0.25f * static_cast<float>(t) - static_cast<float>(i));
         }
         const auto logp = model.forward(batch).logp;
         model.backward(dlogp);
         const SafeTensors golden(root / name / "golden.safetensors");
         std::vector<float> expected(logp.size());
         golden.read_f32("logp", {static_cast<std::int64_t>(logp.size())}, expected);
-        for (std::size_t i = 0; i < logp.size(); ++i) CHECK(std::abs(logp[i] - expected[i]) < 1e-5 * (1 + std::abs(expected[i])));
+        for (std::size_t i = 0; i < logp.size(); ++i)
+            CHECK(std::abs(logp[i] - expected[i]) < 1e-5 * (1 + std::abs(expected[i])));
         const auto gradients = bench.values(model.gradients());
         for (const auto& e : model.layout().entries) {
             CAPTURE(e.name);
             std::vector<float> g(e.rows * e.cols);
-            golden.read_f32("grad." + e.name, e.is_matrix ? std::vector<std::int64_t>{e.rows, e.cols} : std::vector<std::int64_t>{e.rows}, g);
+            golden.read_f32(
+                "grad." + e.name,
+                e.is_matrix ? std::vector<std::int64_t>{e.rows, e.cols} : std::vector<std::int64_t>{e.rows},
+                g);
             double difference = 0, norm = 0, other = 0, dot = 0;
             for (std::size_t i = 0; i < g.size(); ++i) {
                 const double a = gradients[e.offset + static_cast<std::int64_t>(i)], b = g[i];

@@ -17,14 +17,17 @@ TEST_CASE("advantages: (r - mean) / (std + 1e-4) within each group, by place and
         for (int i = 0; i < 4; ++i) mean += rewards[4 * g + i] / 4.0;
         for (int i = 0; i < 4; ++i) square += std::pow(rewards[4 * g + i] - mean, 2);
         for (int i = 0; i < 4; ++i)
-            CHECK(a[4 * g + i] == doctest::Approx((rewards[4 * g + i] - mean) / (std::sqrt(square / 3) + 1e-4)).epsilon(1e-6));
+            CHECK(
+                a[4 * g + i] ==
+                doctest::Approx((rewards[4 * g + i] - mean) / (std::sqrt(square / 3) + 1e-4)).epsilon(1e-6));
     }
     const auto plain = group_advantages(rewards, 4, AdvantageScale::None);
     CHECK(plain[0] == doctest::Approx(0.5));
     CHECK_THROWS_AS(group_advantages(rewards, 3), Error);
 }
 
-TEST_CASE("a group whose rewards are all equal has advantages of exactly zero, whatever the rewards' rounding") {
+TEST_CASE(
+    "a group whose rewards are all equal has advantages of exactly zero, whatever the rewards' rounding") {
     for (float r : {0.1f, 1e-3f, 1.2f, 7.7e7f}) {
         for (float a : group_advantages(std::vector<float>(7, r), 7)) CHECK(a == 0.0f);
     }
@@ -45,10 +48,13 @@ TEST_CASE("the clipped objective and its derivative, against the formula and cen
     int low = 0, high = 0;
     for (int i = 0; i < 2000; ++i) {
         const ObjectiveOptions o{0.2f, i % 2 ? 0.2f : 0.28f, i % 3 ? 0.0f : 0.04f};
-        const auto logp = static_cast<float>(-2 + normal(random)), old = static_cast<float>(-2 + normal(random)),
-                   ref = static_cast<float>(-2 + normal(random)), advantage = static_cast<float>(3 * normal(random));
+        const auto logp = static_cast<float>(-2 + normal(random)),
+                   old = static_cast<float>(-2 + normal(random)),
+                   ref = static_cast<float>(-2 + normal(random)),
+                   advantage = static_cast<float>(3 * normal(random));
         auto loss = [&](double lp) {
-            const double rho = std::exp(lp - old), clipped = std::min(std::max(rho, 1.0 - o.clip_low), 1.0 + o.clip_high);
+            const double rho = std::exp(lp - old),
+                         clipped = std::min(std::max(rho, 1.0 - o.clip_low), 1.0 + o.clip_high);
             const double kl = std::exp(ref - lp) - (ref - lp) - 1;
             return -(std::min(rho * advantage, clipped * advantage) - o.beta * kl);
         };
@@ -57,7 +63,8 @@ TEST_CASE("the clipped objective and its derivative, against the formula and cen
         CHECK(t.ratio == doctest::Approx(std::exp(static_cast<double>(logp) - old)).epsilon(1e-5));
         CHECK(t.kl >= 0);
         const double rho = t.ratio;
-        if (std::abs(rho - 1 + o.clip_low) < 1e-3 || std::abs(rho - 1 - o.clip_high) < 1e-3) continue;  // at the kink
+        if (std::abs(rho - 1 + o.clip_low) < 1e-3 || std::abs(rho - 1 - o.clip_high) < 1e-3)
+            continue;  // at the kink
         const double h = 1e-6, numeric = (loss(logp + h) - loss(logp - h)) / (2 * h);
         CHECK(std::abs(t.dloss_dlogp - numeric) < 2e-5);
         low += t.clipped_low, high += t.clipped_high;
@@ -78,7 +85,8 @@ TEST_CASE("on-policy: ratio 1, loss -A, gradient -A") {
 TEST_CASE("log-ratios of +-50 and beyond give finite numbers") {
     for (float difference : {50.0f, -50.0f, 1e4f, -1e4f})
         for (float advantage : {1.0f, -1.0f}) {
-            const auto t = token_objective(-1, -1 - difference, -1 + difference, advantage, {0.2f, 0.2f, 0.04f});
+            const auto t =
+                token_objective(-1, -1 - difference, -1 + difference, advantage, {0.2f, 0.2f, 0.04f});
             CHECK(std::isfinite(t.loss));
             CHECK(std::isfinite(t.dloss_dlogp));
             CHECK(std::isfinite(t.kl));
@@ -86,9 +94,12 @@ TEST_CASE("log-ratios of +-50 and beyond give finite numbers") {
 }
 
 TEST_CASE("a forgotten temperature would show: the ratio of a token sampled and scored at the same T is 1") {
-    // p ~ softmax(l / T). Scored at T = 1 instead, the ratio drifts from 1: the sampler's and trainer's temperatures must agree.
+    // p ~ softmax(l / T). Scored at T = 1 instead, the ratio drifts from 1: the sampler's and trainer's
+    // temperatures must agree.
     const double l[2] = {1.0, -0.5};
-    auto logp = [&](double T) { return static_cast<float>(l[0] / T - std::log(std::exp(l[0] / T) + std::exp(l[1] / T))); };
+    auto logp = [&](double T) {
+        return static_cast<float>(l[0] / T - std::log(std::exp(l[0] / T) + std::exp(l[1] / T)));
+    };
     CHECK(token_objective(logp(0.6), logp(0.6), 0, 1, {}).ratio == 1.0f);
     CHECK(std::abs(token_objective(logp(1.0), logp(0.6), 0, 1, {}).ratio - 1) > 0.05);
 }

@@ -1,4 +1,5 @@
-// The programs themselves, run as a user runs them: same seed same bits, exact resumption, one sentence for bad input.
+// The programs themselves, run as a user runs them: same seed same bits, exact resumption, one sentence for
+// bad input.
 #include <doctest/doctest.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -20,7 +21,8 @@ using nlohmann::json;
 
 namespace {
 
-const std::string kBin = R1_BINARY_DIR "/", kTiny = R1_SOURCE_DIR "/data/tiny", kData = R1_SOURCE_DIR "/data/countdown/";
+const std::string kBin = R1_BINARY_DIR "/", kTiny = R1_SOURCE_DIR "/data/tiny",
+                  kData = R1_SOURCE_DIR "/data/countdown/";
 
 /// A folder of its own for each test case.
 struct Folder {
@@ -42,7 +44,8 @@ struct Result {
     std::string out, err;
 };
 Result run(const Folder& folder, const std::string& command) {
-    const int code = std::system((kBin + command + " >" + (folder / "stdout") + " 2>" + (folder / "stderr") + " </dev/null").c_str());
+    const int code = std::system(
+        (kBin + command + " >" + (folder / "stdout") + " 2>" + (folder / "stderr") + " </dev/null").c_str());
     return {WIFEXITED(code) ? WEXITSTATUS(code) : -1, read(folder / "stdout"), read(folder / "stderr")};
 }
 
@@ -66,11 +69,14 @@ std::string problems(const Folder& folder, int count) {
     return folder / "problems.jsonl";
 }
 
-const std::string kSmall = "train_grpo --model " + kTiny + " --train " + kData + "train.jsonl --prompts 3 --group 4 --max-new-tokens 48 --lr 1e-3 ";
+const std::string kSmall = "train_grpo --model " + kTiny + " --train " + kData +
+                           "train.jsonl --prompts 3 --group 4 --max-new-tokens 48 --lr 1e-3 ";
 
 }  // namespace
 
-TEST_CASE("twenty GRPO steps: same seed, same log and weights, with one thread and with two; another seed differs") {
+TEST_CASE(
+    "twenty GRPO steps: same seed, same log and weights, with one thread and with two; another seed "
+    "differs") {
     const Folder f;
     const std::string eval = " --eval " + problems(f, 10);
     REQUIRE(run(f, kSmall + eval + " --steps 20 --threads 1 --out " + (f / "a")).status == 0);
@@ -87,34 +93,43 @@ TEST_CASE("twenty GRPO steps: same seed, same log and weights, with one thread a
     CHECK(read(f / "a/samples.jsonl") == read(f / "b/samples.jsonl"));
     for (const auto& line : log) {
         if (line.contains("eval")) {
-            for (const char* key : {"step", "accuracy", "format", "response_length", "n"}) CHECK(line["eval"].contains(key));
+            for (const char* key : {"step", "accuracy", "format", "response_length", "n"})
+                CHECK(line["eval"].contains(key));
         } else {
             CHECK(line["logp_gap_max"].get<double>() < 1e-5);
-            for (const char* key : {"step", "reward", "accuracy", "format", "response_length"}) CHECK(line.contains(key));
+            for (const char* key : {"step", "reward", "accuracy", "format", "response_length"})
+                CHECK(line.contains(key));
         }
     }
 }
 
-TEST_CASE("a run that was stopped goes on exactly: by --steps, and by SIGTERM; with reference, inner epochs and mini-batches") {
+TEST_CASE(
+    "a run that was stopped goes on exactly: by --steps, and by SIGTERM; with reference, inner epochs and "
+    "mini-batches") {
     const Folder f;
-    const std::string flags = kSmall + "--beta 0.05 --reference-refresh 3 --inner-epochs 2 --mini-batches 3 --threads 1 ";
+    const std::string flags =
+        kSmall + "--beta 0.05 --reference-refresh 3 --inner-epochs 2 --mini-batches 3 --threads 1 ";
     REQUIRE(run(f, flags + "--steps 8 --out " + (f / "whole")).status == 0);
     REQUIRE(run(f, flags + "--steps 4 --out " + (f / "parts")).status == 0);
     REQUIRE(run(f, flags + "--steps 8 --resume --out " + (f / "parts")).status == 0);
     CHECK(log_of(f / "whole") == log_of(f / "parts"));
     CHECK(read(f / "whole/model.safetensors") == read(f / "parts/model.safetensors"));
     double kl = 0, clipped = 0;  // the parts that a single update does not have
-    for (const auto& line : log_of(f / "whole")) kl += line["kl"].get<double>(), clipped += line["clip_low"].get<double>() + line["clip_high"].get<double>();
+    for (const auto& line : log_of(f / "whole"))
+        kl += line["kl"].get<double>(),
+            clipped += line["clip_low"].get<double>() + line["clip_high"].get<double>();
     CHECK(kl > 0);
     CHECK(clipped > 0);
 
     const pid_t child = fork();
     if (child == 0) {
-        const std::string command = "exec " + kBin + flags + "--steps 8 --save-every 100 --out " + (f / "killed") + " >/dev/null 2>&1";
+        const std::string command = "exec " + kBin + flags + "--steps 8 --save-every 100 --out " +
+                                    (f / "killed") + " >/dev/null 2>&1";
         execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
         _exit(127);
     }
-    for (int i = 0; i < 6000 && (!fs::exists(f / "killed/log.jsonl") || read(f / "killed/log.jsonl").empty()); ++i)
+    for (int i = 0; i < 6000 && (!fs::exists(f / "killed/log.jsonl") || read(f / "killed/log.jsonl").empty());
+         ++i)
         std::this_thread::sleep_for(std::chrono::milliseconds(10));
     kill(child, SIGTERM);
     int code = 0;
@@ -126,12 +141,14 @@ TEST_CASE("a run that was stopped goes on exactly: by --steps, and by SIGTERM; w
     CHECK(read(f / "whole/model.safetensors") == read(f / "killed/model.safetensors"));
 }
 
-TEST_CASE("the update does not depend on the token budget: loss, reward and gradient norm of the first step") {
+TEST_CASE(
+    "the update does not depend on the token budget: loss, reward and gradient norm of the first step") {
     const Folder f;
     REQUIRE(run(f, kSmall + "--steps 1 --token-budget 100 --out " + (f / "small")).status == 0);
     REQUIRE(run(f, kSmall + "--steps 1 --token-budget 8192 --out " + (f / "large")).status == 0);
     const auto a = log_of(f / "small").at(0), b = log_of(f / "large").at(0);
-    for (const char* key : {"reward", "accuracy", "format", "response_length", "tokens"}) CHECK(a[key] == b[key]);
+    for (const char* key : {"reward", "accuracy", "format", "response_length", "tokens"})
+        CHECK(a[key] == b[key]);
     CHECK(a["loss"].get<double>() == doctest::Approx(b["loss"].get<double>()).epsilon(1e-5));
     CHECK(a["grad_norm"].get<double>() == doctest::Approx(b["grad_norm"].get<double>()).epsilon(1e-4));
 }
@@ -140,9 +157,13 @@ TEST_CASE("train_sft lowers its loss, resumes exactly, and writes a model that i
     const Folder f;
     {
         std::ofstream out(f / "data.jsonl");
-        for (int i = 0; i < 40; ++i) out << R"({"prompt":"1,2,3=)" << i % 5 + 5 << R"(:","completion":"<think>1+2=3</think><answer>1+2+3</answer>"})" << "\n";
+        for (int i = 0; i < 40; ++i)
+            out << R"({"prompt":"1,2,3=)" << i % 5 + 5
+                << R"(:","completion":"<think>1+2=3</think><answer>1+2+3</answer>"})"
+                << "\n";
     }
-    const std::string flags = "train_sft --model " + kTiny + " --data " + (f / "data.jsonl") + " --batch-tokens 200 --lr 1e-2 --schedule constant --warmup 2 ";
+    const std::string flags = "train_sft --model " + kTiny + " --data " + (f / "data.jsonl") +
+                              " --batch-tokens 200 --lr 1e-2 --schedule constant --warmup 2 ";
     REQUIRE(run(f, flags + "--steps 30 --out " + (f / "whole")).status == 0);
     REQUIRE(run(f, flags + "--steps 13 --out " + (f / "parts")).status == 0);
     REQUIRE(run(f, flags + "--steps 30 --resume --out " + (f / "parts")).status == 0);
@@ -153,7 +174,8 @@ TEST_CASE("train_sft lowers its loss, resumes exactly, and writes a model that i
     const auto answer = run(f, "infer --model " + (f / "whole") + " --prompt 1,2,3=6: --temperature 0");
     CHECK(answer.status == 0);
     CHECK(answer.out == "<think>1+2=3</think><answer>1+2+3</answer>\n");
-    const auto graded = run(f, "infer --model " + (f / "whole") + " --eval " + problems(f, 7) + " --samples 2 --out " + (f / "graded.jsonl"));
+    const auto graded = run(f, "infer --model " + (f / "whole") + " --eval " + problems(f, 7) +
+                                   " --samples 2 --out " + (f / "graded.jsonl"));
     CHECK(graded.status == 0);
     const std::string lines = read(f / "graded.jsonl");
     CHECK(std::count(lines.begin(), lines.end(), '\n') == 14);
@@ -177,13 +199,22 @@ TEST_CASE("bad input: one clear sentence, exit status 2, nothing half-written") 
     refused("train_grpo --model " + kTiny + " --train " + (f / "none.jsonl") + out, "none.jsonl");
     refused("infer --model " + kTiny + " --prompt", "--prompt");
 
-    std::ofstream(f / "broken.jsonl") << R"({"nums":[1,2,3],"target":6})" << "\n" << R"({"nums":[1,2,)" << "\n";
+    std::ofstream(f / "broken.jsonl") << R"({"nums":[1,2,3],"target":6})"
+                                      << "\n"
+                                      << R"({"nums":[1,2,)"
+                                      << "\n";
     refused("train_grpo --model " + kTiny + " --train " + (f / "broken.jsonl") + out, "broken.jsonl:2");
-    std::ofstream(f / "broken_sft.jsonl") << R"({"prompt":"1","completion":"2"})" << "\n" << R"({"prompt":"1"})" << "\n";
-    refused("train_sft --model " + kTiny + " --data " + (f / "broken_sft.jsonl") + " --batch-tokens 8 --steps 5 --out " + (f / "sft"), "broken_sft.jsonl:2");
+    std::ofstream(f / "broken_sft.jsonl") << R"({"prompt":"1","completion":"2"})"
+                                          << "\n"
+                                          << R"({"prompt":"1"})"
+                                          << "\n";
+    refused("train_sft --model " + kTiny + " --data " + (f / "broken_sft.jsonl") +
+                " --batch-tokens 8 --steps 5 --out " + (f / "sft"),
+            "broken_sft.jsonl:2");
 
     fs::create_directories(f / "wrong");
-    for (const char* name : {"model.safetensors", "tokenizer.json", "prompt_template.txt"}) fs::copy_file(kTiny + "/" + name, f / ("wrong/" + std::string(name)));
+    for (const char* name : {"model.safetensors", "tokenizer.json", "prompt_template.txt"})
+        fs::copy_file(kTiny + "/" + name, f / ("wrong/" + std::string(name)));
     auto config = json::parse(read(kTiny + "/config.json"));
     config["intermediate_size"] = 200;
     std::ofstream(f / "wrong/config.json") << config;

@@ -19,25 +19,39 @@ const Gold kSeventy = Countdown{{2, 12, 6}, 70};
 TEST_CASE("format: each tag exactly once, in order, nothing outside, neither part blank") {
     CHECK(format("<think>a</think><answer>b</answer>") == 1);
     CHECK(format(" \n<think> a </think>\n\n<answer>\nb\n</answer>\n") == 1);
-    for (const char* bad : {"", "b", "<answer>b</answer>", "<think>a</think>b", "<think>a<answer>b</answer>", "a</think><answer>b</answer>",
-                            "<think>a</think><answer>b", "<think>a</think>x<answer>b</answer>", "x<think>a</think><answer>b</answer>",
-                            "<think>a</think><answer>b</answer>x", "<answer>b</answer><think>a</think>", "<think></think><answer>b</answer>",
-                            "<think>a</think><answer></answer>", "<think> \n</think><answer>b</answer>", "<think>a</think><answer> </answer>",
-                            "<think><think>a</think><answer>b</answer>", "<think>a</think></think><answer>b</answer>",
-                            "<think>a</think><answer>b</answer><answer>c</answer>", "<think>a<answer>b</think></answer>",
-                            "<think>a</think><answer>b<think></answer>", "<THINK>a</THINK><answer>b</answer>"})
+    for (const char* bad : {"",
+                            "b",
+                            "<answer>b</answer>",
+                            "<think>a</think>b",
+                            "<think>a<answer>b</answer>",
+                            "a</think><answer>b</answer>",
+                            "<think>a</think><answer>b",
+                            "<think>a</think>x<answer>b</answer>",
+                            "x<think>a</think><answer>b</answer>",
+                            "<think>a</think><answer>b</answer>x",
+                            "<answer>b</answer><think>a</think>",
+                            "<think></think><answer>b</answer>",
+                            "<think>a</think><answer></answer>",
+                            "<think> \n</think><answer>b</answer>",
+                            "<think>a</think><answer> </answer>",
+                            "<think><think>a</think><answer>b</answer>",
+                            "<think>a</think></think><answer>b</answer>",
+                            "<think>a</think><answer>b</answer><answer>c</answer>",
+                            "<think>a<answer>b</think></answer>",
+                            "<think>a</think><answer>b<think></answer>",
+                            "<THINK>a</THINK><answer>b</answer>"})
         CHECK_MESSAGE(format(bad) == 0, bad);
 }
 
 TEST_CASE("accuracy: only a finished answer at the end counts") {
     CHECK(accuracy("<think>x</think><answer>12*6-2</answer>", kSeventy) == 1);
-    CHECK(accuracy("<think>x</think><answer>12*6-2</answer>\n", kSeventy) == 1);      // a newline is not text
-    CHECK(accuracy("<answer> 12 * 6 - 2 </answer>", kSeventy) == 1);                  // right, though without a thought
-    CHECK(accuracy("<think>x</think><answer>12*6-2</answer> done", kSeventy) == 0);   // trailing text
-    CHECK(accuracy("<think>so <answer>12*6-2</answer>", kSeventy) == 0);              // inside an unfinished thought
-    CHECK(accuracy("<think>so <answer>12*6-2</answer></think>", kSeventy) == 0);      // inside the thought
+    CHECK(accuracy("<think>x</think><answer>12*6-2</answer>\n", kSeventy) == 1);  // a newline is not text
+    CHECK(accuracy("<answer> 12 * 6 - 2 </answer>", kSeventy) == 1);  // right, though without a thought
+    CHECK(accuracy("<think>x</think><answer>12*6-2</answer> done", kSeventy) == 0);  // trailing text
+    CHECK(accuracy("<think>so <answer>12*6-2</answer>", kSeventy) == 0);  // inside an unfinished thought
+    CHECK(accuracy("<think>so <answer>12*6-2</answer></think>", kSeventy) == 0);  // inside the thought
     CHECK(accuracy("<answer>12*6-2</answer></think>", kSeventy) == 0);
-    CHECK(accuracy("<answer>1</answer><answer>12*6-2</answer>", kSeventy) == 0);      // several tries
+    CHECK(accuracy("<answer>1</answer><answer>12*6-2</answer>", kSeventy) == 0);  // several tries
     CHECK(accuracy("12*6-2", kSeventy) == 0);
     CHECK(accuracy("<answer>12*6-2", kSeventy) == 0);
     CHECK(accuracy("<answer></answer>", kSeventy) == 0);
@@ -49,43 +63,44 @@ TEST_CASE("countdown: exact arithmetic over + - * / and parentheses, each number
     CHECK(answer("12*6-2=70", kSeventy) == 1);
     CHECK(answer("12*6-2=71", kSeventy) == 0);
     CHECK(answer("70=12*6-2", kSeventy) == 0);
-    CHECK(answer("12*6", kSeventy) == 0);            // 2 is not used
-    CHECK(answer("12*6-2*1", kSeventy) == 0);        // 1 is not given
-    CHECK(answer("12*6-2+2-2", kSeventy) == 0);      // 2 used three times
+    CHECK(answer("12*6", kSeventy) == 0);        // 2 is not used
+    CHECK(answer("12*6-2*1", kSeventy) == 0);    // 1 is not given
+    CHECK(answer("12*6-2+2-2", kSeventy) == 0);  // 2 used three times
     CHECK(answer("12*6-2/1", kSeventy) == 0);
     CHECK(answer("70", kSeventy) == 0);
-    CHECK(answer("6/(2-12)", Countdown{{2, 12, 6}, 0}) == 0);        // -3/5 is not 0
-    CHECK(answer("8/(3-8/3)", Countdown{{8, 8, 3, 3}, 24}) == 1);    // needs exact fractions
+    CHECK(answer("6/(2-12)", Countdown{{2, 12, 6}, 0}) == 0);      // -3/5 is not 0
+    CHECK(answer("8/(3-8/3)", Countdown{{8, 8, 3, 3}, 24}) == 1);  // needs exact fractions
     CHECK(answer("7/3*3", Countdown{{7, 3, 3}, 7}) == 1);
-    CHECK(answer("2-3-4", Countdown{{2, 3, 4}, -5}) == 1);           // left to right
+    CHECK(answer("2-3-4", Countdown{{2, 3, 4}, -5}) == 1);  // left to right
     CHECK(answer("12/6/2", Countdown{{2, 12, 6}, 1}) == 1);
     CHECK(answer("5+5", Countdown{{5, 5}, 10}) == 1);
     CHECK(answer("5+5", Countdown{{5, 5, 5}, 10}) == 0);
 }
 
 TEST_CASE("countdown: attacks that scored elsewhere") {
-    CHECK(answer("2**3", Countdown{{2, 3}, 8}) == 0);                // a power is not an operation
+    CHECK(answer("2**3", Countdown{{2, 3}, 8}) == 0);  // a power is not an operation
     CHECK(answer("2^3", Countdown{{2, 3}, 8}) == 0);
-    CHECK(answer("7//2", Countdown{{7, 2}, 3}) == 0);                // nor is floor division
+    CHECK(answer("7//2", Countdown{{7, 2}, 3}) == 0);  // nor is floor division
     CHECK(answer("7%2", Countdown{{7, 2}, 1}) == 0);
-    CHECK(answer("1.5*4", Countdown{{1, 5, 4}, 6}) == 0);            // digits of a decimal are not the numbers
+    CHECK(answer("1.5*4", Countdown{{1, 5, 4}, 6}) == 0);  // digits of a decimal are not the numbers
     CHECK(answer("1e2", Countdown{{1, 2}, 100}) == 0);
-    CHECK(answer("9**9**9**9", Countdown{{9, 9, 9, 9}, 1}) == 0);    // at once
+    CHECK(answer("9**9**9**9", Countdown{{9, 9, 9, 9}, 1}) == 0);  // at once
     CHECK(answer("12*6-2 # comment", kSeventy) == 0);
     CHECK(answer("12*6-2; 1", kSeventy) == 0);
     CHECK(answer("__import__('os')", kSeventy) == 0);
-    CHECK(answer("-2+12*6", kSeventy) == 0);                         // no signs
+    CHECK(answer("-2+12*6", kSeventy) == 0);  // no signs
     CHECK(answer("12(6)-2", kSeventy) == 0);
-    CHECK(answer("126-2", kSeventy) == 0);                           // digits may not be joined
+    CHECK(answer("126-2", kSeventy) == 0);  // digits may not be joined
     CHECK(answer("12*6-2)", kSeventy) == 0);
     CHECK(answer("(12*6-2", kSeventy) == 0);
-    CHECK(answer("2/(6-6)", Countdown{{2, 6, 6}, 0}) == 0);          // division by zero
+    CHECK(answer("2/(6-6)", Countdown{{2, 6, 6}, 0}) == 0);  // division by zero
     CHECK(answer("", kSeventy) == 0);
     CHECK(answer("12*6-2=", kSeventy) == 0);
     CHECK(answer("12*6-2=70=70", kSeventy) == 0);
     CHECK(answer(std::string(5000, '('), kSeventy) == 0);
     CHECK(answer(std::string(200, '('), kSeventy) == 0);
-    CHECK(answer("999999999999*999999999999*999999999999", Countdown{{999999999999, 999999999999, 999999999999}, 1}) == 0);
+    CHECK(answer("999999999999*999999999999*999999999999",
+                 Countdown{{999999999999, 999999999999, 999999999999}, 1}) == 0);
     CHECK(answer("99999999999999999999", kSeventy) == 0);
 }
 
@@ -95,7 +110,8 @@ TEST_CASE("random expressions: the verdict agrees with their value and their num
     for (int i = 0; i < 3000; ++i) {
         std::vector<std::int64_t> numbers;
         // Builds text and exact value (as a fraction of doubles with small integers: exact) together.
-        std::function<std::pair<std::string, std::pair<double, double>>(int)> build = [&](int depth) -> std::pair<std::string, std::pair<double, double>> {
+        std::function<std::pair<std::string, std::pair<double, double>>(int)> build =
+            [&](int depth) -> std::pair<std::string, std::pair<double, double>> {
             if (depth == 0 || below(3) == 0) {
                 numbers.push_back(1 + below(9));
                 return {std::to_string(numbers.back()), {static_cast<double>(numbers.back()), 1.0}};
@@ -103,10 +119,16 @@ TEST_CASE("random expressions: the verdict agrees with their value and their num
             const auto [left, a] = build(depth - 1);
             const auto [right, b] = build(depth - 1);
             switch (below(4)) {
-                case 0: return {"(" + left + "+" + right + ")", {a.first * b.second + b.first * a.second, a.second * b.second}};
-                case 1: return {"(" + left + " - " + right + ")", {a.first * b.second - b.first * a.second, a.second * b.second}};
-                case 2: return {"(" + left + "*" + right + ")", {a.first * b.first, a.second * b.second}};
-                default: return {"(" + left + "/" + right + ")", {a.first * b.second, a.second * b.first}};
+                case 0:
+                    return {"(" + left + "+" + right + ")",
+                            {a.first * b.second + b.first * a.second, a.second * b.second}};
+                case 1:
+                    return {"(" + left + " - " + right + ")",
+                            {a.first * b.second - b.first * a.second, a.second * b.second}};
+                case 2:
+                    return {"(" + left + "*" + right + ")", {a.first * b.first, a.second * b.second}};
+                default:
+                    return {"(" + left + "/" + right + ")", {a.first * b.second, a.second * b.first}};
             }
         };
         const auto [text, value] = build(2);
@@ -121,7 +143,9 @@ TEST_CASE("random expressions: the verdict agrees with their value and their num
 }
 
 TEST_CASE("numbers: as a person writes them, exactly") {
-    auto equal = [](const char* a, const char* b) { return parse_number(a).has_value() && parse_number(a) == parse_number(b); };
+    auto equal = [](const char* a, const char* b) {
+        return parse_number(a).has_value() && parse_number(a) == parse_number(b);
+    };
     CHECK(equal("72", " 72. "));
     CHECK(equal("1,234", "1234"));
     CHECK(equal("$1,000,000.50", "1000000.5"));
@@ -132,7 +156,8 @@ TEST_CASE("numbers: as a person writes them, exactly") {
     CHECK(equal("0.10", ".1"));
     CHECK(equal("-$5", "$-5"));
     CHECK(!equal("1", "-1"));
-    for (const char* bad : {"", "x", "1e3", "1/0", "--1", "1,23", "12,3456", ",1", "1.2.3", "1/2/3", "1 2", "seven", "0x10", "nan", "inf", "99999999999999999999", ".", "-"})
+    for (const char* bad : {"", "x", "1e3", "1/0", "--1", "1,23", "12,3456", ",1", "1.2.3", "1/2/3", "1 2",
+                            "seven", "0x10", "nan", "inf", "99999999999999999999", ".", "-"})
         CHECK_MESSAGE(!parse_number(bad).has_value(), bad);
     const Gold gold = NumberGold{*parse_number("72")};
     CHECK(answer("72", gold) == 1);
@@ -142,25 +167,35 @@ TEST_CASE("numbers: as a person writes them, exactly") {
 }
 
 TEST_CASE("choices and class labels") {
-    for (const char* right : {"B", "b", "(B)", " B. ", "b)"}) CHECK_MESSAGE(answer(right, ChoiceGold{"B"}) == 1, right);
-    for (const char* wrong : {"", "A", "B or C", "AB", "BB"}) CHECK_MESSAGE(answer(wrong, ChoiceGold{"B"}) == 0, wrong);
+    for (const char* right : {"B", "b", "(B)", " B. ", "b)"})
+        CHECK_MESSAGE(answer(right, ChoiceGold{"B"}) == 1, right);
+    for (const char* wrong : {"", "A", "B or C", "AB", "BB"})
+        CHECK_MESSAGE(answer(wrong, ChoiceGold{"B"}) == 0, wrong);
     CHECK(answer("Positive", ChoiceGold{"positive"}) == 1);
     CHECK(answer("not positive", ChoiceGold{"positive"}) == 0);
 }
 
 TEST_CASE("100,000 mutated responses neither crash nor hang, and none that differs in meaning scores") {
     std::mt19937 random(7);
-    const std::string base = "<think>12*6=72,72-2=70 yes </think><answer>12*6-2</answer>", alphabet = "0123456789+-*/()=<>tankswer. ,\n\xff{}$%";
+    const std::string base = "<think>12*6=72,72-2=70 yes </think><answer>12*6-2</answer>",
+                      alphabet = "0123456789+-*/()=<>tankswer. ,\n\xff{}$%";
     int right = 0;
     for (int i = 0; i < 100000; ++i) {
         std::string s = base;
         for (int edits = 1 + static_cast<int>(random() % 6); edits > 0; --edits) {
             const std::size_t at = random() % (s.size() + 1);
             switch (random() % 4) {
-                case 0: s.insert(at, 1, alphabet[random() % alphabet.size()]); break;
-                case 1: s.erase(at, random() % 5); break;
-                case 2: s.insert(at, s.substr(random() % (s.size() + 1), random() % 40)); break;
-                default: if (at < s.size()) s[at] = alphabet[random() % alphabet.size()];
+                case 0:
+                    s.insert(at, 1, alphabet[random() % alphabet.size()]);
+                    break;
+                case 1:
+                    s.erase(at, random() % 5);
+                    break;
+                case 2:
+                    s.insert(at, s.substr(random() % (s.size() + 1), random() % 40));
+                    break;
+                default:
+                    if (at < s.size()) s[at] = alphabet[random() % alphabet.size()];
             }
         }
         const auto v = accuracy_reward(s, kSeventy);
@@ -175,6 +210,6 @@ TEST_CASE("100,000 mutated responses neither crash nor hang, and none that diffe
         check_answer(s, NumberGold{{70, 1}});
         check_answer(s, ChoiceGold{"B"});
     }
-    CHECK(right > 100);     // most edits fall into the thought, which nobody judges
+    CHECK(right > 100);  // most edits fall into the thought, which nobody judges
     CHECK(right < 60000);
 }

@@ -79,6 +79,14 @@ json added(const std::string& content, int id, const json& flags = json::object(
     return token;
 }
 
+std::string utf8(char32_t code) {
+    auto tail = [&](int shift) { return static_cast<char>(0x80 | (code >> shift & 63)); };
+    if (code < 0x80) return {static_cast<char>(code)};
+    if (code < 0x800) return {static_cast<char>(0xC0 | code >> 6), tail(0)};
+    if (code < 0x10000) return {static_cast<char>(0xE0 | code >> 12), tail(6), tail(0)};
+    return {static_cast<char>(0xF0 | code >> 18), tail(12), tail(6), tail(0)};
+}
+
 /// A vocabulary of all 256 bytes: ids are byte values, which the test's own table of the alphabet undoes.
 json all_bytes() {
     json file = tiny();
@@ -88,19 +96,9 @@ json all_bytes() {
     for (int byte = 0; byte < 256; ++byte) {
         const bool visible = (byte > 32 && byte < 127) || (byte > 160 && byte != 173);
         const int code = visible ? byte : next++;
-        std::string text(1, static_cast<char>(code));
-        if (code >= 128) text = {static_cast<char>(0xC0 | code >> 6), static_cast<char>(0x80 | (code & 63))};
-        file["model"]["vocab"][text] = byte;
+        file["model"]["vocab"][utf8(static_cast<char32_t>(code))] = byte;
     }
     return file;
-}
-
-std::string utf8(char32_t code) {
-    auto tail = [&](int shift) { return static_cast<char>(0x80 | (code >> shift & 63)); };
-    if (code < 0x80) return {static_cast<char>(code)};
-    if (code < 0x800) return {static_cast<char>(0xC0 | code >> 6), tail(0)};
-    if (code < 0x10000) return {static_cast<char>(0xE0 | code >> 12), tail(6), tail(0)};
-    return {static_cast<char>(0xF0 | code >> 18), tail(12), tail(6), tail(0)};
 }
 
 std::string random_text(std::mt19937& rng) {
