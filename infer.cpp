@@ -71,7 +71,7 @@ int infer(const Options& o) {
         std::iota(ids.begin(), ids.end(), 0u);
         const Stopwatch clock;
         const auto responses = sample_responses(generator, tokenizer, problems, ids, sampling);
-        const Grades g(responses);
+        const Grades g = Grades(responses).means();
         if (!o.out.empty()) {
             JsonLines lines(o.out, std::nullopt);
             for (const auto& r : responses)

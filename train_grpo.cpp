@@ -16,6 +16,7 @@
 
 #include "data/dataset.h"
 #include "src/checkpoint.h"
+#include "src/comm.h"
 #include "src/command_line.h"
 #include "src/grpo.h"
 #include "src/memory_plan.h"
@@ -82,53 +83,22 @@ void compute_log_probabilities(Transformer& model, std::span<Sample> samples, co
     });
 }
 
-/// Sums over the tokens of one step, for the log.
-struct Statistics {
-    double loss = 0, kl = 0, entropy = 0, clip_low = 0, clip_high = 0, tokens = 0, grad_norm = 0, updates = 0;
-    double gap_max = 0, gap_sum = 0, gap_tokens = 0;  ///< |log-probability sampled - log-probability trained|
+/// What one step reports. Sums over this rank's responses and tokens: only doubles, so that ranks can add
+/// them up.
+struct StepSums {
+    Grades grades;
+    double reward = 0, reward_squares = 0, groups = 0, groups_without_spread = 0;
+    double tokens = 0, loss = 0, kl = 0, entropy = 0, clip_low = 0, clip_high = 0;
+    double gap = 0, gap_tokens = 0;  ///< |log-probability sampled - log-probability trained|
 };
-
-/// One update of the policy on `samples`: the gradient of the loss, micro-batch by micro-batch, then AdamW.
-void update_policy(Transformer& model, Optimizer& optimizer, std::span<Sample> samples, const Options& o,
-                   double lr, Statistics& stats) {
-    const ObjectiveOptions objective{o.clip_low, o.clip_high, o.beta};
-    const bool on_policy = stats.updates == 0;  // the weights are still those that sampled
-    std::vector<int> lengths;
-    for (const Sample& s : samples) lengths.push_back(s.length());
-    const auto weights = token_weights(lengths, loss_aggregation(o.loss), o.max_new_tokens);
-
-    std::size_t index = 0;
-    for_each_micro_batch(samples, o.token_budget, [&](std::span<Sample> micro, const PackedBatch& batch) {
-        const auto scores = model.forward(batch, static_cast<float>(o.temperature));
-        std::vector<float> dlogp(scores.logp.size());
-        std::size_t m = 0;
-        for (const Sample& s : micro) {
-            const float weight = weights[index++];
-            for (int t = 0; t < s.length(); ++t, ++m) {
-                // With a single update per rollout pi_old is pi_theta: the ratio is 1, its gradient that of
-                // log pi.
-                const float logp = scores.logp[m], old = s.old_logp.empty() ? logp : s.old_logp[t];
-                const float ref = s.ref_logp.empty() ? logp : s.ref_logp[t];
-                const TokenObjective token = token_objective(logp, old, ref, s.advantage, objective);
-                dlogp[m] = weight * token.dloss_dlogp;
-                stats.loss += weight * token.loss;
-                stats.kl += token.kl;
-                stats.clip_low += token.clipped_low;
-                stats.clip_high += token.clipped_high;
-                if (on_policy) {
-                    const double gap = std::abs(static_cast<double>(logp) - s.sampled_logp[t]);
-                    stats.gap_max = std::max(stats.gap_max, gap);
-                    stats.gap_sum += gap;
-                    ++stats.gap_tokens;
-                }
-            }
-        }
-        stats.entropy = std::accumulate(scores.entropy.begin(), scores.entropy.end(), stats.entropy);
-        stats.tokens += static_cast<double>(dlogp.size());
-        model.backward(dlogp);
-    });
-    stats.grad_norm += optimizer.step(lr, o.clip_norm, o.weight_decay);
-    ++stats.updates;
+struct StepMaxima {
+    double gap = 0, length = 0;
+};
+/// A struct of doubles as the numbers it holds.
+template <class Struct>
+std::span<double> doubles_of(Struct& s) {
+    static_assert(std::is_trivially_copyable_v<Struct> && sizeof(Struct) % sizeof(double) == 0);
+    return {reinterpret_cast<double*>(&s), sizeof(Struct) / sizeof(double)};
 }
 
 /// The i-th question ever asked: every epoch visits each once, in an order that depends on seed and epoch
@@ -155,53 +125,310 @@ class Order {
     std::uint32_t epoch_ = ~0u;
 };
 
-int train(const Options& o) {
-    install_stop_handler();
-    set_threads(o.threads);
-    const auto backend = make_cpu_backend();
-    const Config config = Config::load(o.model);
-    const Tokenizer tokenizer = Tokenizer::load(o.model);
-    const std::string prompt_template = load_prompt_template(o.model, o.prompt_template);
-    const auto train_problems = load_problems(o.train, prompt_template);
-    const auto eval_problems =
-        o.eval.empty() ? std::vector<Problem>{} : load_problems(o.eval, prompt_template);
+class Trainer {
+  public:
+    explicit Trainer(const Options& options);
+    int run();
+
+  private:
+    struct Rollout {
+        std::vector<Problem> problems;
+        std::vector<Response> responses;  ///< G for each problem, in order
+        std::vector<float> rewards, advantages;
+        std::vector<Sample> samples;
+    };
+    Rollout rollout();
+    void update(std::span<Sample> samples, double lr);
+    void log_step(const Rollout& rollout, double rollout_seconds, double seconds, double lr);
+    std::optional<Grades> evaluate();
+
+    std::size_t longest_prompt() const;
+    TransformerOptions planned_options() const;
+    void save();
+    /// The ranks must agree on the last step.
+    bool stop_requested_anywhere() const {
+        double stop = stop_requested();
+        comm.all_reduce_max({&stop, 1});
+        return stop != 0;
+    }
+
+    const Options o;
+    const Comm comm;  ///< each rank rolls out and trains on its share of the questions
+    const Config config;
+    const Tokenizer tokenizer;
+    const std::string prompt_template;
+    const std::vector<Problem> train_problems, eval_problems;
+    const int prompt_tokens, max_new_tokens, slots;
+    const std::unique_ptr<Backend> backend;
+    Transformer model;
+    Optimizer optimizer;
+    Generator generator;
+    GenerateOptions sampling;
+    Order order;
+    LearningRate learning_rate;
+
+    int step = 0;                  ///< steps done
+    std::vector<float> reference;  ///< pi_ref's weights; empty if beta is 0
+    StepSums sums;
+    StepMaxima maxima;
+    double grad_norm = 0;
+    int updates = 0;                                   ///< in this step
+    std::vector<double> accuracy_curve, length_curve;  ///< for the charts at the end
+    std::optional<JsonLines> log, samples_log;         ///< on the root rank
+};
+
+/// One step's questions, responses, rewards and advantages.
+Trainer::Rollout Trainer::rollout() {
+    Rollout r;
+    std::vector<std::uint32_t> ids;
+    for (int p = comm.rank(); p < o.prompts; p += comm.size()) {
+        ids.push_back(order.at(static_cast<std::size_t>(step) * o.prompts + p));
+        r.problems.push_back(train_problems[ids.back()]);
+    }
+    sampling.step = static_cast<std::uint32_t>(step);
+    r.responses = sample_responses(generator, tokenizer, r.problems, ids, sampling);
+
+    for (const Response& response : r.responses)
+        r.rewards.push_back(static_cast<float>(o.accuracy_weight * response.accuracy.value +
+                                               o.format_weight * response.format.value));
+    r.advantages = group_advantages(r.rewards, o.group,
+                                    o.scale == "group" ? AdvantageScale::GroupStd : AdvantageScale::None);
+
+    for (std::size_t i = 0; i < r.responses.size(); ++i) {
+        const Completion& c = r.responses[i].completion;
+        Sample s{tokenizer.encode(r.problems[c.prompt].prompt), 0, r.advantages[i], c.logp, {}, {}};
+        s.prompt_length = s.tokens.size();  // tokens in, tokens out: the response is never encoded again
+        s.tokens.insert(s.tokens.end(), c.tokens.begin(), c.tokens.end());
+        r.samples.push_back(std::move(s));
+    }
+    return r;
+}
+
+/// One update of the policy: the gradient of the loss, micro-batch by micro-batch, then AdamW.
+void Trainer::update(std::span<Sample> samples, double lr) {
+    const ObjectiveOptions objective{o.clip_low, o.clip_high, o.beta};
+    const LossAggregation aggregation = loss_aggregation(o.loss);
+    const bool on_policy = updates == 0;  // the weights are still those that sampled
+    UpdateSize size{static_cast<double>(samples.size()), 0};
+    for (const Sample& s : samples) size.tokens += s.length();
+    comm.all_reduce_sum(doubles_of(size));
+
+    for_each_micro_batch(samples, o.token_budget, [&](std::span<Sample> micro, const PackedBatch& batch) {
+        const auto scores = model.forward(batch, static_cast<float>(o.temperature));
+        std::vector<float> dlogp(scores.logp.size());
+        std::size_t m = 0;
+        for (const Sample& s : micro) {
+            const float weight = token_weight(s.length(), size, aggregation, o.max_new_tokens);
+            for (int t = 0; t < s.length(); ++t, ++m) {
+                // With a single update per rollout pi_old is pi_theta: the ratio is 1, its gradient that of
+                // log pi.
+                const float logp = scores.logp[m], old = s.old_logp.empty() ? logp : s.old_logp[t];
+                const float ref = s.ref_logp.empty() ? logp : s.ref_logp[t];
+                const TokenObjective token = token_objective(logp, old, ref, s.advantage, objective);
+                dlogp[m] = weight * token.dloss_dlogp;
+                sums.loss += weight * token.loss;
+                sums.kl += token.kl;
+                sums.entropy += scores.entropy[m];
+                sums.clip_low += token.clipped_low;
+                sums.clip_high += token.clipped_high;
+                if (on_policy) {
+                    const double gap = std::abs(static_cast<double>(logp) - s.sampled_logp[t]);
+                    maxima.gap = std::max(maxima.gap, gap);
+                    sums.gap += gap;
+                    ++sums.gap_tokens;
+                }
+            }
+        }
+        sums.tokens += static_cast<double>(dlogp.size());
+        model.backward(dlogp);
+    });
+    comm.all_reduce_sum(*backend, model.gradients());
+    grad_norm += optimizer.step(lr, o.clip_norm, o.weight_decay);
+    ++updates;
+}
+
+int Trainer::run() {
+    std::optional<Grades> before;
+    if (step == 0) before = evaluate();
+    while (step < o.steps && !stop_requested_anywhere()) {
+        const Stopwatch clock;
+        Rollout r = rollout();
+        const double rollout_seconds = clock.seconds();
+
+        // Old and reference log-probabilities, where they differ from the policy's own.
+        if (o.inner_epochs * o.mini_batches > 1)
+            compute_log_probabilities(model, r.samples, o, &Sample::old_logp);
+        if (o.beta > 0) {
+            const auto policy = model.download_parameters();
+            model.upload_parameters(reference);
+            compute_log_probabilities(model, r.samples, o, &Sample::ref_logp);
+            model.upload_parameters(policy);
+        }
+
+        sums = {}, maxima = {}, grad_norm = 0, updates = 0;
+        const double lr = learning_rate.at(step + 1);
+        for (int epoch = 0; epoch < o.inner_epochs; ++epoch)
+            for (int part = 0; part < o.mini_batches; ++part) {  // whole groups
+                const std::size_t begin = r.problems.size() * part / o.mini_batches * o.group;
+                const std::size_t end = r.problems.size() * (part + 1) / o.mini_batches * o.group;
+                update(std::span(r.samples).subspan(begin, end - begin), lr);
+            }
+        if (!std::isfinite(grad_norm))
+            fail("step ", step + 1, ": the gradient is not finite; the last good checkpoint is in ", o.out,
+                 "; lower --lr and go on with --resume");
+        ++step;
+        if (o.beta > 0 && o.reference_refresh > 0 && step % o.reference_refresh == 0)
+            reference = model.download_parameters();
+        log_step(r, rollout_seconds, clock.seconds(), lr);
+        if (step % o.save_every == 0) save();
+    }
+    save();
+    if (step < o.steps) {
+        if (comm.is_root()) std::printf("stopped at step %d; go on with --resume\n", step);
+        return 130;
+    }
+    const auto after = evaluate();
+    if (!comm.is_root()) return 0;
+    if (!accuracy_curve.empty()) {
+        std::printf("accuracy         %s\n", sparkline(accuracy_curve, 80, 0, 1).c_str());
+        std::printf("response length  %s\n",
+                    sparkline(length_curve, 80, 0, *std::ranges::max_element(length_curve)).c_str());
+    }
+    if (before && after)
+        std::printf(
+            "held out: accuracy %.1f%% -> %.1f%%, format %.1f%% -> %.1f%%, response length %.1f -> %.1f\n",
+            100 * before->accuracy, 100 * after->accuracy, 100 * before->format, 100 * after->format,
+            before->response_length, after->response_length);
+    save_model(model, o.model, o.out);
+    std::printf("model, log.jsonl and samples.jsonl are in %s\n", o.out.c_str());
+    return 0;
+}
+
+/// Held-out problems, sampled at the training temperature with randomness of their own, the same every time.
+std::optional<Grades> Trainer::evaluate() {
+    if (eval_problems.empty()) return std::nullopt;
+    std::vector<Problem> share;
+    std::vector<std::uint32_t> ids;
+    for (std::size_t i = comm.rank(); i < eval_problems.size(); i += comm.size()) {
+        share.push_back(eval_problems[i]);
+        ids.push_back(static_cast<std::uint32_t>(i));
+    }
+    GenerateOptions options = sampling;
+    options.samples_per_prompt = o.eval_samples;
+    options.step = 0x80000000u;
+    const auto responses = sample_responses(generator, tokenizer, share, ids, options);
+    Grades g(responses);
+    comm.all_reduce_sum(doubles_of(g));
+    g = g.means();
+    if (!comm.is_root()) return g;
+    log->write({{"eval",
+                 {{"step", step},
+                  {"accuracy", g.accuracy},
+                  {"format", g.format},
+                  {"response_length", g.response_length},
+                  {"n", static_cast<std::int64_t>(g.responses)}}}});
+    std::printf(
+        "held out (%zu unseen problems, %d sampled responses each): accuracy %.1f%%, format %.1f%%, "
+        "response length %.1f\n",
+        eval_problems.size(), o.eval_samples, 100 * g.accuracy, 100 * g.format, g.response_length);
+    std::printf("  for example  %s%s   [%s]\n", eval_problems[0].prompt.c_str(), responses[0].text.c_str(),
+                responses[0].accuracy.reason.c_str());
+    return g;
+}
+
+void Trainer::log_step(const Rollout& r, double rollout_seconds, double seconds, double lr) {
+    sums.grades = Grades(r.responses);
+    for (float reward : r.rewards) sums.reward += reward, sums.reward_squares += reward * reward;
+    for (std::size_t g = 0; g < r.rewards.size(); g += o.group) {
+        const std::span group(&r.rewards[g], o.group);
+        sums.groups_without_spread +=
+            std::ranges::all_of(group, [&](float reward) { return reward == group[0]; });
+        ++sums.groups;
+    }
+    for (const Sample& s : r.samples)
+        maxima.length = std::max(maxima.length, static_cast<double>(s.length()));
+    comm.all_reduce_sum(doubles_of(sums));
+    comm.all_reduce_max(doubles_of(maxima));
+    if (!comm.is_root()) return;
+
+    const Grades g = sums.grades.means();
+    const double reward = sums.reward / g.responses, passes = o.inner_epochs;
+    const double variance = std::max(0.0, sums.reward_squares / g.responses - reward * reward);
+    log->write({{"step", step},
+                {"reward", reward},
+                {"reward_std", std::sqrt(variance)},
+                {"accuracy", g.accuracy},
+                {"format", g.format},
+                {"response_length", g.response_length},
+                {"response_length_max", maxima.length},
+                {"truncated", g.truncated},
+                {"groups_without_spread", sums.groups_without_spread / sums.groups},
+                {"loss", sums.loss / updates},
+                {"entropy", sums.entropy / sums.tokens},
+                {"kl", sums.kl / sums.tokens},
+                {"clip_low", sums.clip_low / sums.tokens},
+                {"clip_high", sums.clip_high / sums.tokens},
+                {"grad_norm", grad_norm / updates},
+                {"lr", lr},
+                {"logp_gap_max", maxima.gap},
+                {"logp_gap_mean", sums.gap / sums.gap_tokens},
+                {"tokens", sums.tokens / passes},
+                {"seconds",
+                 {{"step", seconds}, {"rollout", rollout_seconds}, {"train", seconds - rollout_seconds}}}});
+    accuracy_curve.push_back(g.accuracy);
+    length_curve.push_back(g.response_length);
+    if (step % 20 == 1)
+        std::printf("   step  reward  accuracy  format  length  entropy  grad norm  logp gap  s/step\n");
+    std::printf("%7d  %6.3f  %7.1f%%  %5.1f%%  %6.1f  %7.3f  %9.3f  %8.1e  %6.2f\n", step, reward,
+                100 * g.accuracy, 100 * g.format, g.response_length, sums.entropy / sums.tokens,
+                grad_norm / updates, maxima.gap, seconds);
+    if (step % o.show_every == 0 || step == 1) {
+        std::printf("  sample  %s%s   [%s]\n", r.problems[0].prompt.c_str(), r.responses[0].text.c_str(),
+                    r.responses[0].accuracy.reason.c_str());
+        for (int i = 0; i < o.group; ++i)
+            samples_log->write({{"step", step},
+                                {"prompt", r.problems[0].prompt},
+                                {"response", r.responses[i].text},
+                                {"accuracy", r.responses[i].accuracy.value},
+                                {"reason", r.responses[i].accuracy.reason},
+                                {"format", r.responses[i].format.value},
+                                {"advantage", r.advantages[i]}});
+    }
+    std::fflush(stdout);
+}
+
+// ---- setting up
+// -----------------------------------------------------------------------------------------------
+
+Trainer::Trainer(const Options& options)
+    : o(options),
+      config(Config::load(o.model)),
+      tokenizer(Tokenizer::load(o.model)),
+      prompt_template(load_prompt_template(o.model, o.prompt_template)),
+      train_problems(load_problems(o.train, prompt_template)),
+      eval_problems(o.eval.empty() ? std::vector<Problem>{} : load_problems(o.eval, prompt_template)),
+      prompt_tokens(static_cast<int>(longest_prompt())),
+      max_new_tokens(std::min(o.max_new_tokens, config.max_position_embeddings - 1)),
+      slots(std::min(o.prompts * o.group / comm.size(), 256)),
+      backend(make_cpu_backend()),
+      model(*backend, config, planned_options()),
+      optimizer(model),
+      generator(model, slots, prompt_tokens, max_new_tokens),
+      order(train_problems.size(), static_cast<std::uint64_t>(o.seed)) {
     if (config.eos_token_ids.empty())
         fail(o.model, ": config.json has no eos_token_id, so no response can end");
-
-    std::size_t longest_prompt = 1;
-    for (const auto* problems : {&train_problems, &eval_problems})
-        for (const auto& p : *problems)
-            longest_prompt = std::max(longest_prompt, tokenizer.encode(p.prompt).size());
-    if (longest_prompt >= static_cast<std::size_t>(config.max_position_embeddings))
-        fail(o.train, ": the longest prompt has ", longest_prompt, " tokens, the model's context only ",
-             config.max_position_embeddings);
-    const int max_new_tokens = std::min(o.max_new_tokens, config.max_position_embeddings - 1);
-    const int slots = std::min(o.prompts * o.group, 256);
-    const std::int64_t token_budget =
-        std::max<std::int64_t>(o.token_budget, static_cast<std::int64_t>(longest_prompt) + max_new_tokens);
-
-    const TransformerOptions model_options{.trainable = true,
-                                           .recompute = o.recompute,
-                                           .bf16_matrices = o.dtype == "bfloat16",
-                                           .max_tokens = token_budget,
-                                           .max_decode_rows = slots};
-    const auto plan = Transformer::plan(config, model_options, backend->real());
-    print_and_check_memory_plan(
-        *backend,
-        {{"parameters", plan.parameters},
-         {"gradients", plan.gradients},
-         {"optimizer state", Optimizer::bytes(ParameterLayout(config), backend->real())},
-         {"activations (--token-budget, --recompute)", plan.activations},
-         {"key/value cache (--prompts, --group, --max-new-tokens)",
-          Generator::bytes(config, slots, static_cast<int>(longest_prompt), max_new_tokens, backend->real())},
-         {"reference policy (--beta 0 needs none)",
-          o.beta > 0 ? 2 * ParameterLayout(config).total * sizeof(float) : 0}});
-    Transformer model(*backend, config, model_options);
-    Optimizer optimizer(model);
-    Generator generator(model, slots, static_cast<int>(longest_prompt), max_new_tokens);
-
-    int step = 0;
-    std::vector<float> reference;  // pi_ref's weights; empty if beta is 0
+    if (o.prompts % comm.size())
+        fail("--prompts ", o.prompts, " cannot be shared among ", comm.size(), " ranks");
+    if (o.mini_batches > o.prompts / comm.size())
+        fail("--mini-batches ", o.mini_batches, " is more than the ", o.prompts / comm.size(),
+             " questions of a rank");
+    sampling = {.sample = {.temperature = static_cast<float>(o.temperature),
+                           .seed = static_cast<std::uint64_t>(o.seed)},
+                .samples_per_prompt = o.group,
+                .max_new_tokens = max_new_tokens,
+                .stop_tokens = config.eos_token_ids};
+    learning_rate = {
+        .lr = o.lr, .warmup_steps = o.warmup, .total_steps = o.steps, .cosine = o.schedule == "cosine"};
     if (o.resume && has_checkpoint(o.out)) {
         Checkpoint checkpoint = load_checkpoint(o.out, model, optimizer);
         step = std::stoi(checkpoint.numbers.at("step"));
@@ -210,205 +437,59 @@ int train(const Options& o) {
         model.load_weights(o.model);
         if (o.beta > 0) reference = model.download_parameters();
     }
-    const bool resumed = step > 0;
-    JsonLines log(std::filesystem::path(o.out) / "log.jsonl",
-                  resumed ? std::optional<std::int64_t>(step) : std::nullopt);
-    JsonLines samples_log(std::filesystem::path(o.out) / "samples.jsonl",
-                          resumed ? std::optional<std::int64_t>(step) : std::nullopt);
-    auto save = [&] {
-        save_checkpoint(o.out, model, optimizer, {{{"step", std::to_string(step)}}, reference});
-    };
-
-    GenerateOptions sampling{.sample = {.temperature = static_cast<float>(o.temperature),
-                                        .seed = static_cast<std::uint64_t>(o.seed)},
-                             .samples_per_prompt = o.group,
-                             .max_new_tokens = max_new_tokens,
-                             .stop_tokens = config.eos_token_ids};
-    std::printf("%s parameters, %d threads, %zu training problems, %d x %d responses a step\n",
-                human_count(static_cast<double>(model.layout().total)).c_str(), threads(),
+    if (!comm.is_root()) return;
+    const auto resumed = step > 0 ? std::optional<std::int64_t>(step) : std::nullopt;
+    log.emplace(std::filesystem::path(o.out) / "log.jsonl", resumed);
+    samples_log.emplace(std::filesystem::path(o.out) / "samples.jsonl", resumed);
+    std::printf("%s parameters, %d threads, %d ranks, %zu training problems, %d x %d responses a step\n",
+                human_count(static_cast<double>(model.layout().total)).c_str(), threads(), comm.size(),
                 train_problems.size(), o.prompts, o.group);
+}
 
-    // Held-out problems, sampled at the training temperature.
-    auto evaluate = [&]() -> std::optional<Grades> {
-        if (eval_problems.empty()) return std::nullopt;
-        std::vector<std::uint32_t> ids(eval_problems.size());
-        std::iota(ids.begin(), ids.end(), 0u);
-        GenerateOptions options = sampling;
-        options.samples_per_prompt = o.eval_samples;
-        options.step = 0x80000000u;  // its own randomness, the same before and after
-        const auto responses = sample_responses(generator, tokenizer, eval_problems, ids, options);
-        const Grades g(responses);
-        log.write({{"eval",
-                    {{"step", step},
-                     {"accuracy", g.accuracy},
-                     {"format", g.format},
-                     {"response_length", g.response_length},
-                     {"n", responses.size()}}}});
-        std::printf(
-            "held out (%zu responses to %zu unseen problems): accuracy %.1f%%, format %.1f%%, response "
-            "length %.1f\n",
-            responses.size(), eval_problems.size(), 100 * g.accuracy, 100 * g.format, g.response_length);
-        std::printf("  for example  %s%s   [%s]\n", eval_problems[0].prompt.c_str(),
-                    responses[0].text.c_str(), responses[0].accuracy.reason.c_str());
-        return g;
-    };
-    std::optional<Grades> before;
-    if (!resumed) before = evaluate();
+std::size_t Trainer::longest_prompt() const {
+    std::size_t longest = 1;
+    for (const auto* problems : {&train_problems, &eval_problems})
+        for (const auto& p : *problems) longest = std::max(longest, tokenizer.encode(p.prompt).size());
+    if (longest >= static_cast<std::size_t>(config.max_position_embeddings))
+        fail(o.train, ": the longest prompt has ", longest, " tokens, the model's context only ",
+             config.max_position_embeddings);
+    return longest;
+}
 
-    Order order(train_problems.size(), static_cast<std::uint64_t>(o.seed));
-    const LearningRate learning_rate{
-        .lr = o.lr, .warmup_steps = o.warmup, .total_steps = o.steps, .cosine = o.schedule == "cosine"};
-    std::vector<double> accuracies, lengths;  // for the charts at the end
-    while (step < o.steps && !stop_requested()) {
-        const Stopwatch whole;
+/// Memory is planned, shown and checked before any of it is taken.
+TransformerOptions Trainer::planned_options() const {
+    const TransformerOptions planned{
+        .trainable = true,
+        .recompute = o.recompute,
+        .bf16_matrices = o.dtype == "bfloat16",
+        .max_tokens = std::max<std::int64_t>(o.token_budget, prompt_tokens + max_new_tokens),
+        .max_decode_rows = slots};
+    const auto plan = Transformer::plan(config, planned, backend->real());
+    const ParameterLayout layout(config);
+    print_and_check_memory_plan(
+        *backend,
+        {{"parameters", plan.parameters},
+         {"gradients", plan.gradients},
+         {"optimizer state", Optimizer::bytes(layout, backend->real())},
+         {"activations (--token-budget, --recompute)", plan.activations},
+         {"key/value cache (--prompts, --group, --max-new-tokens)",
+          Generator::bytes(config, slots, prompt_tokens, max_new_tokens, backend->real())},
+         {"reference policy (--beta 0 needs none)", o.beta > 0 ? 2 * layout.total * sizeof(float) : 0}});
+    return planned;
+}
 
-        // rollout and reward
-        std::vector<Problem> problems;
-        std::vector<std::uint32_t> ids;
-        for (int p = 0; p < o.prompts; ++p) {
-            ids.push_back(order.at(static_cast<std::size_t>(step) * o.prompts + p));
-            problems.push_back(train_problems[ids.back()]);
-        }
-        sampling.step = static_cast<std::uint32_t>(step);
-        const auto responses = sample_responses(generator, tokenizer, problems, ids, sampling);
-        const double rollout_seconds = whole.seconds();
-        std::vector<float> rewards;
-        for (const auto& r : responses)
-            rewards.push_back(
-                static_cast<float>(o.accuracy_weight * r.accuracy.value + o.format_weight * r.format.value));
-
-        // advantage
-        const auto advantages = group_advantages(
-            rewards, o.group, o.scale == "group" ? AdvantageScale::GroupStd : AdvantageScale::None);
-        std::vector<Sample> samples;
-        for (std::size_t i = 0; i < responses.size(); ++i) {
-            Sample s{tokenizer.encode(problems[responses[i].completion.prompt].prompt),
-                     0,
-                     advantages[i],
-                     responses[i].completion.logp,
-                     {},
-                     {}};
-            s.prompt_length = s.tokens.size();  // tokens in, tokens out: the response is never encoded again
-            s.tokens.insert(s.tokens.end(), responses[i].completion.tokens.begin(),
-                            responses[i].completion.tokens.end());
-            samples.push_back(std::move(s));
-        }
-
-        // old and reference log-probabilities, where they differ from those of the policy itself
-        if (o.inner_epochs * o.mini_batches > 1)
-            compute_log_probabilities(model, samples, o, &Sample::old_logp);
-        if (o.beta > 0) {
-            const auto policy = model.download_parameters();
-            model.upload_parameters(reference);
-            compute_log_probabilities(model, samples, o, &Sample::ref_logp);
-            model.upload_parameters(policy);
-        }
-
-        // loss and step, once per mini-batch of whole groups
-        Statistics stats;
-        const double lr = learning_rate.at(step + 1);
-        for (int epoch = 0; epoch < o.inner_epochs; ++epoch)
-            for (int part = 0; part < o.mini_batches; ++part) {
-                const std::size_t begin =
-                    static_cast<std::size_t>(o.prompts) * part / o.mini_batches * o.group;
-                const std::size_t end =
-                    static_cast<std::size_t>(o.prompts) * (part + 1) / o.mini_batches * o.group;
-                update_policy(model, optimizer, std::span(samples).subspan(begin, end - begin), o, lr, stats);
-            }
-        if (!std::isfinite(stats.loss) || !std::isfinite(stats.grad_norm))
-            fail("step ", step + 1,
-                 ": the loss or its gradient is not finite; the last good checkpoint is in ", o.out,
-                 "; lower --lr and go on with --resume");
-        ++step;
-        if (o.beta > 0 && o.reference_refresh > 0 && step % o.reference_refresh == 0)
-            reference = model.download_parameters();
-
-        // log
-        const Grades grades(responses);
-        double mean = 0, variance = 0, longest = 0;
-        int without_spread = 0;
-        for (float r : rewards) mean += r / static_cast<double>(rewards.size());
-        for (float r : rewards) variance += (r - mean) * (r - mean) / static_cast<double>(rewards.size());
-        for (std::size_t g = 0; g < rewards.size(); g += o.group)
-            without_spread +=
-                std::all_of(&rewards[g], &rewards[g] + o.group, [&](float r) { return r == rewards[g]; });
-        for (const auto& s : samples) longest = std::max(longest, static_cast<double>(s.length()));
-        const double seconds = whole.seconds();
-        log.write(
-            {{"step", step},
-             {"reward", mean},
-             {"reward_std", std::sqrt(variance)},
-             {"accuracy", grades.accuracy},
-             {"format", grades.format},
-             {"response_length", grades.response_length},
-             {"response_length_max", longest},
-             {"truncated", grades.truncated},
-             {"groups_without_spread", static_cast<double>(without_spread) / o.prompts},
-             {"loss", stats.loss / stats.updates},
-             {"entropy", stats.entropy / stats.tokens},
-             {"kl", stats.kl / stats.tokens},
-             {"clip_low", stats.clip_low / stats.tokens},
-             {"clip_high", stats.clip_high / stats.tokens},
-             {"grad_norm", stats.grad_norm / stats.updates},
-             {"lr", lr},
-             {"logp_gap_max", stats.gap_max},
-             {"logp_gap_mean", stats.gap_sum / stats.gap_tokens},
-             {"tokens", stats.tokens},
-             {"seconds",
-              {{"step", seconds}, {"rollout", rollout_seconds}, {"train", seconds - rollout_seconds}}}});
-        accuracies.push_back(grades.accuracy);
-        lengths.push_back(grades.response_length);
-        if (step % 20 == 1 || o.show_every == 1)
-            std::printf("   step  reward  accuracy  format  length  entropy  grad norm  logp gap  s/step\n");
-        std::printf("%7d  %6.3f  %7.1f%%  %5.1f%%  %6.1f  %7.3f  %9.3f  %8.1e  %6.2f\n", step, mean,
-                    100 * grades.accuracy, 100 * grades.format, grades.response_length,
-                    stats.entropy / stats.tokens, stats.grad_norm / stats.updates, stats.gap_max, seconds);
-        if (step % o.show_every == 0 || step == 1) {
-            const auto& r = responses[0];
-            std::printf("  sample  %s%s   [%s]\n", problems[0].prompt.c_str(), r.text.c_str(),
-                        r.accuracy.reason.c_str());
-            for (std::size_t i = 0; i < static_cast<std::size_t>(o.group); ++i)
-                samples_log.write({{"step", step},
-                                   {"prompt", problems[0].prompt},
-                                   {"response", responses[i].text},
-                                   {"accuracy", responses[i].accuracy.value},
-                                   {"reason", responses[i].accuracy.reason},
-                                   {"format", responses[i].format.value},
-                                   {"advantage", advantages[i]}});
-        }
-        std::fflush(stdout);
-        if (step % o.save_every == 0) save();
-    }
-    save();
-    if (step < o.steps) {
-        std::printf("stopped at step %d; go on with --resume\n", step);
-        return 130;
-    }
-    const auto after = evaluate();
-    if (!accuracies.empty()) {
-        std::printf("accuracy         %s\n", sparkline(accuracies, 80, 0, 1).c_str());
-        std::printf("response length  %s\n",
-                    sparkline(lengths, 80, 0, *std::max_element(lengths.begin(), lengths.end())).c_str());
-    }
-    if (before && after)
-        std::printf(
-            "held out: accuracy %.1f%% -> %.1f%%, format %.1f%% -> %.1f%%, response length %.1f -> %.1f\n",
-            100 * before->accuracy, 100 * after->accuracy, 100 * before->format, 100 * after->format,
-            before->response_length, after->response_length);
-    model.save(o.out);
-    for (const char* file : {"tokenizer.json", "prompt_template.txt"})
-        if (const auto from = std::filesystem::path(o.model) / file; std::filesystem::exists(from))
-            std::filesystem::copy_file(from, std::filesystem::path(o.out) / file,
-                                       std::filesystem::copy_options::overwrite_existing);
-    std::printf("model, log.jsonl and samples.jsonl are in %s\n", o.out.c_str());
-    return 0;
+void Trainer::save() {
+    if (comm.is_root())
+        save_checkpoint(o.out, model, optimizer, {{{"step", std::to_string(step)}}, reference});
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
     Options o;
-    CLI::App app{"GRPO with rule rewards: R1-Zero on a base model", "train_grpo"};
+    CLI::App app{std::string("GRPO with rule rewards: R1-Zero on a base model") +
+                     (Comm::available() ? ". Under mpirun the ranks share the questions" : ""),
+                 "train_grpo"};
     app.option_defaults()->always_capture_default();
     app.add_option("--model", o.model, "base model folder: config.json, model.safetensors, tokenizer.json")
         ->required();
@@ -460,8 +541,8 @@ int main(int argc, char** argv) {
         ->check(CLI::NonNegativeNumber);
     app.add_flag("--resume", o.resume, "go on from the checkpoint in --out, if there is one");
     return run_main(app, argc, argv, [&] {
-        if (o.mini_batches > o.prompts)
-            fail("--mini-batches ", o.mini_batches, " is more than --prompts ", o.prompts);
-        return train(o);
+        install_stop_handler();
+        set_threads(o.threads);
+        return Trainer(o).run();
     });
 }

@@ -154,13 +154,7 @@ int train(const Options& o) {
         std::printf("stopped at step %lld; go on with --resume\n", static_cast<long long>(step));
         return 130;
     }
-    model.save(o.out);
-    for (const char* file : {"tokenizer.json", "prompt_template.txt"}) {
-        const auto from = std::filesystem::path(o.tokenizer.empty() ? o.model : o.tokenizer) / file;
-        if (std::filesystem::exists(from))
-            std::filesystem::copy_file(from, std::filesystem::path(o.out) / file,
-                                       std::filesystem::copy_options::overwrite_existing);
-    }
+    save_model(model, o.tokenizer.empty() ? o.model : o.tokenizer, o.out);
     std::printf("model written to %s\n", o.out.c_str());
     return 0;
 }

@@ -45,6 +45,16 @@ Checkpoint load_checkpoint(const std::filesystem::path& folder, Transformer& mod
     return checkpoint;
 }
 
+void save_model(const Transformer& model, const std::filesystem::path& tokenizer_folder,
+                const std::filesystem::path& folder) {
+    model.save(folder);
+    for (const char* file : {"tokenizer.json", "prompt_template.txt"})
+        if (const auto from = tokenizer_folder / file;
+            std::filesystem::exists(from) && tokenizer_folder != folder)
+            std::filesystem::copy_file(from, folder / file,
+                                       std::filesystem::copy_options::overwrite_existing);
+}
+
 bool has_checkpoint(const std::filesystem::path& folder) { return std::filesystem::exists(file_in(folder)); }
 
 }  // namespace r1

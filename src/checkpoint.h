@@ -23,6 +23,10 @@ void save_checkpoint(const std::filesystem::path& folder, const Transformer& mod
                      const Optimizer& optimizer, const Checkpoint& checkpoint);
 /// Restores model and optimizer. Throws Error if the file does not fit the model.
 Checkpoint load_checkpoint(const std::filesystem::path& folder, Transformer& model, Optimizer& optimizer);
+/// Writes a model folder: config and weights, and the tokenizer and prompt template of the folder it came
+/// from.
+void save_model(const Transformer& model, const std::filesystem::path& tokenizer_folder,
+                const std::filesystem::path& folder);
 bool has_checkpoint(const std::filesystem::path& folder);
 
 }  // namespace r1

@@ -1,5 +1,6 @@
 #include "src/comm.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <vector>
 
@@ -16,7 +17,8 @@ bool launched_by_mpi() {
 }
 
 #ifdef R1_MPI
-/// Reduce and broadcast instead of all-reduce: MPI does not promise that all-reduce gives every rank the same bits.
+/// Reduce and broadcast instead of all-reduce: MPI does not promise that all-reduce gives every rank the same
+/// bits.
 void reduce(void* data, std::int64_t count, MPI_Datatype type, MPI_Op op, int rank) {
     constexpr std::int64_t chunk = 1 << 26;  // MPI counts in int
     const std::int64_t bytes = type == MPI_DOUBLE ? 8 : 4;
@@ -32,6 +34,7 @@ void reduce(void* data, std::int64_t count, MPI_Datatype type, MPI_Op op, int ra
 }  // namespace
 
 #ifdef R1_MPI
+bool Comm::available() { return true; }
 Comm::Comm() {
     if (!launched_by_mpi()) return;
     MPI_Init(nullptr, nullptr);
@@ -55,8 +58,10 @@ void Comm::all_reduce_sum(Backend& backend, Tensor t) const {
     backend.upload(t, host.data());
 }
 #else
+bool Comm::available() { return false; }
 Comm::Comm() {
-    if (launched_by_mpi()) fail("launched by MPI, but built without it; install libopenmpi-dev and build again");
+    if (launched_by_mpi())
+        fail("launched by MPI, but built without it; install libopenmpi-dev and build again");
 }
 Comm::~Comm() = default;
 void Comm::all_reduce_sum(std::span<double>) const {}

@@ -1,5 +1,5 @@
-// Collectives among the ranks of a data-parallel run: one process each, launched by mpirun. A process that was not launched so is
-// rank 0 of 1, and every call does nothing.
+// Collectives among the ranks of a data-parallel run: one process each, launched by mpirun. A process that
+// was not launched so is rank 0 of 1, and every call does nothing.
 #pragma once
 #include <span>
 
@@ -13,6 +13,8 @@ class Comm {
     ~Comm();
     Comm(const Comm&) = delete;
 
+    /// Whether this build has MPI.
+    static bool available();
     int rank() const { return rank_; }
     int size() const { return size_; }
     bool is_root() const { return rank_ == 0; }

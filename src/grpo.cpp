@@ -37,17 +37,16 @@ LossAggregation loss_aggregation(const std::string& name) {
     fail("unknown loss aggregation \"", name, "\"; choose grpo, dapo or dr_grpo");
 }
 
-std::vector<float> token_weights(std::span<const int> lengths, LossAggregation aggregation, int max_length) {
-    const double sequences = static_cast<double>(lengths.size());
-    const double tokens = std::accumulate(lengths.begin(), lengths.end(), 0.0);
-    std::vector<float> weights(lengths.size());
-    for (std::size_t i = 0; i < lengths.size(); ++i) {
-        const double divisor = aggregation == LossAggregation::Grpo   ? sequences * lengths[i]
-                               : aggregation == LossAggregation::Dapo ? tokens
-                                                                      : sequences * max_length;
-        weights[i] = divisor > 0 ? static_cast<float>(1 / divisor) : 0;
+float token_weight(int length, const UpdateSize& update, LossAggregation aggregation, int max_length) {
+    switch (aggregation) {
+        case LossAggregation::Grpo:
+            return static_cast<float>(1 / (update.sequences * length));
+        case LossAggregation::Dapo:
+            return static_cast<float>(1 / update.tokens);
+        case LossAggregation::DrGrpo:
+            return static_cast<float>(1 / (update.sequences * max_length));
     }
-    return weights;
+    return 0;
 }
 
 TokenObjective token_objective(float logp, float old_logp, float ref_logp, float advantage,

@@ -23,9 +23,13 @@ std::vector<float> group_advantages(std::span<const float> rewards, std::size_t 
 enum class LossAggregation { Grpo, Dapo, DrGrpo };
 LossAggregation loss_aggregation(const std::string& name);
 
-/// The weight of each token of sequence i in the loss. lengths: completion tokens of every sequence of the
-/// *whole* update (all micro-batches), so that loss and gradient do not depend on how it is split.
-std::vector<float> token_weights(std::span<const int> lengths, LossAggregation aggregation, int max_length);
+/// What the *whole* update holds: over all micro-batches and all ranks, so that loss and gradient do not
+/// depend on how it is split.
+struct UpdateSize {
+    double sequences = 0, tokens = 0;
+};
+/// The weight in the loss of each token of a sequence with `length` response tokens.
+float token_weight(int length, const UpdateSize& update, LossAggregation aggregation, int max_length);
 
 struct ObjectiveOptions {
     float clip_low = 0.2f, clip_high = 0.2f;  ///< the ratio is clipped to [1 - clip_low, 1 + clip_high]

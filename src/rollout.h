@@ -34,17 +34,22 @@ inline std::vector<Response> sample_responses(Generator& generator, const Tokeni
     return responses;
 }
 
-/// Means over responses.
+/// Sums over responses; divide by `responses`. Only doubles, so that ranks can add them up.
 struct Grades {
-    double accuracy = 0, format = 0, response_length = 0, truncated = 0;
-    explicit Grades(const std::vector<Response>& responses) {
-        const double n = static_cast<double>(responses.size());
-        for (const auto& r : responses) {
-            accuracy += r.accuracy.value / n;
-            format += r.format.value / n;
-            response_length += static_cast<double>(r.completion.tokens.size()) / n;
-            truncated += (r.completion.stopped ? 0 : 1) / n;
+    double responses = 0, accuracy = 0, format = 0, response_length = 0, truncated = 0;
+    Grades() = default;
+    explicit Grades(const std::vector<Response>& all) : responses(static_cast<double>(all.size())) {
+        for (const auto& r : all) {
+            accuracy += r.accuracy.value;
+            format += r.format.value;
+            response_length += static_cast<double>(r.completion.tokens.size());
+            truncated += r.completion.stopped ? 0 : 1;
         }
+    }
+    Grades means() const {
+        Grades g = *this;
+        for (double* sum : {&g.accuracy, &g.format, &g.response_length, &g.truncated}) *sum /= responses;
+        return g;
     }
 };
 

@@ -33,12 +33,14 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("token weights: what each aggregation averages over; they do not change with the split") {
-    const std::vector<int> lengths = {3, 1, 6};
-    CHECK(token_weights(lengths, LossAggregation::Grpo, 10)[0] == doctest::Approx(1.0 / 9));
-    CHECK(token_weights(lengths, LossAggregation::Grpo, 10)[2] == doctest::Approx(1.0 / 18));
-    for (float w : token_weights(lengths, LossAggregation::Dapo, 10)) CHECK(w == doctest::Approx(0.1));
-    for (float w : token_weights(lengths, LossAggregation::DrGrpo, 10)) CHECK(w == doctest::Approx(1.0 / 30));
+TEST_CASE("token weights: what each aggregation averages over") {
+    const UpdateSize update{3, 10};  // three responses of 3, 1 and 6 tokens
+    CHECK(token_weight(3, update, LossAggregation::Grpo, 10) == doctest::Approx(1.0 / 9));
+    CHECK(token_weight(6, update, LossAggregation::Grpo, 10) == doctest::Approx(1.0 / 18));
+    for (int length : {3, 1, 6}) {
+        CHECK(token_weight(length, update, LossAggregation::Dapo, 10) == doctest::Approx(0.1));
+        CHECK(token_weight(length, update, LossAggregation::DrGrpo, 10) == doctest::Approx(1.0 / 30));
+    }
     CHECK_THROWS_AS(loss_aggregation("mean"), Error);
 }
 

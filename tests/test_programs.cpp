@@ -43,7 +43,7 @@ struct Result {
     int status;
     std::string out, err;
 };
-Result run(const Folder& folder, const std::string& command) {
+Result run(const Folder& folder, const std::string& command, const std::string& launcher = "") {
     const int code = std::system(
         (kBin + command + " >" + (folder / "stdout") + " 2>" + (folder / "stderr") + " </dev/null").c_str());
     return {WIFEXITED(code) ? WEXITSTATUS(code) : -1, read(folder / "stdout"), read(folder / "stderr")};
@@ -141,6 +141,31 @@ TEST_CASE(
     CHECK(read(f / "whole/model.safetensors") == read(f / "killed/model.safetensors"));
 }
 
+TEST_CASE("two ranks under mpirun train as one process does") {
+    const Folder f;
+    if (std::system("command -v mpirun >/dev/null") != 0 ||
+        run(f, "train_grpo --help").out.find("mpirun") == std::string::npos) {
+        MESSAGE("skipped: built without MPI (libopenmpi-dev, openmpi-bin)");
+        return;
+    }
+    const std::string flags = "train_grpo --model " + kTiny + " --train " + kData +
+                              "train.jsonl --prompts 4 --group 4 --max-new-tokens 48 --lr 1e-3 "
+                              "--mini-batches 2 --loss dapo --steps 3 --threads 1 --eval " +
+                              problems(f, 9);
+    const std::string launch =
+        "env ASAN_OPTIONS=detect_leaks=0 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun "
+        "--oversubscribe -n 2 ";
+    REQUIRE(run(f, flags + " --out " + (f / "one")).status == 0);
+    REQUIRE(run(f, flags + " --out " + (f / "two"), launch).status == 0);
+    const auto one = log_of(f / "one"), two = log_of(f / "two");
+    REQUIRE(one.size() == two.size());
+    CHECK(one[0] == two[0]);                           // the evaluation before
+    for (const auto& [key, value] : one[1].items()) {  // the first step: sums in another order
+        CAPTURE(key);
+        CHECK(two[1][key].get<double>() == doctest::Approx(value.get<double>()).epsilon(1e-4));
+    }
+}
+
 TEST_CASE(
     "the update does not depend on the token budget: loss, reward and gradient norm of the first step") {
     const Folder f;
@@ -163,10 +188,10 @@ TEST_CASE("train_sft lowers its loss, resumes exactly, and writes a model that i
                 << "\n";
     }
     const std::string flags = "train_sft --model " + kTiny + " --data " + (f / "data.jsonl") +
-                              " --batch-tokens 200 --lr 1e-2 --schedule constant --warmup 2 ";
-    REQUIRE(run(f, flags + "--steps 30 --out " + (f / "whole")).status == 0);
-    REQUIRE(run(f, flags + "--steps 13 --out " + (f / "parts")).status == 0);
-    REQUIRE(run(f, flags + "--steps 30 --resume --out " + (f / "parts")).status == 0);
+                              " --batch-tokens 200 --lr 3e-3 --schedule constant --warmup 2 ";
+    REQUIRE(run(f, flags + "--steps 80 --out " + (f / "whole")).status == 0);
+    REQUIRE(run(f, flags + "--steps 33 --out " + (f / "parts")).status == 0);
+    REQUIRE(run(f, flags + "--steps 80 --resume --out " + (f / "parts")).status == 0);
     const auto log = log_of(f / "whole");
     CHECK(log == log_of(f / "parts"));
     CHECK(read(f / "whole/model.safetensors") == read(f / "parts/model.safetensors"));
