@@ -6,7 +6,7 @@ PACKAGES = g++ cmake make ninja-build pkg-config nlohmann-json3-dev libpcre2-dev
            libdnnl-dev doctest-dev
 PROGRAMS = train_grpo train_sft infer make_countdown
 
-DEMO_FLAGS ?= --steps 300 --lr 5e-4
+DEMO_FLAGS ?= --steps 400 --lr 2e-4 --warmup 40 --eval-samples 4
 BASE_FLAGS ?= --steps 4000 --batch-tokens 8192 --lr 3e-3 --warmup 100 --weight-decay 0.01
 
 # $(call compile,FOLDER,CMAKE OPTIONS,TARGETS): Ninja where it is installed; a folder keeps the generator it began with.
