@@ -4,8 +4,7 @@
 //   rollout     sample G responses o_1..o_G to each of P questions from the policy pi_theta
 //   reward      r_i by rules: is the answer right, is the format kept
 //   advantage   A_i = (r_i - mean r) / std r over the G responses of a question
-//   loss        -1/(PG) sum_i 1/|o_i| sum_t [ min(rho A_i, clip(rho, 1-eps, 1+eps) A_i) - beta KL(pi_theta ||
-//   pi_ref) ]
+//   loss        -1/(PG) sum_i 1/|o_i| sum_t [ min(rho A_i, clip(rho, 1-eps, 1+eps) A_i) - beta KL(pi_theta, pi_ref) ]
 //               with rho = pi_theta(o_it) / pi_old(o_it)
 //   step        AdamW on the gradient of the loss
 //
@@ -54,8 +53,7 @@ struct Sample {
     int length() const { return static_cast<int>(sampled_logp.size()); }
 };
 
-/// Cuts samples into micro-batches of at most token_budget tokens and calls body(samples of one, packed) for
-/// each.
+/// Cuts samples into micro-batches of at most token_budget tokens and calls body(samples of one, packed) for each.
 template <class Body>
 void for_each_micro_batch(std::span<Sample> samples, std::int64_t token_budget, Body body) {
     for (std::size_t begin = 0, end = 0; begin < samples.size(); begin = end) {
@@ -101,8 +99,7 @@ std::span<double> doubles_of(Struct& s) {
     return {reinterpret_cast<double*>(&s), sizeof(Struct) / sizeof(double)};
 }
 
-/// The i-th question ever asked: every epoch visits each once, in an order that depends on seed and epoch
-/// alone.
+/// The i-th question ever asked: every epoch visits each once, in an order that depends on seed and epoch alone.
 class Order {
   public:
     Order(std::size_t count, std::uint64_t seed) : order_(count), seed_(seed) {}
@@ -220,8 +217,7 @@ void Trainer::update(std::span<Sample> samples, double lr) {
         for (const Sample& s : micro) {
             const float weight = token_weight(s.length(), size, aggregation, o.max_new_tokens);
             for (int t = 0; t < s.length(); ++t, ++m) {
-                // With a single update per rollout pi_old is pi_theta: the ratio is 1, its gradient that of
-                // log pi.
+                // With a single update per rollout pi_old is pi_theta: the ratio is 1, its gradient that of log pi.
                 const float logp = scores.logp[m], old = s.old_logp.empty() ? logp : s.old_logp[t];
                 const float ref = s.ref_logp.empty() ? logp : s.ref_logp[t];
                 const TokenObjective token = token_objective(logp, old, ref, s.advantage, objective);
@@ -397,8 +393,7 @@ void Trainer::log_step(const Rollout& r, double rollout_seconds, double seconds,
     std::fflush(stdout);
 }
 
-// ---- setting up
-// -----------------------------------------------------------------------------------------------
+// ---- setting up ----
 
 Trainer::Trainer(const Options& options)
     : o(options),

@@ -54,8 +54,7 @@ class Backend {
     virtual const char* name() const = 0;
     virtual DType real() const = 0;
 
-    // ---- memory
-    // -----------------------------------------------------------------------------------------------
+    // ---- memory ----
     virtual std::size_t available_memory() const = 0;  ///< bytes that allocate() could still give
     virtual void* allocate(
         std::size_t bytes) = 0;  ///< 64-byte aligned; throws Error when there is not enough
@@ -66,8 +65,7 @@ class Backend {
                       Tensor from) = 0;  ///< same size; real() -> real(), or real() -> BF16 (nearest even)
     virtual void zero(Tensor t) = 0;
 
-    // ---- embedding
-    // ----------------------------------------------------------------------------------------------
+    // ---- embedding ----
     /// out[n, :] = table[ids[n], :]                       out [N, C], ids [N] in [0, V), table [V, C] real or
     /// BF16
     virtual void embedding_forward(Tensor out, Tensor ids, Tensor table) = 0;
@@ -78,8 +76,7 @@ class Backend {
     /// out = 0; out[index[m], :] = in[m, :]               out [N, C], in [M, C], index [M], all different
     virtual void scatter_rows(Tensor out, Tensor in, Tensor index) = 0;
 
-    // ---- RMSNorm with the residual add (arXiv 1910.07467)
-    // ---------------------------------------------------------
+    // ---- RMSNorm with the residual add (arXiv 1910.07467) ----
     /// sum = x + delta; rstd[n] = 1 / sqrt(mean_c sum[n,c]^2 + eps); y = sum * rstd * weight
     /// y, sum, x, delta [N, C], rstd [N], weight [C]. sum may be x (in place); it must be where delta is
     /// empty.
@@ -90,16 +87,14 @@ class Backend {
     virtual void rmsnorm_backward(Tensor dx, Tensor dweight, Tensor dy, Tensor x, Tensor rstd,
                                   Tensor weight) = 0;
 
-    // ---- rotary position embedding (arXiv 2104.09864), Hugging Face's half-split layout
-    // ---------------------------
+    // ---- rotary position embedding (arXiv 2104.09864), Hugging Face's half-split layout ----
     /// In place on the query and key columns of qkv [N, (H + 2K) D]: for i < D/2 and angle a = positions[n]
     /// inv_freq[i]: (x[i], x[i + D/2]) -> (x[i] cos a - x[i + D/2] sin a, x[i + D/2] cos a + x[i] sin a).
     /// `inverse` rotates by -a, which is the backward pass. inv_freq [D/2] real. Angles are formed in
     /// float64.
     virtual void rope(Tensor qkv, Tensor positions, Tensor inv_freq, AttentionShape shape, bool inverse) = 0;
 
-    // ---- linear layers (GEMM)
-    // -----------------------------------------------------------------------------------
+    // ---- linear layers (GEMM) ----
     /// y = x W^T + bias           y [N, O], x [N, I], weight [O, I] real or BF16, bias [O] or empty.
     /// With BF16 weights x is rounded to bfloat16 first (N > 1) and products are summed in float32.
     virtual void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias) = 0;
@@ -108,8 +103,7 @@ class Backend {
     /// dW += dy^T x, dbias += sum_n dy[n, :]      dW [O, I], dbias [O] or empty; both always real
     virtual void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x) = 0;
 
-    // ---- attention over packed sequences
-    // ------------------------------------------------------------------------
+    // ---- attention over packed sequences ----
     /// Causal within each sequence; sequence b owns rows [cu_seqlens[b], cu_seqlens[b+1]).
     /// out[n, h] = sum_{j <= n} softmax_j(q[n,h] . k[j,g] / sqrt(D)) v[j,g];  lse[n, h] = log sum_j exp(q . k
     /// / sqrt(D)) out [N, H D], lse [N, H], qkv [N, (H + 2K) D], cu_seqlens [B + 1]. Nothing of size T x T
@@ -120,8 +114,7 @@ class Backend {
     virtual void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
                                     Tensor cu_seqlens, AttentionShape shape) = 0;
 
-    // ---- decoding with a key/value cache
-    // --------------------------------------------------------------------------
+    // ---- decoding with a key/value cache ----
     /// The cache of one layer is a pool of rows: k_pool, v_pool [R, K D], R a multiple of kKvBlock.
     /// cache[rows[n]] = keys, values of qkv[n]; a negative row is skipped. Within a block of kKvBlock rows a
     /// backend may lay them out as it likes.
@@ -132,14 +125,12 @@ class Backend {
     virtual void decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor v_pool, Tensor spans,
                                   AttentionShape shape) = 0;
 
-    // ---- SwiGLU (arXiv 2002.05202)
-    // ----------------------------------------------------------------------------------
+    // ---- SwiGLU (arXiv 2002.05202) ----
     /// out = silu(gate) * up            gate_up [N, 2F]: gate first; out [N, F]; silu(z) = z / (1 + exp(-z))
     virtual void swiglu_forward(Tensor out, Tensor gate_up) = 0;
     virtual void swiglu_backward(Tensor dgate_up, Tensor dout, Tensor gate_up) = 0;
 
-    // ---- the head: log-probability and entropy without N x V logits
-    // ---------------------------------------------------
+    // ---- the head: log-probability and entropy without N x V logits ----
     /// With p = softmax(hidden W^T / temperature): logp[m] = log p[m, targets[m]], entropy[m] = -sum_v p log
     /// p. hidden [M, C], weight [V, C] real or BF16, targets [M], logp and entropy [M]; logits: scratch
     /// [chunk, V], rows of which are filled and forgotten chunk by chunk.
@@ -152,8 +143,7 @@ class Backend {
     virtual void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy, Tensor hidden,
                                Tensor weight, Tensor targets, float temperature, Tensor logits) = 0;
 
-    // ---- sampling
-    // ---------------------------------------------------------------------------------------------------
+    // ---- sampling ----
     /// tokens[b] ~ softmax(logits[b] / temperature), truncated to the top_k likeliest and then to the
     /// smallest set that holds top_p of the rest's mass, renormalised; logp[b] is its log-probability under
     /// that very distribution (greedy: under the softmax at temperature 1). The only randomness is
@@ -162,8 +152,7 @@ class Backend {
     virtual void sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters,
                         const SampleOptions& options) = 0;
 
-    // ---- optimizer
-    // ----------------------------------------------------------------------------------------------------
+    // ---- optimizer ----
     /// sum of squares, in float64
     virtual double sum_of_squares(Tensor t) = 0;
     /// AdamW (arXiv 1711.05101, algorithm 2, with lr as the schedule): g = grad_scale grad; m = b1 m + (1 -

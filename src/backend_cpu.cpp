@@ -74,8 +74,7 @@ void parallel_chunks(int64_t count, int64_t chunk, Body body) {
                  [&](int64_t i) { body(i * chunk, std::min(count, (i + 1) * chunk)); });
 }
 
-// ---- GEMM
-// ---------------------------------------------------------------------------------------------------------
+// ---- GEMM ----
 
 /// C [m, n] (row stride ldc, float32) = A B, or C += A B. Single-threaded oneDNN matmul: the callers are
 /// tasks of parallel_for. Creating a primitive compiles code (milliseconds), so each thread keeps those it
@@ -95,6 +94,18 @@ struct MatmulKeyHash {
 };
 
 void matmul(const void* a, const void* b, float* c, const MatmulKey& key) {
+    static const bool has_bf16 = dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core;
+    if (key.is_bf16 && !has_bf16) {  // the same product of the same rounded numbers, in float32
+        float *wide_a = scratch<float, 2>(key.m * key.k), *wide_b = scratch<float, 3>(key.k * key.n);
+        for (int64_t i = 0; i < key.m; ++i)
+            for (int64_t p = 0; p < key.k; ++p)
+                wide_a[i * key.k + p] = widen(static_cast<const bf16*>(a)[i * key.a_row + p * key.a_col]);
+        for (int64_t p = 0; p < key.k; ++p)
+            for (int64_t j = 0; j < key.n; ++j)
+                wide_b[p * key.n + j] = widen(static_cast<const bf16*>(b)[p * key.b_row + j * key.b_col]);
+        return matmul(wide_a, wide_b, c,
+                      {key.m, key.n, key.k, key.k, 1, key.n, 1, key.ldc, false, key.accumulate});
+    }
     struct Primitive {
         dnnl::matmul op;
         dnnl::memory a, b, c;
@@ -165,8 +176,7 @@ void with_weights(const Tensor& w, Body body) {
         body(w.as<const Real>());
 }
 
-// ---- attention scores, shared by the forward and the backward pass
-// --------------------------------------------------
+// ---- attention scores, shared by the forward and the backward pass ----
 
 /// scores[j] = sum_d scale q[d] kt[d, j] for j < count, one multiply-add after the other in order of d: kt is
 /// [D, stride], so the inner loop runs over keys.
@@ -217,16 +227,17 @@ void weighted_mean_of(Real* out, const Real* p, Real sum, std::initializer_list<
     Real sums[2][D] = {};
     int64_t j = 0;
     for (const auto& part : parts) {
-        const Real *row = part.rows, *end = row + part.count * stride;
+        const Real* row = part.rows;
+        int64_t left = part.count;
         auto add = [&](Real* to) {
             const Real weight = p[j++];
 #pragma omp simd
             for (int d = 0; d < D; ++d) to[d] += weight * row[d];
-            row += stride;
+            row += stride, --left;
         };
-        if (j % 2 && row != end) add(sums[1]);
-        while (row + stride < end) add(sums[0]), add(sums[1]);
-        if (row != end) add(sums[0]);
+        if (j % 2 && left) add(sums[1]);
+        while (left >= 2) add(sums[0]), add(sums[1]);
+        if (left) add(sums[0]);
     }
     for (int d = 0; d < D; ++d) out[d] = (sums[0][d] + sums[1][d]) / sum;
 }
@@ -258,8 +269,7 @@ void transpose(Real* to, const Real* from, int64_t stride, int head_dim, int64_t
         for (int d = 0; d < head_dim; ++d) to[d * count + j] = from[j * stride + d];
 }
 
-// ---- softmax over the vocabulary, shared by head and sampler, so that both give a token the same
-// log-probability -----
+// ---- softmax over the vocabulary: head and sampler must give a token the same log-probability ----
 
 /// max and log sum exp of logits[v] / temperature
 template <class Real>
@@ -311,8 +321,7 @@ class CpuBackend final : public Backend {
         if (t.size()) std::memset(t.data, 0, t.bytes());
     }
 
-    // ---- embedding
-    // ----------------------------------------------------------------------------------------------
+    // ---- embedding ----
     void embedding_forward(Tensor out, Tensor ids, Tensor table) override {
         with_weights<Real>(table, [&](auto* rows) {
             parallel_chunks(out.rows, 64, [&](int64_t begin, int64_t end) {
@@ -342,8 +351,7 @@ class CpuBackend final : public Backend {
             upload(out.slice(index.as<int32_t>()[m], 1), in.slice(m, 1).data);
     }
 
-    // ---- RMSNorm
-    // ------------------------------------------------------------------------------------------------
+    // ---- RMSNorm ----
     void rmsnorm_forward(Tensor y, Tensor rstd, Tensor sum, Tensor x, Tensor delta, Tensor weight,
                          float eps) override {
         const int64_t C = x.cols;
@@ -388,8 +396,7 @@ class CpuBackend final : public Backend {
         });
     }
 
-    // ---- rotary position embedding
-    // --------------------------------------------------------------------------------
+    // ---- rotary position embedding ----
     void rope(Tensor qkv, Tensor positions, Tensor inv_freq, AttentionShape shape, bool inverse) override {
         const int half = shape.head_dim / 2, rotated_heads = shape.heads + shape.kv_heads;
         parallel_chunks(qkv.rows, 64, [&](int64_t begin, int64_t end) {
@@ -414,8 +421,7 @@ class CpuBackend final : public Backend {
         });
     }
 
-    // ---- linear layers
-    // ----------------------------------------------------------------------------------------------
+    // ---- linear layers ----
     void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias) override {
         const int64_t N = x.rows, I = x.cols, O = weight.rows;
         if (std::is_same_v<Real, double> || (N <= kGemvRows && O * I >= kGemvWeights)) {
@@ -495,8 +501,7 @@ class CpuBackend final : public Backend {
             });
     }
 
-    // ---- attention
-    // ------------------------------------------------------------------------------------------------
+    // ---- attention ----
     void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor cu_seqlens,
                            AttentionShape shape) override {
         const int D = shape.head_dim, group = shape.heads / shape.kv_heads;
@@ -569,8 +574,7 @@ class CpuBackend final : public Backend {
         });
     }
 
-    // ---- decoding
-    // ---------------------------------------------------------------------------------------------------
+    // ---- decoding ----
     // Keys of a block lie as [K D, kKvBlock], so that the score loop runs over keys; values as plain rows.
     void kv_append(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, AttentionShape shape) override {
         const int64_t cols = shape.kv_cols();
@@ -613,8 +617,7 @@ class CpuBackend final : public Backend {
         });
     }
 
-    // ---- SwiGLU
-    // -----------------------------------------------------------------------------------------------------
+    // ---- SwiGLU ----
     void swiglu_forward(Tensor out, Tensor gate_up) override {
         const int64_t F = out.cols;
         parallel_chunks(out.rows, 32, [&](int64_t begin, int64_t end) {
@@ -643,8 +646,7 @@ class CpuBackend final : public Backend {
         });
     }
 
-    // ---- the head
-    // ---------------------------------------------------------------------------------------------------
+    // ---- the head ----
     void head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight, Tensor targets,
                       float temperature, Tensor logits) override {
         const int64_t V = weight.rows;
@@ -700,8 +702,7 @@ class CpuBackend final : public Backend {
         }
     }
 
-    // ---- sampling
-    // -----------------------------------------------------------------------------------------------------
+    // ---- sampling ----
     void sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters,
                 const SampleOptions& options) override {
         const int64_t V = logits.cols;
@@ -719,8 +720,7 @@ class CpuBackend final : public Backend {
         });
     }
 
-    // ---- optimizer
-    // ------------------------------------------------------------------------------------------------------
+    // ---- optimizer ----
     double sum_of_squares(Tensor t) override {
         constexpr int64_t chunk = 1 << 14;
         std::vector<double> part((t.size() + chunk - 1) / chunk);

@@ -13,8 +13,7 @@ using nlohmann::ordered_json;
 using std::int32_t;
 using std::int64_t;
 
-// ---- configuration
-// --------------------------------------------------------------------------------------------------
+// ---- configuration ----
 
 Config Config::load(const std::filesystem::path& path) {
     const auto file = std::filesystem::is_directory(path) ? path / "config.json" : path;
@@ -124,8 +123,7 @@ ParameterLayout::ParameterLayout(const Config& c) {
     final_norm = add("model.norm.weight", C, 1, false);
 }
 
-// ---- batches and memory
-// -----------------------------------------------------------------------------------------------
+// ---- batches and memory ----
 
 void PackedBatch::add(const std::vector<int32_t>& sequence, std::size_t first_scored) {
     if (sequence.size() < 2 || first_scored < 1)
@@ -232,8 +230,7 @@ Transformer::Transformer(Backend& backend, const Config& config, const Transform
     work_ = take_workspace(arena_, config, options, real);
 }
 
-// ---- parameters
-// ---------------------------------------------------------------------------------------------------------
+// ---- parameters ----
 
 Tensor Transformer::matrix(int64_t offset, int64_t rows, int64_t cols) const {
     const Tensor& all = options_.bf16_matrices ? bf16_matrices_ : parameters_;
@@ -316,8 +313,7 @@ void Transformer::save(const std::filesystem::path& folder, bool as_bf16) const 
     std::ofstream(folder / "config.json") << json.dump(2) << "\n";
 }
 
-// ---- the architecture
-// -----------------------------------------------------------------------------------------------------
+// ---- the architecture ----
 
 Tensor Transformer::upload(Tensor to, const std::vector<int32_t>& host) {
     to = to.reshape(to.size(), 1).slice(0, static_cast<int64_t>(host.size()));
@@ -473,8 +469,7 @@ void Transformer::backward_layer(std::size_t layer, const LayerActivations& a) {
     backend_.rmsnorm_backward(dx, gradient(p.input_norm, C), dnorm, a.x, a.rstd1, vector(p.input_norm, C));
 }
 
-// ---- generation
-// ---------------------------------------------------------------------------------------------------------
+// ---- generation ----
 
 void Transformer::prefill(const PackedBatch& batch, const std::vector<int32_t>& cache_rows, KvCache& cache) {
     batch_ = upload(batch);

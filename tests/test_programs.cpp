@@ -45,7 +45,8 @@ struct Result {
 };
 Result run(const Folder& folder, const std::string& command, const std::string& launcher = "") {
     const int code = std::system(
-        (launcher + kBin + command + " >" + (folder / "stdout") + " 2>" + (folder / "stderr") + " </dev/null").c_str());
+        (launcher + kBin + command + " >" + (folder / "stdout") + " 2>" + (folder / "stderr") + " </dev/null")
+            .c_str());
     return {WIFEXITED(code) ? WEXITSTATUS(code) : -1, read(folder / "stdout"), read(folder / "stderr")};
 }
 

@@ -177,7 +177,6 @@ TEST_CASE(
         }
         INFO("temperature ", temperature, ": largest gap ", largest_gap);
         CHECK(largest_gap < 1e-5);
-        MESSAGE("temperature " << temperature << ": largest gap " << largest_gap);
     }
 }
 
