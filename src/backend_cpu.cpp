@@ -67,6 +67,8 @@ T* scratch(std::size_t count) {
     return memory.data();
 }
 
+int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
+
 /// Calls body(begin, end) for fixed-size pieces of [0, count).
 template <class Body>
 void parallel_chunks(int64_t count, int64_t chunk, Body body) {
@@ -145,8 +147,13 @@ void matmul(const void* a, const void* b, float* c, const MatmulKey& key) {
     stream.wait();
 }
 
-constexpr int64_t kRowBlock = 128;   // rows of x a task: enough to pay for oneDNN's packing of the weights
-constexpr int64_t kColBlock = 1024;  // outputs a task
+// Rows of x a task: enough to pay for oneDNN's packing of the weights. Tails are padded with rows of zeros to a multiple of
+// kRowPadding, so that few shapes occur and few primitives are compiled. Both are multiples of 48, hence of the 4, 6 and 8
+// rows that oneDNN's kernels unroll: then a row's result depends neither on its place nor on how many others there are.
+constexpr int64_t kRowBlock = 144, kRowPadding = 48;
+constexpr int64_t kTokenBlock = 128,
+                  kTokenPadding = 64;  // the same for tokens summed into a weight's gradient
+constexpr int64_t kColBlock = 1024;    // outputs a task
 // A few rows times a large matrix are a memory-bound matrix-vector product. Small matrices go through the
 // same product as many rows: then sampling gives a token bit by bit the log-probability that training gives
 // it.
@@ -480,8 +487,8 @@ class CpuBackend final : public Backend {
             const int64_t block = O <= 64 ? 32 : O <= 2048 ? 64 : 1024;  // outputs a task
             parallel_for((O + block - 1) / block, [&](int64_t task) {
                 const int64_t o = task * block, outputs = std::min(block, O - o);
-                for (int64_t n = 0; n < N; n += kRowBlock) {
-                    const int64_t rows = std::min(kRowBlock, N - n), padded = padded_rows(rows);
+                for (int64_t n = 0; n < N; n += kTokenBlock) {
+                    const int64_t rows = std::min(kTokenBlock, N - n), padded = round_up(rows, kTokenPadding);
                     float* to = dweight.as<float>() + o * I;
                     if (rows == padded) {
                         matmul(dy.as<float>() + n * O + o, x.as<float>() + n * I, to,
@@ -752,9 +759,6 @@ class CpuBackend final : public Backend {
     }
 
   private:
-    /// Tails are padded to a multiple of this many rows: few shapes, so few primitives to compile.
-    static int64_t padded_rows(int64_t rows) { return (rows + 63) / 64 * 64; }
-
     template <int Slot>
     static float* copy_padded(const float* from, int64_t rows, int64_t cols, int64_t stride, int64_t padded) {
         float* to = scratch<float, Slot>(padded * cols);
@@ -766,7 +770,7 @@ class CpuBackend final : public Backend {
     /// out[n .. n + rows, col .. col + cols) = in[n .. n + rows, :] times a matrix with the given strides.
     static void matmul_rows(Tensor out, int64_t n, int64_t rows, int64_t col, int64_t cols, Tensor in,
                             const void* weight, int64_t w_row, int64_t w_col, bool is_bf16) {
-        const int64_t K = in.cols, padded = padded_rows(rows);
+        const int64_t K = in.cols, padded = round_up(rows, kRowPadding);
         const float* from = in.as<float>() + n * K;
         const void* a = from;
         if (is_bf16) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <functional>
+#include <numeric>
 #include <vector>
 
 #include "src/command_line.h"
@@ -43,11 +44,19 @@ double gemm_peak(Backend& backend, DType weights, std::int64_t n) {
 }
 
 /// Bytes/s of reading a large array on all threads.
-double read_bandwidth(Backend& backend) {
-    Buffer buffer(backend, 1 << 29);
-    const Tensor t{buffer.data(), DType::F32, 1 << 27, 1};
-    backend.zero(t);
-    return static_cast<double>(t.bytes()) / median_seconds(5, [&] { backend.sum_of_squares(t); });
+double read_bandwidth() {
+    constexpr std::int64_t chunk = 1 << 17, chunks = 512;  // 64-bit words: 512 MiB
+    const std::vector<std::uint64_t> words(chunk * chunks, 1);
+    std::vector<std::uint64_t> sums(chunks);
+    const double seconds = median_seconds(5, [&] {
+        parallel_for(chunks, [&](std::int64_t c) {
+            std::uint64_t sum = 0;
+            for (std::int64_t i = c * chunk; i < (c + 1) * chunk; ++i) sum += words[i];
+            sums[c] = sum;
+        });
+    });
+    if (std::accumulate(sums.begin(), sums.end(), std::uint64_t{0}) != words.size()) fail("the sum is wrong");
+    return static_cast<double>(words.size()) * 8 / seconds;
 }
 
 /// 6 FLOPs a token and parameter, and 6 L C T for attention in a sequence of T tokens.
@@ -101,7 +110,7 @@ void bench_model(Backend& backend, const char* name, const Config& config, DType
 
 int bench(const std::string& tiny, bool quick) {
     const auto backend = make_cpu_backend();
-    const double bandwidth = read_bandwidth(*backend);
+    const double bandwidth = read_bandwidth();
     const double peak32 = gemm_peak(*backend, DType::F32, quick ? 512 : 2048),
                  peak16 = gemm_peak(*backend, DType::BF16, quick ? 512 : 2048);
     std::printf("%d threads; GEMM peak %.0f GFLOP/s in float32, %.0f in bfloat16; read bandwidth %.1f GB/s\n",
