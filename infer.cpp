@@ -145,16 +145,16 @@ int main(int argc, char** argv) {
     app.add_option("--template", o.prompt_template,
                    "prompt template file, if not the model's prompt_template.txt");
     app.add_flag("--raw", o.raw, "no template: the prompt as it is")->excludes("--eval");
-    app.add_option("--samples", o.samples, "responses to each prompt")->check(CLI::PositiveNumber);
-    app.add_option("--temperature", o.temperature, "0: greedy")->check(CLI::NonNegativeNumber);
+    app.add_option("--samples", o.samples, "responses to each prompt")->check(kPositive);
+    app.add_option("--temperature", o.temperature, "0: greedy")->check(kNonNegative);
     app.add_option("--top-p", o.top_p, "nucleus sampling, 1: off")->check(CLI::Range(0.0, 1.0));
-    app.add_option("--top-k", o.top_k, "0: off")->check(CLI::NonNegativeNumber);
-    app.add_option("--max-new-tokens", o.max_new_tokens, "longest response")->check(CLI::PositiveNumber);
+    app.add_option("--top-k", o.top_k, "0: off")->check(kNonNegative);
+    app.add_option("--max-new-tokens", o.max_new_tokens, "longest response")->check(kPositive);
     app.add_option("--slots", o.slots, "with --eval: responses in flight at a time (memory)")
-        ->check(CLI::PositiveNumber);
+        ->check(kPositive);
     app.add_option("--dtype", o.dtype, "matrices in the forward pass")
         ->check(CLI::IsMember({"float32", "bfloat16"}));
     app.add_option("--seed", o.seed, "of sampling");
-    app.add_option("--threads", o.threads, "0: one a core")->check(CLI::NonNegativeNumber);
+    app.add_option("--threads", o.threads, "0: one a core")->check(kNonNegative);
     return run_main(app, argc, argv, [&] { return infer(o); });
 }

@@ -490,50 +490,46 @@ int main(int argc, char** argv) {
         ->required();
     app.add_option("--train", o.train, "training problems, JSONL")->required();
     app.add_option("--eval", o.eval, "held-out problems, JSONL: evaluated before and after");
-    app.add_option("--eval-samples", o.eval_samples, "responses to each held-out problem")
-        ->check(CLI::PositiveNumber);
+    app.add_option("--eval-samples", o.eval_samples, "responses to each held-out problem")->check(kPositive);
     app.add_option("--out", o.out, "run folder: log.jsonl, samples.jsonl, checkpoint and the trained model");
     app.add_option("--template", o.prompt_template,
                    "prompt template file, if not the model's prompt_template.txt");
-    app.add_option("--steps", o.steps, "steps: rollouts and their updates")->check(CLI::PositiveNumber);
-    app.add_option("--prompts", o.prompts, "questions a step")->check(CLI::PositiveNumber);
+    app.add_option("--steps", o.steps, "steps: rollouts and their updates")->check(kPositive);
+    app.add_option("--prompts", o.prompts, "questions a step")->check(kPositive);
     app.add_option("--group", o.group, "responses to each question, G")->check(CLI::Range(2, 1024));
-    app.add_option("--max-new-tokens", o.max_new_tokens, "longest response")->check(CLI::PositiveNumber);
+    app.add_option("--max-new-tokens", o.max_new_tokens, "longest response")->check(kPositive);
     app.add_option("--temperature", o.temperature, "of sampling, and of every log-probability")
-        ->check(CLI::PositiveNumber);
+        ->check(kPositive);
     app.add_option("--accuracy-weight", o.accuracy_weight, "of the accuracy reward");
     app.add_option("--format-weight", o.format_weight, "of the format reward");
     app.add_option("--loss", o.loss, "aggregation over tokens")
         ->check(CLI::IsMember({"grpo", "dapo", "dr_grpo"}));
     app.add_option("--advantage-scale", o.scale, "divide by the group's standard deviation, or not")
         ->check(CLI::IsMember({"group", "none"}));
-    app.add_option("--clip-low", o.clip_low, "ratio clip: 1 - this")->check(CLI::NonNegativeNumber);
-    app.add_option("--clip-high", o.clip_high, "ratio clip: 1 + this")->check(CLI::NonNegativeNumber);
+    app.add_option("--clip-low", o.clip_low, "ratio clip: 1 - this")->check(kNonNegative);
+    app.add_option("--clip-high", o.clip_high, "ratio clip: 1 + this")->check(kNonNegative);
     app.add_option("--beta", o.beta, "weight of the KL to the reference policy, 0: none")
-        ->check(CLI::NonNegativeNumber);
+        ->check(kNonNegative);
     app.add_option("--reference-refresh", o.reference_refresh,
                    "the policy becomes the reference every so many steps, 0: never")
-        ->check(CLI::NonNegativeNumber);
-    app.add_option("--inner-epochs", o.inner_epochs, "passes over each rollout")->check(CLI::PositiveNumber);
-    app.add_option("--mini-batches", o.mini_batches, "updates per pass")->check(CLI::PositiveNumber);
-    app.add_option("--lr", o.lr, "learning rate")->check(CLI::PositiveNumber);
+        ->check(kNonNegative);
+    app.add_option("--inner-epochs", o.inner_epochs, "passes over each rollout")->check(kPositive);
+    app.add_option("--mini-batches", o.mini_batches, "updates per pass")->check(kPositive);
+    app.add_option("--lr", o.lr, "learning rate")->check(kPositive);
     app.add_option("--schedule", o.schedule, "after the warm-up")
         ->check(CLI::IsMember({"constant", "cosine"}));
-    app.add_option("--warmup", o.warmup, "warm-up steps")->check(CLI::NonNegativeNumber);
-    app.add_option("--weight-decay", o.weight_decay, "AdamW's, on matrices")->check(CLI::NonNegativeNumber);
-    app.add_option("--clip-norm", o.clip_norm, "largest gradient norm, 0: none")
-        ->check(CLI::NonNegativeNumber);
-    app.add_option("--token-budget", o.token_budget, "tokens a training pass (memory)")
-        ->check(CLI::PositiveNumber);
+    app.add_option("--warmup", o.warmup, "warm-up steps")->check(kNonNegative);
+    app.add_option("--weight-decay", o.weight_decay, "AdamW's, on matrices")->check(kNonNegative);
+    app.add_option("--clip-norm", o.clip_norm, "largest gradient norm, 0: none")->check(kNonNegative);
+    app.add_option("--token-budget", o.token_budget, "tokens a training pass (memory)")->check(kPositive);
     app.add_option("--dtype", o.dtype, "matrices in the forward pass")
         ->check(CLI::IsMember({"float32", "bfloat16"}));
     app.add_flag("--recompute", o.recompute,
                  "recompute activations in the backward pass: less memory, a third more work");
-    app.add_option("--show-every", o.show_every, "steps between sampled traces")->check(CLI::PositiveNumber);
-    app.add_option("--save-every", o.save_every, "steps between checkpoints")->check(CLI::PositiveNumber);
+    app.add_option("--show-every", o.show_every, "steps between sampled traces")->check(kPositive);
+    app.add_option("--save-every", o.save_every, "steps between checkpoints")->check(kPositive);
     app.add_option("--seed", o.seed, "of sampling and of the order of problems");
-    app.add_option("--threads", o.threads, "0: one a core; the result is the same")
-        ->check(CLI::NonNegativeNumber);
+    app.add_option("--threads", o.threads, "0: one a core; the result is the same")->check(kNonNegative);
     app.add_flag("--resume", o.resume, "go on from the checkpoint in --out, if there is one");
     return run_main(app, argc, argv, [&] {
         install_stop_handler();

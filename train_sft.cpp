@@ -87,8 +87,8 @@ int train(const Options& o) {
             const auto example = reader.next();
             if (!example) {
                 if (wrapped)
-                    fail(o.data, ": no example fits the model's context of ", config.max_position_embeddings,
-                         " tokens");
+                    fail(o.data, ": holds no example that fits the model's context of ",
+                         config.max_position_embeddings, " tokens");
                 wrapped = true;
                 reader.rewind();
                 continue;
@@ -171,23 +171,22 @@ int main(int argc, char** argv) {
     app.add_option("--tokenizer", o.tokenizer, "folder with tokenizer.json, if not the model's");
     app.add_option("--data", o.data, "training examples, JSONL")->required();
     app.add_option("--out", o.out, "run folder: log.jsonl, checkpoint and the trained model");
-    app.add_option("--steps", o.steps, "updates")->check(CLI::PositiveNumber);
-    app.add_option("--batch-tokens", o.batch_tokens, "tokens an update")->check(CLI::PositiveNumber);
-    app.add_option("--token-budget", o.token_budget, "tokens a forward pass (memory)")
-        ->check(CLI::PositiveNumber);
-    app.add_option("--lr", o.lr, "learning rate")->check(CLI::PositiveNumber);
+    app.add_option("--steps", o.steps, "updates")->check(kPositive);
+    app.add_option("--batch-tokens", o.batch_tokens, "tokens an update")->check(kPositive);
+    app.add_option("--token-budget", o.token_budget, "tokens a forward pass (memory)")->check(kPositive);
+    app.add_option("--lr", o.lr, "learning rate")->check(kPositive);
     app.add_option("--schedule", o.schedule, "after the warm-up")
         ->check(CLI::IsMember({"constant", "cosine"}));
-    app.add_option("--warmup", o.warmup, "warm-up steps")->check(CLI::NonNegativeNumber);
-    app.add_option("--weight-decay", o.weight_decay, "AdamW's, on matrices")->check(CLI::NonNegativeNumber);
-    app.add_option("--clip", o.clip, "largest gradient norm, 0: none")->check(CLI::NonNegativeNumber);
+    app.add_option("--warmup", o.warmup, "warm-up steps")->check(kNonNegative);
+    app.add_option("--weight-decay", o.weight_decay, "AdamW's, on matrices")->check(kNonNegative);
+    app.add_option("--clip", o.clip, "largest gradient norm, 0: none")->check(kNonNegative);
     app.add_option("--dtype", o.dtype, "matrices in the forward pass")
         ->check(CLI::IsMember({"float32", "bfloat16"}));
     app.add_flag("--recompute", o.recompute,
                  "recompute activations in the backward pass: less memory, a third more work");
-    app.add_option("--save-every", o.save_every, "steps between checkpoints")->check(CLI::PositiveNumber);
+    app.add_option("--save-every", o.save_every, "steps between checkpoints")->check(kPositive);
     app.add_option("--seed", o.seed, "of the initial weights");
-    app.add_option("--threads", o.threads, "0: one a core")->check(CLI::NonNegativeNumber);
+    app.add_option("--threads", o.threads, "0: one a core")->check(kNonNegative);
     app.add_flag("--resume", o.resume, "go on from the checkpoint in --out, if there is one");
     return run_main(app, argc, argv, [&] { return train(o); });
 }

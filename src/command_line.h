@@ -7,6 +7,20 @@
 
 namespace r1 {
 
+/// Checks for options; CLI11's own PositiveNumber spells out the largest double in its message.
+inline CLI::Validator number_from(double least, bool itself, const char* what) {
+    return CLI::Validator(
+        [=](std::string& text) {
+            double value = 0;
+            const bool ok =
+                CLI::detail::lexical_cast(text, value) && (value > least || (itself && value == least));
+            return ok ? std::string() : "\"" + text + "\" is not " + what;
+        },
+        "");
+}
+const inline CLI::Validator kPositive = number_from(0, false, "a positive number");
+const inline CLI::Validator kNonNegative = number_from(0, true, "a number from 0 up");
+
 /// Parses the command line, runs the body and turns what goes wrong into one sentence and an exit status: 2
 /// for bad input (a wrong flag among it), 1 for a fault of ours.
 template <class Body>

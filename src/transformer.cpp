@@ -77,7 +77,7 @@ ordered_json Config::to_json() const {
                          {"head_dim", head_dim},
                          {"vocab_size", vocab_size},
                          {"max_position_embeddings", max_position_embeddings},
-                         {"rms_norm_eps", std::stod(std::to_string(rms_norm_eps * 1e6)) * 1e-6},
+                         {"rms_norm_eps", rms_norm_eps},
                          {"rope_theta", rope_theta},
                          {"hidden_act", "silu"},
                          {"attention_bias", attention_bias},
@@ -351,7 +351,8 @@ void Transformer::forward_layer(std::size_t layer, const LayerActivations& a, Te
     const int64_t C = config_.hidden_size, F = config_.intermediate_size;
     const Tensor branch = work_.branch.slice(0, a.x.rows);
 
-    backend_.rmsnorm_forward(a.norm1, a.rstd1, a.x, x, delta, vector(p.input_norm, C), config_.rms_norm_eps);
+    backend_.rmsnorm_forward(a.norm1, a.rstd1, a.x, x, delta, vector(p.input_norm, C),
+                             static_cast<float>(config_.rms_norm_eps));
     backend_.linear_forward(a.qkv, a.norm1, matrix(p.qkv, shape.qkv_cols(), C),
                             vector(p.qkv_bias, shape.qkv_cols()));
     backend_.rope(a.qkv, work_.positions.slice(0, a.x.rows), inv_freq_, shape, false);
@@ -359,7 +360,7 @@ void Transformer::forward_layer(std::size_t layer, const LayerActivations& a, Te
     backend_.linear_forward(branch, a.attention, matrix(p.o, C, shape.q_cols()), {});
 
     backend_.rmsnorm_forward(a.norm2, a.rstd2, a.x2, a.x, branch, vector(p.post_norm, C),
-                             config_.rms_norm_eps);
+                             static_cast<float>(config_.rms_norm_eps));
     backend_.linear_forward(a.gate_up, a.norm2, matrix(p.gate_up, 2 * F, C), {});
     backend_.swiglu_forward(a.swiglu, a.gate_up);
     backend_.linear_forward(branch, a.swiglu, matrix(p.down, C, F), {});
@@ -401,7 +402,7 @@ std::pair<Tensor, Tensor> Transformer::forward_on_device(const PackedBatch& batc
     backend_.gather_rows(scored, last.x2, batch_.score_rows);
     backend_.gather_rows(delta, work_.branch.slice(0, batch.size()), batch_.score_rows);
     backend_.rmsnorm_forward(hidden, work_.rstd.slice(0, M), scored, scored, delta,
-                             vector(layout_.final_norm, C), config_.rms_norm_eps);
+                             vector(layout_.final_norm, C), static_cast<float>(config_.rms_norm_eps));
     backend_.head_forward(work_.logp.slice(0, M), work_.entropy.slice(0, M), hidden,
                           matrix(layout_.head, V, C), batch_.targets, temperature, work_.logits);
     return {work_.logp.slice(0, M), work_.entropy.slice(0, M)};
@@ -496,7 +497,7 @@ Tensor Transformer::decode(const std::vector<int32_t>& tokens, const std::vector
     const Tensor x = work_.scored.slice(0, B), hidden = work_.hidden.slice(0, B),
                  logits = work_.decode_logits.slice(0, B);
     backend_.rmsnorm_forward(hidden, work_.rstd.slice(0, B), x, last.x2, work_.branch.slice(0, B),
-                             vector(layout_.final_norm, C), config_.rms_norm_eps);
+                             vector(layout_.final_norm, C), static_cast<float>(config_.rms_norm_eps));
     backend_.linear_forward(logits, hidden, matrix(layout_.head, config_.vocab_size, C), {});
     return logits;
 }

@@ -18,8 +18,7 @@ struct Config {
     int hidden_size = 0, intermediate_size = 0, num_hidden_layers = 0;
     int num_attention_heads = 0, num_key_value_heads = 0, head_dim = 0;
     int vocab_size = 0, max_position_embeddings = 0;
-    float rms_norm_eps = 1e-6f;
-    double rope_theta = 10000;
+    double rms_norm_eps = 1e-6, rope_theta = 10000;
     bool tie_word_embeddings = false;
     bool attention_bias = true;  ///< on the query, key and value projections
     std::vector<int> eos_token_ids;
@@ -77,10 +76,9 @@ struct KvCache {
 };
 
 struct TransformerOptions {
-    bool trainable = true;   ///< allocate gradients
-    bool recompute = false;  ///< keep one layer's activations, recompute the others in the backward pass
-    bool bf16_matrices =
-        false;  ///< matrices are multiplied in bfloat16; the float32 master is kept and updated
+    bool trainable = true;       ///< allocate gradients
+    bool recompute = false;      ///< keep one layer's activations, recompute the others in the backward pass
+    bool bf16_matrices = false;  ///< multiply matrices in bfloat16; the float32 master stays
     std::int64_t max_tokens = 4096;    ///< largest packed batch
     std::int64_t max_decode_rows = 0;  ///< largest decode batch, 0: none
 };

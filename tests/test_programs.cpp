@@ -221,6 +221,9 @@ TEST_CASE("bad input: one clear sentence, exit status 2, nothing half-written") 
     refused("train_grpo --model " + (f / "nowhere") + train + out, "nowhere");
     refused("train_grpo --model " + kTiny + train + out + " --colour blue", "--colour");
     refused("train_grpo --model " + kTiny + train + out + " --group 1", "--group");
+    refused("train_grpo --model " + kTiny + train + out + " --steps many",
+            "--steps: \"many\" is not a positive number");
+    refused("train_grpo --model " + kTiny + train + out + " --lr -1", "--lr");
     refused("train_grpo --model " + kTiny + train + out + " --prompts 2 --mini-batches 3", "--mini-batches");
     refused("train_grpo --model " + kTiny + " --train " + (f / "none.jsonl") + out, "none.jsonl");
     refused("infer --model " + kTiny + " --prompt", "--prompt");
