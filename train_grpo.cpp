@@ -41,6 +41,7 @@ struct Options {
     std::int64_t token_budget = 8192, seed = 1;
     int show_every = 20, save_every = 50, eval_samples = 1;
     bool recompute = false, resume = false;
+    std::string save_dtype = "auto";
 };
 
 /// One response as the update sees it.
@@ -295,7 +296,7 @@ int Trainer::run() {
             "held out: accuracy %.1f%% -> %.1f%%, format %.1f%% -> %.1f%%, response length %.1f -> %.1f\n",
             100 * before->accuracy, 100 * after->accuracy, 100 * before->format, 100 * after->format,
             before->response_length, after->response_length);
-    save_model(model, o.model, o.out);
+    save_model(model, o.model, o.model, o.out, saved_dtype(o.save_dtype, o.model));
     std::printf("model, log.jsonl and samples.jsonl are in %s\n", o.out.c_str());
     return 0;
 }
@@ -528,6 +529,7 @@ int main(int argc, char** argv) {
                  "recompute activations in the backward pass: less memory, a third more work");
     app.add_option("--show-every", o.show_every, "steps between sampled traces")->check(kPositive);
     app.add_option("--save-every", o.save_every, "steps between checkpoints")->check(kPositive);
+    add_save_dtype(app, o.save_dtype);
     app.add_option("--seed", o.seed, "of sampling and of the order of problems");
     app.add_option("--threads", o.threads, "0: one a core; the result is the same")->check(kNonNegative);
     app.add_flag("--resume", o.resume, "go on from the checkpoint in --out, if there is one");

@@ -21,7 +21,7 @@ struct Options {
     std::int64_t steps = 1000, batch_tokens = 8192, token_budget = 8192, save_every = 500, warmup = 50,
                  seed = 1;
     double lr = 1e-3, weight_decay = 0, clip = 1;
-    std::string schedule = "cosine";
+    std::string schedule = "cosine", save_dtype = "auto";
     int threads = 0;
     bool resume = false, recompute = false;
 };
@@ -35,7 +35,7 @@ struct Sequence {
 int train(const Options& o) {
     install_stop_handler();
     set_threads(o.threads);
-    const bool from_scratch = !std::filesystem::exists(std::filesystem::path(o.model) / "model.safetensors");
+    const bool from_scratch = !has_weights(o.model);
     const Config config = Config::load(o.model);
     const Tokenizer tokenizer = Tokenizer::load(o.tokenizer.empty() ? o.model : o.tokenizer);
     if (tokenizer.vocab_size() > config.vocab_size)
@@ -154,7 +154,8 @@ int train(const Options& o) {
         std::printf("stopped at step %lld; go on with --resume\n", static_cast<long long>(step));
         return 130;
     }
-    save_model(model, o.tokenizer.empty() ? o.model : o.tokenizer, o.out);
+    save_model(model, o.model, o.tokenizer.empty() ? o.model : o.tokenizer, o.out,
+               saved_dtype(o.save_dtype, from_scratch ? "" : o.model));
     std::printf("model written to %s\n", o.out.c_str());
     return 0;
 }
@@ -185,6 +186,7 @@ int main(int argc, char** argv) {
     app.add_flag("--recompute", o.recompute,
                  "recompute activations in the backward pass: less memory, a third more work");
     app.add_option("--save-every", o.save_every, "steps between checkpoints")->check(kPositive);
+    add_save_dtype(app, o.save_dtype);
     app.add_option("--seed", o.seed, "of the initial weights");
     app.add_option("--threads", o.threads, "0: one a core")->check(kNonNegative);
     app.add_flag("--resume", o.resume, "go on from the checkpoint in --out, if there is one");

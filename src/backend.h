@@ -3,17 +3,15 @@
 //
 // Conventions, for every primitive unless it says otherwise:
 //   Shapes       [rows, cols], row-major, contiguous. N = tokens of a packed batch, B = sequences, C = hidden
-//   size,
-//                H = query heads, K = key/value heads, D = head size, F = feed-forward size, V = vocabulary.
+//                size, H = query heads, K = key/value heads, D = head size, F = feed-forward size,
+//                V = vocabulary.
 //   Types        activations, gradients and statistics are `real()` (float32; float64 in tests). Matrices
-//   (weights,
-//                embedding) may also be BF16. Ids, positions, offsets and counters are I32.
+//                (weights, embedding) may also be BF16. Ids, positions, offsets and counters are I32.
 //   Accumulator  at least float32, at least as wide as real(); bfloat16 is a storage format only.
 //   Aliasing     outputs must not overlap inputs, except where "in place" is written.
 //   Accumulates  "+=" adds to the output, "=" overwrites it (its former contents may be anything, even NaN).
 //   Determinism  the order of every reduction depends on shapes alone: same input, same bits, whatever the
-//   number
-//                of threads. No floating-point atomics.
+//                number of threads. No floating-point atomics.
 //   Ordering     calls take effect in the order they are made; download() waits for all that came before.
 #pragma once
 #include <memory>
@@ -56,13 +54,13 @@ class Backend {
 
     // ---- memory ----
     virtual std::size_t available_memory() const = 0;  ///< bytes that allocate() could still give
-    virtual void* allocate(
-        std::size_t bytes) = 0;  ///< 64-byte aligned; throws Error when there is not enough
+    /// 64-byte aligned; throws Error when there is not enough.
+    virtual void* allocate(std::size_t bytes) = 0;
     virtual void release(void* data) = 0;
     virtual void upload(Tensor to, const void* host) = 0;  ///< host holds to.bytes() bytes of to.dtype
     virtual void download(void* host, Tensor from) = 0;    ///< waits
-    virtual void copy(Tensor to,
-                      Tensor from) = 0;  ///< same size; real() -> real(), or real() -> BF16 (nearest even)
+    /// Same size; real() -> real(), or real() -> BF16 (nearest even).
+    virtual void copy(Tensor to, Tensor from) = 0;
     virtual void zero(Tensor t) = 0;
 
     // ---- embedding ----
@@ -87,6 +85,17 @@ class Backend {
     virtual void rmsnorm_backward(Tensor dx, Tensor dweight, Tensor dy, Tensor x, Tensor rstd,
                                   Tensor weight) = 0;
 
+    // ---- RMSNorm of every query and key head (Qwen3, arXiv 2505.09388, section 2) ----
+    /// For each of the H + K query and key heads of a row: rstd[n,h] = 1 / sqrt(mean_d in[n,h,d]^2 + eps);
+    /// out[n,h,:] = in[n,h,:] * rstd[n,h] * weight, where weight is q_weight or k_weight; values are copied.
+    /// out, in [N, (H + 2K) D], rstd [N, H + K], q_weight, k_weight [D]
+    virtual void head_norm_forward(Tensor out, Tensor rstd, Tensor in, Tensor q_weight, Tensor k_weight,
+                                   AttentionShape shape, float eps) = 0;
+    /// d: the gradient of out, in place that of in, as in rmsnorm_backward;
+    /// dq_weight += sum over n and query heads of d in rstd, and dk_weight likewise.
+    virtual void head_norm_backward(Tensor d, Tensor dq_weight, Tensor dk_weight, Tensor in, Tensor rstd,
+                                    Tensor q_weight, Tensor k_weight, AttentionShape shape) = 0;
+
     // ---- rotary position embedding (arXiv 2104.09864), Hugging Face's half-split layout ----
     /// In place on the query and key columns of qkv [N, (H + 2K) D]: for i < D/2 and angle a = positions[n]
     /// inv_freq[i]: (x[i], x[i + D/2]) -> (x[i] cos a - x[i + D/2] sin a, x[i + D/2] cos a + x[i] sin a).
@@ -105,9 +114,9 @@ class Backend {
 
     // ---- attention over packed sequences ----
     /// Causal within each sequence; sequence b owns rows [cu_seqlens[b], cu_seqlens[b+1]).
-    /// out[n, h] = sum_{j <= n} softmax_j(q[n,h] . k[j,g] / sqrt(D)) v[j,g];  lse[n, h] = log sum_j exp(q . k
-    /// / sqrt(D)) out [N, H D], lse [N, H], qkv [N, (H + 2K) D], cu_seqlens [B + 1]. Nothing of size T x T
-    /// may be stored.
+    /// out[n, h] = sum_{j <= n} softmax_j(q[n,h] . k[j,g] / sqrt(D)) v[j,g];
+    /// lse[n, h] = log sum_j exp(q[n,h] . k[j,g] / sqrt(D))
+    /// out [N, H D], lse [N, H], qkv [N, (H + 2K) D], cu_seqlens [B + 1]. Nothing of size T x T may be stored.
     virtual void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor cu_seqlens,
                                    AttentionShape shape) = 0;
     /// dqkv = gradient of the above, given out and lse of the forward pass (arXiv 2205.14135, appendix B.4).
@@ -120,8 +129,8 @@ class Backend {
     /// backend may lay them out as it likes.
     virtual void kv_append(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, AttentionShape shape) = 0;
     /// One query a sequence. spans [B, 4]: the keys of query b are pool rows [s0, s0 + s1), a prompt that
-    /// many samples may share, followed by [s2, s2 + s3), its own; s0 and s2 are multiples of kKvBlock. out
-    /// [B, H D]; only the query columns of qkv [B, (H + 2K) D] are read.
+    /// many samples may share, followed by [s2, s2 + s3), its own; s0 and s2 are multiples of kKvBlock.
+    /// out [B, H D]; only the query columns of qkv [B, (H + 2K) D] are read.
     virtual void decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor v_pool, Tensor spans,
                                   AttentionShape shape) = 0;
 
@@ -131,14 +140,15 @@ class Backend {
     virtual void swiglu_backward(Tensor dgate_up, Tensor dout, Tensor gate_up) = 0;
 
     // ---- the head: log-probability and entropy without N x V logits ----
-    /// With p = softmax(hidden W^T / temperature): logp[m] = log p[m, targets[m]], entropy[m] = -sum_v p log
-    /// p. hidden [M, C], weight [V, C] real or BF16, targets [M], logp and entropy [M]; logits: scratch
+    /// With p = softmax(hidden W^T / temperature): logp[m] = log p[m, targets[m]],
+    /// entropy[m] = -sum_v p log p.
+    /// hidden [M, C], weight [V, C] real or BF16, targets [M], logp and entropy [M]; logits: scratch
     /// [chunk, V], rows of which are filled and forgotten chunk by chunk.
     virtual void head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight, Tensor targets,
                               float temperature, Tensor logits) = 0;
-    /// Gradient of sum_m (dlogp[m] logp[m] + dentropy[m] entropy[m]): dlogits = dlogp (1[v = target] - p) /
-    /// temperature
-    /// - dentropy p (log p + entropy) / temperature;  dhidden = dlogits W, dweight += dlogits^T hidden.
+    /// Gradient of sum_m (dlogp[m] logp[m] + dentropy[m] entropy[m]):
+    /// dlogits = (dlogp (1[v = target] - p) - dentropy p (log p + entropy)) / temperature;
+    /// dhidden = dlogits W, dweight += dlogits^T hidden.
     /// Recomputes logits. dlogp, dentropy [M]; dentropy may be empty.
     virtual void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy, Tensor hidden,
                                Tensor weight, Tensor targets, float temperature, Tensor logits) = 0;
@@ -155,9 +165,9 @@ class Backend {
     // ---- optimizer ----
     /// sum of squares, in float64
     virtual double sum_of_squares(Tensor t) = 0;
-    /// AdamW (arXiv 1711.05101, algorithm 2, with lr as the schedule): g = grad_scale grad; m = b1 m + (1 -
-    /// b1) g; v = b2 v + (1 - b2) g^2; param -= lr (m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + eps) +
-    /// weight_decay param)
+    /// AdamW (arXiv 1711.05101, algorithm 2, with lr as the schedule): g = grad_scale grad;
+    /// m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
+    /// param -= lr (m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + eps) + weight_decay param)
     virtual void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& options) = 0;
 };
 

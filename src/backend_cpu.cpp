@@ -403,6 +403,53 @@ class CpuBackend final : public Backend {
         });
     }
 
+    void head_norm_forward(Tensor out, Tensor rstd, Tensor in, Tensor q_weight, Tensor k_weight,
+                           AttentionShape shape, float eps) override {
+        const int D = shape.head_dim, normed = shape.heads + shape.kv_heads;
+        parallel_chunks(in.rows, 64, [&](int64_t begin, int64_t end) {
+            for (int64_t n = begin; n < end; ++n) {
+                for (int h = 0; h < normed; ++h) {
+                    const Real* w = (h < shape.heads ? q_weight : k_weight).as<Real>();
+                    const Real* x = in.as<Real>() + n * in.cols + h * D;
+                    Real* y = out.as<Real>() + n * in.cols + h * D;
+                    const Real r = 1 / std::sqrt(dot(x, x, D) / D + static_cast<Real>(eps));
+                    rstd.as<Real>()[n * normed + h] = r;
+#pragma omp simd
+                    for (int d = 0; d < D; ++d) y[d] = x[d] * r * w[d];
+                }
+                const Real* values = in.as<Real>() + n * in.cols + normed * D;
+                std::copy_n(values, shape.kv_cols(), out.as<Real>() + n * in.cols + normed * D);
+            }
+        });
+    }
+    void head_norm_backward(Tensor d, Tensor dq_weight, Tensor dk_weight, Tensor in, Tensor rstd,
+                            Tensor q_weight, Tensor k_weight, AttentionShape shape) override {
+        const int D = shape.head_dim, normed = shape.heads + shape.kv_heads;
+        parallel_chunks(D, 16, [&](int64_t begin, int64_t end) {  // before d is overwritten
+            for (int64_t n = 0; n < in.rows; ++n)
+                for (int h = 0; h < normed; ++h) {
+                    const Real *x = in.as<Real>() + n * in.cols + h * D, r = rstd.as<Real>()[n * normed + h];
+                    const Real* dy = d.as<Real>() + n * in.cols + h * D;
+                    Real* dw = (h < shape.heads ? dq_weight : dk_weight).as<Real>();
+#pragma omp simd
+                    for (int64_t c = begin; c < end; ++c) dw[c] += dy[c] * x[c] * r;
+                }
+        });
+        parallel_chunks(in.rows, 64, [&](int64_t begin, int64_t end) {
+            for (int64_t n = begin; n < end; ++n)
+                for (int h = 0; h < normed; ++h) {
+                    const Real* w = (h < shape.heads ? q_weight : k_weight).as<Real>();
+                    const Real *x = in.as<Real>() + n * in.cols + h * D, r = rstd.as<Real>()[n * normed + h];
+                    Real *dy = d.as<Real>() + n * in.cols + h * D, mean = 0;
+#pragma omp simd reduction(+ : mean)
+                    for (int c = 0; c < D; ++c) mean += w[c] * dy[c] * x[c];
+                    const Real shared = mean / D * r * r * r;
+#pragma omp simd
+                    for (int c = 0; c < D; ++c) dy[c] = r * w[c] * dy[c] - shared * x[c];
+                }
+        });
+    }
+
     // ---- rotary position embedding ----
     void rope(Tensor qkv, Tensor positions, Tensor inv_freq, AttentionShape shape, bool inverse) override {
         const int half = shape.head_dim / 2, rotated_heads = shape.heads + shape.kv_heads;

@@ -1,58 +1,97 @@
 #include "src/checkpoint.h"
 
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
 #include "src/safetensors.h"
 
 namespace r1 {
 namespace {
+
 std::filesystem::path file_in(const std::filesystem::path& folder) {
     return folder / "checkpoint.safetensors";
 }
+
+/// What goes into the file straight from the backend and back, bit by bit: there is no room for a copy.
+std::vector<std::pair<std::string, Tensor>> tensors_of(const Transformer& model, const Optimizer& optimizer) {
+    return {{"parameters", model.parameters()}, {"adam.m", optimizer.m}, {"adam.v", optimizer.v}};
+}
+
+/// What makes a model folder beside its weights. Those that it has are copied.
+constexpr const char* kCompanions[] = {
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",  "vocab.json",
+    "merges.txt",     "chat_template.jinja",   "generation_config.json",  "prompt_template.txt"};
+
 }  // namespace
 
 void save_checkpoint(const std::filesystem::path& folder, const Transformer& model,
                      const Optimizer& optimizer, const Checkpoint& checkpoint) {
     std::filesystem::create_directories(folder);
     const std::int64_t total = model.layout().total;
-    const auto parameters = model.download_parameters();
-    std::vector<float> m(total), v(total);
-    model.backend().download(m.data(), optimizer.m);
-    model.backend().download(v.data(), optimizer.v);
-    std::vector<SafeTensorOut> tensors = {
-        {"parameters", {total}, parameters}, {"adam.m", {total}, m}, {"adam.v", {total}, v}};
-    if (!checkpoint.reference.empty()) tensors.push_back({"reference", {total}, checkpoint.reference});
+    std::vector<SafeTensorOut> out;
+    for (const auto& [name, tensor] : tensors_of(model, optimizer))
+        out.push_back(
+            {name, {total}, {}, [&backend = model.backend(), tensor](std::int64_t first, auto part) {
+                 backend.download(part.data(), tensor.slice(first, static_cast<std::int64_t>(part.size())));
+             }});
+    if (!checkpoint.reference.empty()) out.push_back({"reference", {total}, checkpoint.reference});
     auto numbers = checkpoint.numbers;
     numbers["updates"] = std::to_string(optimizer.updates);
-    write_safetensors(file_in(folder), tensors, SafeDtype::F32, numbers);
+    write_safetensors(file_in(folder), out, SafeDtype::F32, numbers);
 }
 
 Checkpoint load_checkpoint(const std::filesystem::path& folder, Transformer& model, Optimizer& optimizer) {
     const SafeTensors file(file_in(folder));
     const std::int64_t total = model.layout().total;
-    std::vector<float> values(total);
-    auto read = [&](const char* name) {
-        file.read_f32(name, {total}, values);
-        return values;
-    };
-    model.upload_parameters(read("parameters"));
-    model.backend().upload(optimizer.m, read("adam.m").data());
-    model.backend().upload(optimizer.v, read("adam.v").data());
     Checkpoint checkpoint{file.metadata(), {}};
     if (!checkpoint.numbers.contains("updates"))
         fail(file_in(folder).string(),
              ": not a checkpoint of this program; remove it or choose another --out");
+    for (const auto& [name, tensor] : tensors_of(model, optimizer))
+        file.read_f32(name, {total}, [&, tensor = tensor](std::int64_t first, auto part) {
+            model.backend().upload(tensor.slice(first, static_cast<std::int64_t>(part.size())), part.data());
+        });
+    model.parameters_changed();
     optimizer.updates = std::stoll(checkpoint.numbers["updates"]);
-    if (file.tensors().contains("reference")) checkpoint.reference = read("reference");
+    if (file.tensors().contains("reference")) {
+        checkpoint.reference.resize(total);
+        file.read_f32("reference", {total}, checkpoint.reference);
+    }
     return checkpoint;
 }
 
-void save_model(const Transformer& model, const std::filesystem::path& tokenizer_folder,
-                const std::filesystem::path& folder) {
-    model.save(folder);
-    for (const char* file : {"tokenizer.json", "prompt_template.txt"})
+void save_model(const Transformer& model, const std::filesystem::path& config_folder,
+                const std::filesystem::path& tokenizer_folder, const std::filesystem::path& folder,
+                SafeDtype dtype) {
+    std::filesystem::create_directories(folder);
+    const auto config_file =
+        std::filesystem::is_directory(config_folder) ? config_folder / "config.json" : config_folder;
+    auto config = nlohmann::ordered_json::parse(std::ifstream(config_file));
+    config[config.contains("dtype") ? "dtype" : "torch_dtype"] =
+        dtype == SafeDtype::BF16 ? "bfloat16" : "float32";
+    model.save_weights(folder, dtype);
+    std::ofstream(folder / "config.json") << config.dump(2) << "\n";
+    for (const char* file : kCompanions)
         if (const auto from = tokenizer_folder / file;
-            std::filesystem::exists(from) && tokenizer_folder != folder)
+            std::filesystem::exists(from) && !std::filesystem::equivalent(tokenizer_folder, folder))
             std::filesystem::copy_file(from, folder / file,
                                        std::filesystem::copy_options::overwrite_existing);
+}
+
+SafeDtype saved_dtype(const std::string& choice, const std::filesystem::path& model_folder) {
+    if (choice == "bfloat16") return SafeDtype::BF16;
+    if (choice == "float32" || !has_weights(model_folder)) return SafeDtype::F32;
+    const SafeTensors weights(model_folder);
+    return std::ranges::all_of(weights.tensors(),
+                               [](const auto& t) { return t.second.dtype == SafeDtype::BF16; })
+               ? SafeDtype::BF16
+               : SafeDtype::F32;
+}
+
+bool has_weights(const std::filesystem::path& model_folder) {
+    return std::filesystem::exists(model_folder / "model.safetensors") ||
+           std::filesystem::exists(model_folder / "model.safetensors.index.json");
 }
 
 bool has_checkpoint(const std::filesystem::path& folder) { return std::filesystem::exists(file_in(folder)); }

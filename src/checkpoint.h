@@ -23,10 +23,16 @@ void save_checkpoint(const std::filesystem::path& folder, const Transformer& mod
                      const Optimizer& optimizer, const Checkpoint& checkpoint);
 /// Restores model and optimizer. Throws Error if the file does not fit the model.
 Checkpoint load_checkpoint(const std::filesystem::path& folder, Transformer& model, Optimizer& optimizer);
-/// Writes a model folder: config and weights, and the tokenizer and prompt template of the folder it came
-/// from.
-void save_model(const Transformer& model, const std::filesystem::path& tokenizer_folder,
-                const std::filesystem::path& folder);
+/// Writes a model folder that Hugging Face's transformers reads: the weights; config.json as it came, but for
+/// the dtype; and the tokenizer, chat template and generation settings of the folder they came from.
+/// config_folder may be a config.json itself.
+void save_model(const Transformer& model, const std::filesystem::path& config_folder,
+                const std::filesystem::path& tokenizer_folder, const std::filesystem::path& folder,
+                SafeDtype dtype);
+/// "float32", "bfloat16", or "auto": as the model in the folder came, float32 where there is none.
+SafeDtype saved_dtype(const std::string& choice, const std::filesystem::path& model_folder);
+/// Whether the folder holds a model, not only its config.json.
+bool has_weights(const std::filesystem::path& model_folder);
 bool has_checkpoint(const std::filesystem::path& folder);
 
 }  // namespace r1

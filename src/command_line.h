@@ -21,6 +21,11 @@ inline CLI::Validator number_from(double least, bool itself, const char* what) {
 const inline CLI::Validator kPositive = number_from(0, false, "a positive number");
 const inline CLI::Validator kNonNegative = number_from(0, true, "a number from 0 up");
 
+inline void add_save_dtype(CLI::App& app, std::string& choice) {
+    app.add_option("--save-dtype", choice, "of the trained model's weights; auto: as the model came")
+        ->check(CLI::IsMember({"auto", "float32", "bfloat16"}));
+}
+
 /// Parses the command line, runs the body and turns what goes wrong into one sentence and an exit status: 2
 /// for bad input (a wrong flag among it), 1 for a fault of ours.
 template <class Body>

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -26,6 +27,7 @@ static_assert(std::endian::native == std::endian::little, "safetensors files are
 
 constexpr std::uint64_t kLengthBytes = 8,
                         kMaxHeader = 100'000'000;  // the limit of the reference implementation
+constexpr std::size_t kPart = 1 << 20;             // values converted at a time
 constexpr std::array<const char*, 3> kDtypeNames = {"F32", "F16", "BF16"};
 
 std::size_t bytes_of(SafeDtype dtype) { return dtype == SafeDtype::F32 ? 4 : 2; }
@@ -118,21 +120,57 @@ std::uint16_t to_bf16(float value) {
 
 }  // namespace
 
-SafeTensors::SafeTensors(const std::filesystem::path& file) : file_(file) {
+SafeTensors::SafeTensors(const std::filesystem::path& path) : path_(path) {
+    const auto index = path / "model.safetensors.index.json";
+    if (!std::filesystem::is_directory(path))
+        add_file(path);
+    else if (std::filesystem::exists(index) && !std::filesystem::exists(path / "model.safetensors"))
+        add_shards(index);
+    else
+        add_file(path / "model.safetensors");
+}
+
+/// {"metadata": {...}, "weight_map": {tensor: file name}}
+void SafeTensors::add_shards(const std::filesystem::path& index) {
+    std::map<std::string, std::string> weight_map;
+    try {
+        std::ifstream in(index);
+        weight_map = json::parse(in).at("weight_map").get<std::map<std::string, std::string>>();
+    } catch (const json::exception& e) {
+        fail(index, " is not an index of safetensors files: ", e.what());
+    }
+    std::set<std::string> files;
+    for (const auto& [name, file] : weight_map) {
+        if (file.empty() || file.find('/') != file.npos || file == "." || file == "..")
+            fail(index, ", tensor ", quoted(name), ": ", quoted(file), " is not a plain file name");
+        files.insert(file);
+    }
+    for (const auto& file : files) {
+        const auto before = tensors_.size();
+        add_file(index.parent_path() / file);
+        if (tensors_.size() == before) fail(index, " names ", quoted(file), ", which holds no tensors");
+    }
+    for (const auto& [name, file] : weight_map)
+        if (!tensors_.contains(name))
+            fail(index, " promises the tensor ", quoted(name), " in ", quoted(file), ", which is not there");
+}
+
+void SafeTensors::add_file(const std::filesystem::path& file) {
     std::size_t size = 0;
-    mapping_ = map_file(file, size);
+    const auto mapping = mappings_.emplace_back(map_file(file, size));
     std::uint64_t header_size = 0;
     if (size < kLengthBytes)
         fail(file, " is not a safetensors file: ", size, " bytes are too few for a header");
-    std::memcpy(&header_size, mapping_.get(), kLengthBytes);
+    std::memcpy(&header_size, mapping.get(), kLengthBytes);
     if (header_size > size - kLengthBytes || header_size > kMaxHeader)
         fail(file, " claims a header of ", header_size, " bytes, of a file of ", size, " and at most ",
              kMaxHeader, "; the download is incomplete (Git LFS pointer?) or it is not a safetensors file");
 
-    const std::byte* data = mapping_.get() + kLengthBytes + header_size;
+    const std::byte* data = mapping.get() + kLengthBytes + header_size;
     const std::uint64_t data_size = size - kLengthBytes - header_size;
-    const char* text = reinterpret_cast<const char*>(mapping_.get() + kLengthBytes);
+    const char* text = reinterpret_cast<const char*>(mapping.get() + kLengthBytes);
     const json header = parse_header(file, text, text + header_size);
+    std::vector<const SafeTensorView*> order;
 
     for (const auto& [name, entry] : header.items()) {
         auto bad = [&, name = &name](const auto&... what) {
@@ -174,13 +212,13 @@ SafeTensors::SafeTensors(const std::filesystem::path& file) : file_(file) {
         if (view.bytes != wanted)
             bad("shape ", to_string(view.shape), " of ", *known, " needs ", wanted, " bytes, data_offsets ",
                 offsets, " hold ", view.bytes, "; the file is damaged");
-        tensors_.emplace(name, std::move(view));
+        const auto [place, added] = tensors_.emplace(name, std::move(view));
+        if (!added) bad("is in another shard too; the download is a mixture of two models");
+        order.push_back(&place->second);
     }
 
     // The data must be covered exactly: in the order of their offsets, each tensor begins where the last one
     // ended.
-    std::vector<const SafeTensorView*> order;
-    for (const auto& [name, view] : tensors_) order.push_back(&view);
     std::sort(order.begin(), order.end(), [](const SafeTensorView* a, const SafeTensorView* b) {
         return a->data != b->data ? a->data < b->data : a->bytes < b->bytes;
     });
@@ -196,29 +234,46 @@ SafeTensors::SafeTensors(const std::filesystem::path& file) : file_(file) {
         fail(file, " has ", data + data_size - end, " bytes after its last tensor; the file is damaged");
 }
 
-void SafeTensors::read_f32(const std::string& name, const Shape& shape, std::span<float> out) const {
+const SafeTensorView& SafeTensors::find(const std::string& name, const Shape& shape) const {
     auto found = tensors_.find(name);
     if (found == tensors_.end())
-        fail(file_, " has no tensor ", quoted(name), " (expected with shape ", to_string(shape),
+        fail(path_, " has no tensor ", quoted(name), " (expected with shape ", to_string(shape),
              "); is it the weight file of this config.json?");
-    const SafeTensorView& view = found->second;
-    const std::size_t count = view.bytes / bytes_of(view.dtype);
-    if (view.shape != shape)
-        fail(file_, ", tensor ", quoted(name), " has shape ", to_string(view.shape), ", expected ",
+    if (found->second.shape != shape)
+        fail(path_, ", tensor ", quoted(name), " has shape ", to_string(found->second.shape), ", expected ",
              to_string(shape), "; is it the weight file of this config.json?");
-    if (out.size() != count)
-        fail(file_, ", tensor ", quoted(name), " has ", count, " values, the output has room for ",
+    return found->second;
+}
+
+void SafeTensors::read_f32(const std::string& name, const Shape& shape,
+                           const std::function<void(std::int64_t, std::span<const float>)>& body) const {
+    const SafeTensorView& view = find(name, shape);
+    const std::size_t width = bytes_of(view.dtype), count = view.bytes / width;
+    std::vector<float> part(std::min(count, kPart));
+    for (std::size_t first = 0; first < count; first += part.size()) {
+        part.resize(std::min(part.size(), count - first));
+        const std::byte* from = view.data + first * width;
+        if (view.dtype == SafeDtype::F32) {
+            std::memcpy(part.data(), from, part.size() * width);
+        } else {
+            for (std::size_t i = 0; i < part.size(); i++) {
+                std::uint16_t half;
+                std::memcpy(&half, from + 2 * i, 2);
+                part[i] = view.dtype == SafeDtype::F16 ? from_f16(half) : from_bf16(half);
+            }
+        }
+        body(static_cast<std::int64_t>(first), part);
+    }
+}
+
+void SafeTensors::read_f32(const std::string& name, const Shape& shape, std::span<float> out) const {
+    const SafeTensorView& view = find(name, shape);
+    if (const std::size_t count = view.bytes / bytes_of(view.dtype); out.size() != count)
+        fail(path_, ", tensor ", quoted(name), " has ", count, " values, the output has room for ",
              out.size());
-    if (count == 0) return;
-    if (view.dtype == SafeDtype::F32) {
-        std::memcpy(out.data(), view.data, view.bytes);
-        return;
-    }
-    for (std::size_t i = 0; i < count; i++) {
-        std::uint16_t half;
-        std::memcpy(&half, view.data + 2 * i, 2);
-        out[i] = view.dtype == SafeDtype::F16 ? from_f16(half) : from_bf16(half);
-    }
+    read_f32(name, shape, [&](std::int64_t first, std::span<const float> part) {
+        std::ranges::copy(part, out.begin() + first);
+    });
 }
 
 void write_safetensors(const std::filesystem::path& file, const std::vector<SafeTensorOut>& tensors,
@@ -231,7 +286,7 @@ void write_safetensors(const std::filesystem::path& file, const std::vector<Safe
         std::uint64_t count = 0;
         if (tensor.name == "__metadata__" || header.contains(tensor.name))
             fail("cannot write ", file, ": the tensor name ", quoted(tensor.name), " is taken");
-        if (!size_of(tensor.shape, 1, count) || count != tensor.values.size())
+        if (!size_of(tensor.shape, 1, count) || (!tensor.read && count != tensor.values.size()))
             fail("cannot write ", file, ": tensor ", quoted(tensor.name), " of shape ",
                  to_string(tensor.shape), " is given ", tensor.values.size(), " values");
         std::uint64_t end = offset + count * bytes_of(dtype);
@@ -254,16 +309,24 @@ void write_safetensors(const std::filesystem::path& file, const std::vector<Safe
     };
     const std::uint64_t header_size = text.size();
     bool written = put(&header_size, kLengthBytes) && put(text.data(), text.size());
-    std::array<std::uint16_t, 4096> chunk;
+    std::vector<float> part;
+    std::vector<std::uint16_t> narrow;
     for (const SafeTensorOut& tensor : tensors) {
-        if (dtype == SafeDtype::F32) {
-            written = written && put(tensor.values.data(), tensor.values.size_bytes());
-            continue;
-        }
-        for (std::size_t i = 0; written && i < tensor.values.size(); i += chunk.size()) {
-            auto part = tensor.values.subspan(i, std::min(chunk.size(), tensor.values.size() - i));
-            std::transform(part.begin(), part.end(), chunk.begin(), to_bf16);
-            written = put(chunk.data(), 2 * part.size());
+        std::uint64_t count = 0;
+        size_of(tensor.shape, 1, count);
+        for (std::size_t first = 0; written && first < count; first += part.size()) {
+            part.resize(std::min<std::size_t>(kPart, count - first));
+            if (tensor.read)
+                tensor.read(static_cast<std::int64_t>(first), part);
+            else
+                std::ranges::copy(tensor.values.subspan(first, part.size()), part.begin());
+            if (dtype == SafeDtype::F32) {
+                written = put(part.data(), part.size() * sizeof(float));
+            } else {
+                narrow.resize(part.size());
+                std::ranges::transform(part, narrow.begin(), to_bf16);
+                written = put(narrow.data(), narrow.size() * sizeof(std::uint16_t));
+            }
         }
     }
     written = written && std::fflush(stream) == 0 && ::fsync(::fileno(stream)) == 0;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -25,12 +26,13 @@ struct SafeTensorView {
     std::size_t bytes;
 };
 
-/// A file mapped read-only; copies share the mapping. The header is checked as hostile input before anything
-/// is used.
+/// One file, or all shards of a model, mapped read-only; copies share the mapping. Headers and index are
+/// checked as hostile input before anything is used.
 class SafeTensors {
   public:
-    /// Throws Error when the file cannot be read or breaks the format in any way.
-    explicit SafeTensors(const std::filesystem::path& file);
+    /// A file, or a model folder: its model.safetensors, else the files that model.safetensors.index.json
+    /// names. Throws Error when one cannot be read or breaks the format in any way.
+    explicit SafeTensors(const std::filesystem::path& path);
 
     const std::map<std::string, SafeTensorView>& tensors() const { return tensors_; }
     const std::map<std::string, std::string>& metadata() const { return metadata_; }
@@ -39,10 +41,17 @@ class SafeTensors {
     /// Throws Error if the tensor is missing or has another shape.
     void read_f32(const std::string& name, const std::vector<std::int64_t>& shape,
                   std::span<float> out) const;
+    /// The same bit by bit, for tensors too large to hold twice: body(index of the first value, values).
+    void read_f32(const std::string& name, const std::vector<std::int64_t>& shape,
+                  const std::function<void(std::int64_t, std::span<const float>)>& body) const;
 
   private:
-    std::filesystem::path file_;
-    std::shared_ptr<const std::byte> mapping_;
+    void add_file(const std::filesystem::path& file);
+    void add_shards(const std::filesystem::path& index);
+    const SafeTensorView& find(const std::string& name, const std::vector<std::int64_t>& shape) const;
+
+    std::filesystem::path path_;
+    std::vector<std::shared_ptr<const std::byte>> mappings_;
     std::map<std::string, SafeTensorView> tensors_;
     std::map<std::string, std::string> metadata_;
 };
@@ -51,6 +60,8 @@ struct SafeTensorOut {
     std::string name;
     std::vector<std::int64_t> shape;
     std::span<const float> values;
+    /// Instead of `values`, for tensors too large to hold twice: fills `out` with those from index `first` on.
+    std::function<void(std::int64_t first, std::span<float> out)> read{};
 };
 
 /// Writes the tensors in the order given, as F32 or BF16 (round to nearest even). Goes to FILE.tmp, is

@@ -1,90 +1,182 @@
 #include "src/transformer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <numbers>
 
-#include "src/safetensors.h"
-
 namespace r1 {
 
-using nlohmann::ordered_json;
+using nlohmann::json;
 using std::int32_t;
 using std::int64_t;
 
 // ---- configuration ----
 
-Config Config::load(const std::filesystem::path& path) {
-    const auto file = std::filesystem::is_directory(path) ? path / "config.json" : path;
+namespace {
+
+/// Reads config.json field by field; what is wrong is said with the file and the field.
+class ConfigReader {
+  public:
+    ConfigReader(std::filesystem::path file, const json& object) : file_(std::move(file)), object_(object) {}
+
+    /// The field; nothing where it is missing or null.
+    const json* find(const char* key) const {
+        const auto found = object_.find(key);
+        return found == object_.end() || found->is_null() ? nullptr : &*found;
+    }
+    int size(const char* key, std::optional<int> otherwise = std::nullopt, int largest = 1 << 20) const {
+        const json* value = find(key);
+        if (!value && otherwise) return *otherwise;
+        if (!value) fail(file_.string(), ": ", key, " is missing");
+        if (!value->is_number_integer() || *value < 1 || *value > largest)
+            fail(file_.string(), ": ", key, " is ", value->dump(), ", not an integer from 1 to ", largest);
+        return value->get<int>();
+    }
+    double positive(const char* key, std::optional<double> otherwise = std::nullopt) const {
+        const json* value = find(key);
+        if (!value && otherwise) return *otherwise;
+        if (!value) fail(file_.string(), ": ", key, " is missing");
+        if (!value->is_number() || value->get<double>() <= 0)
+            fail(file_.string(), ": ", key, " is ", value->dump(), ", not a positive number");
+        return value->get<double>();
+    }
+    bool flag(const char* key, bool otherwise) const {
+        const json* value = find(key);
+        if (value && !value->is_boolean())
+            fail(file_.string(), ": ", key, " is ", value->dump(), ", not true or false");
+        return value ? value->get<bool>() : otherwise;
+    }
+    std::string text(const char* key, const std::string& otherwise) const {
+        const json* value = find(key);
+        if (value && !value->is_string()) fail(file_.string(), ": ", key, " is not a string");
+        return value ? value->get<std::string>() : otherwise;
+    }
+    ConfigReader inner(const char* key) const {
+        if (!find(key)->is_object()) fail(file_.string(), ": ", key, " is not an object");
+        return {file_, *find(key)};
+    }
+    /// A list of ids or a single one, added to `ids` where new.
+    void token_ids(const char* key, std::vector<int>& ids) const {
+        const json* value = find(key);
+        for (const json& id : !value ? json::array() : value->is_array() ? *value : json::array({*value})) {
+            if (!id.is_number_integer() || id < 0 || id >= 1 << 24)
+                fail(file_.string(), ": ", key, " holds ", id.dump(), ", which is not a token id");
+            if (std::ranges::find(ids, id.get<int>()) == ids.end()) ids.push_back(id.get<int>());
+        }
+    }
+    [[noreturn]] void refuse(const std::string& what) const {
+        fail(file_.string(), ": ", what, " is not supported");
+    }
+
+  private:
+    std::filesystem::path file_;
+    const json& object_;
+};
+
+json parse_json_file(const std::filesystem::path& file) {
     std::ifstream in(file);
     if (!in)
         fail(file.string(),
              ": cannot be opened; a model folder holds config.json, model.safetensors and tokenizer.json");
-    Config c;
     try {
-        const auto json = ordered_json::parse(in);
-        auto refuse = [&](const std::string& what) { fail(file.string(), ": ", what, " is not supported"); };
-        c.model_type = json.at("model_type");
-        if (c.model_type != "qwen2" && c.model_type != "llama") refuse("model_type \"" + c.model_type + "\"");
-        if (json.value("hidden_act", "silu") != "silu") refuse("hidden_act other than silu");
-        if (json.value("use_sliding_window", false)) refuse("use_sliding_window");
-        if (json.contains("rope_scaling") && !json["rope_scaling"].is_null()) refuse("rope_scaling");
-        c.hidden_size = json.at("hidden_size");
-        c.intermediate_size = json.at("intermediate_size");
-        c.num_hidden_layers = json.at("num_hidden_layers");
-        c.num_attention_heads = json.at("num_attention_heads");
-        c.num_key_value_heads = json.value("num_key_value_heads", c.num_attention_heads);
-        c.vocab_size = json.at("vocab_size");
-        c.max_position_embeddings = json.at("max_position_embeddings");
-        c.rms_norm_eps = json.at("rms_norm_eps");
-        c.rope_theta = json.value("rope_theta", 10000.0);
-        if (auto rope = json.find("rope_parameters");
-            rope != json.end() && !rope->is_null()) {  // where newer files keep it
-            if (rope->value("rope_type", "default") != "default")
-                refuse("rope_type " + rope->at("rope_type").dump());
-            c.rope_theta = rope->value("rope_theta", c.rope_theta);
-        }
-        c.tie_word_embeddings = json.value("tie_word_embeddings", false);
-        c.attention_bias = json.value("attention_bias", c.model_type == "qwen2");
-        if (c.model_type == "llama" && c.attention_bias)
-            refuse("attention_bias of a llama (it has one on o_proj too)");
-        if (auto eos = json.find("eos_token_id"); eos != json.end() && !eos->is_null())
-            c.eos_token_ids =
-                eos->is_array() ? eos->get<std::vector<int>>() : std::vector<int>{eos->get<int>()};
-        for (int v : {c.hidden_size, c.intermediate_size, c.num_hidden_layers, c.num_attention_heads,
-                      c.num_key_value_heads, c.vocab_size, c.max_position_embeddings})
-            if (v <= 0 || v > 1 << 24) fail(file.string(), ": a size is zero, negative or absurdly large");
-        c.head_dim = c.hidden_size / c.num_attention_heads;
-        if (json.contains("head_dim") && !json["head_dim"].is_null()) c.head_dim = json["head_dim"];
-        if (c.num_attention_heads % c.num_key_value_heads || c.head_dim <= 0 || c.head_dim % 2)
-            fail(file.string(),
-                 ": num_attention_heads must be a multiple of num_key_value_heads, head_dim even");
-    } catch (const nlohmann::json::exception& e) {
-        fail(file.string(), ": not a valid model configuration: ", e.what());
+        json parsed = json::parse(in);
+        if (!parsed.is_object()) fail(file.string(), ": not a JSON object");
+        return parsed;
+    } catch (const json::exception& e) {
+        fail(file.string(), ": not valid JSON: ", e.what());
+    }
+}
+
+void read_rope(const ConfigReader& reader, const char* key, Config& c) {
+    if (!reader.find(key)) return;
+    const ConfigReader rope = reader.inner(key);
+    const std::string type = rope.text("rope_type", rope.text("type", "default"));
+    c.rope_theta = rope.positive("rope_theta", c.rope_theta);
+    if (type == "llama3")
+        c.rope_scaling = {rope.positive("factor"), rope.positive("low_freq_factor"),
+                          rope.positive("high_freq_factor"),
+                          rope.positive("original_max_position_embeddings")};
+    else if (type != "default")
+        rope.refuse("the rope type \"" + type + "\"");
+    if (c.rope_scaling && c.rope_scaling->low_freq_factor >= c.rope_scaling->high_freq_factor)
+        rope.refuse("a low_freq_factor that is not below high_freq_factor");
+    if (rope.positive("partial_rotary_factor", 1) != 1) rope.refuse("partial_rotary_factor");
+}
+
+}  // namespace
+
+Config Config::load(const std::filesystem::path& path) {
+    const auto file = std::filesystem::is_directory(path) ? path / "config.json" : path;
+    const json object = parse_json_file(file);
+    const ConfigReader reader(file, object);
+    Config c;
+    c.model_type = reader.text("model_type", "");
+    if (c.model_type != "qwen2" && c.model_type != "qwen3" && c.model_type != "llama")
+        reader.refuse("the model_type \"" + c.model_type + "\" (qwen2, qwen3 and llama are)");
+    c.hidden_size = reader.size("hidden_size");
+    c.intermediate_size = reader.size("intermediate_size");
+    c.num_hidden_layers = reader.size("num_hidden_layers", std::nullopt, 1 << 12);
+    c.num_attention_heads = reader.size("num_attention_heads");
+    c.num_key_value_heads = reader.size("num_key_value_heads", c.num_attention_heads);
+    c.head_dim = reader.size("head_dim", c.hidden_size / c.num_attention_heads);
+    c.vocab_size = reader.size("vocab_size", std::nullopt, 1 << 24);
+    c.max_position_embeddings = reader.size("max_position_embeddings", std::nullopt, 1 << 24);
+    c.rms_norm_eps = reader.positive("rms_norm_eps");
+    c.rope_theta = reader.positive("rope_theta", c.rope_theta);
+    read_rope(reader, "rope_scaling", c);     // older files
+    read_rope(reader, "rope_parameters", c);  // newer ones, with rope_theta
+    c.tie_word_embeddings = reader.flag("tie_word_embeddings", false);
+    c.attention_bias = reader.flag("attention_bias", c.model_type == "qwen2");
+    reader.token_ids("eos_token_id", c.eos_token_ids);
+
+    if (c.num_attention_heads % c.num_key_value_heads || c.head_dim < 2 || c.head_dim % 2)
+        fail(file.string(), ": num_attention_heads must be a multiple of num_key_value_heads, head_dim even");
+    if (std::int64_t{c.num_attention_heads} * c.head_dim > 1 << 22)
+        fail(file.string(), ": num_attention_heads x head_dim is absurdly large");
+    if (const auto act = reader.text("hidden_act", "silu"); act != "silu")
+        reader.refuse("the hidden_act \"" + act + "\"");
+    if (c.attention_bias && c.model_type != "qwen2") reader.refuse("attention_bias of a " + c.model_type);
+    if (reader.flag("mlp_bias", false)) reader.refuse("mlp_bias");
+    if (reader.flag("rope_interleaved", false)) reader.refuse("rope_interleaved");
+    for (const char* key : {"num_experts", "num_local_experts", "n_routed_experts"})
+        if (reader.find(key)) reader.refuse("a mixture of experts (" + std::string(key) + ")");
+    if (reader.find("quantization_config")) {
+        const auto quantization = reader.inner("quantization_config");
+        reader.refuse("quantised weights (" + quantization.text("quant_method", "of an unnamed method") +
+                      ")");
+    }
+    // Qwen's layers from max_window_layers on see a window only, if use_sliding_window says so.
+    const json *window = reader.find("sliding_window"), *whole = reader.find("max_window_layers");
+    if (reader.flag("use_sliding_window", false) && window && *window < c.max_position_embeddings &&
+        (!whole || *whole < c.num_hidden_layers))
+        reader.refuse("a sliding window (use_sliding_window)");
+    if (const json* types = reader.find("layer_types"))
+        for (const json& type : *types)
+            if (type != "full_attention") reader.refuse("the layer type " + type.dump());
+
+    if (const auto generation = file.parent_path() / "generation_config.json";
+        std::filesystem::exists(generation)) {
+        const json more = parse_json_file(generation);
+        ConfigReader(generation, more).token_ids("eos_token_id", c.eos_token_ids);
     }
     return c;
 }
 
-ordered_json Config::to_json() const {
-    ordered_json json = {{"architectures", {model_type == "qwen2" ? "Qwen2ForCausalLM" : "LlamaForCausalLM"}},
-                         {"model_type", model_type},
-                         {"hidden_size", hidden_size},
-                         {"intermediate_size", intermediate_size},
-                         {"num_hidden_layers", num_hidden_layers},
-                         {"num_attention_heads", num_attention_heads},
-                         {"num_key_value_heads", num_key_value_heads},
-                         {"head_dim", head_dim},
-                         {"vocab_size", vocab_size},
-                         {"max_position_embeddings", max_position_embeddings},
-                         {"rms_norm_eps", rms_norm_eps},
-                         {"rope_theta", rope_theta},
-                         {"hidden_act", "silu"},
-                         {"attention_bias", attention_bias},
-                         {"tie_word_embeddings", tie_word_embeddings}};
-    if (eos_token_ids.size() == 1) json["eos_token_id"] = eos_token_ids[0];
-    if (eos_token_ids.size() > 1) json["eos_token_id"] = eos_token_ids;
-    return json;
+std::vector<double> Config::rotary_frequencies() const {
+    const int half = head_dim / 2;
+    std::vector<double> frequencies(half);
+    for (int i = 0; i < half; ++i) {
+        double& f = frequencies[i] = std::pow(rope_theta, -static_cast<double>(i) / half);
+        if (!rope_scaling) continue;
+        const auto& s = *rope_scaling;
+        // How often the wave turns within the original context: often, it stays; rarely, it is slowed down.
+        const double turns = s.original_max_position_embeddings * f / (2 * std::numbers::pi);
+        const double keep = (turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+        f *= std::lerp(1 / s.factor, 1, std::clamp(keep, 0.0, 1.0));
+    }
+    return frequencies;
 }
 
 ParameterLayout::ParameterLayout(const Config& c) {
@@ -113,7 +205,10 @@ ParameterLayout::ParameterLayout(const Config& c) {
     for (std::size_t l = 0; l < layers.size(); ++l) {
         layers[l].input_norm = add(prefix(l) + "input_layernorm.weight", C, 1, false);
         layers[l].post_norm = add(prefix(l) + "post_attention_layernorm.weight", C, 1, false);
-        layers[l].qkv_bias = -1;
+        if (c.head_norm()) {
+            layers[l].q_norm = add(prefix(l) + "self_attn.q_norm.weight", c.head_dim, 1, false);
+            layers[l].k_norm = add(prefix(l) + "self_attn.k_norm.weight", c.head_dim, 1, false);
+        }
         if (c.attention_bias) {
             layers[l].qkv_bias = add(prefix(l) + "self_attn.q_proj.bias", q, 1, false);
             add(prefix(l) + "self_attn.k_proj.bias", kv, 1, false);
@@ -166,9 +261,11 @@ Transformer::Workspace Transformer::take_workspace(Arena& arena, const Config& c
     const bool keep_all = o.trainable && !o.recompute;
     for (int l = 0; l < c.num_hidden_layers; ++l) {
         if (l == 0 || keep_all)
-            w.layers.push_back({take(N, C), take(N, C), take(N), take(N, shape.qkv_cols()),
-                                take(N, shape.q_cols()), take(N, shape.heads), take(N, C), take(N, C),
-                                take(N), take(N, 2 * F), take(N, F)});
+            w.layers.push_back({take(N, C), take(N, C), take(N),
+                                take(c.head_norm() ? N : 0, shape.qkv_cols()),
+                                take(c.head_norm() ? N : 0, shape.heads + shape.kv_heads),
+                                take(N, shape.qkv_cols()), take(N, shape.q_cols()), take(N, shape.heads),
+                                take(N, C), take(N, C), take(N), take(N, 2 * F), take(N, F)});
         else
             w.layers.push_back(w.layers[0]);
         if (l > 0 && o.trainable && o.recompute) w.layers.back().x = take(N, C);
@@ -218,8 +315,7 @@ Transformer::Transformer(Backend& backend, const Config& config, const Transform
     const int half = config.head_dim / 2;
     rope_buffer_ = Buffer(backend, half * bytes_of(real));
     inv_freq_ = {rope_buffer_.data(), real, half, 1};
-    std::vector<double> inv_freq(half);
-    for (int i = 0; i < half; ++i) inv_freq[i] = std::pow(config.rope_theta, -static_cast<double>(i) / half);
+    const auto inv_freq = config.rotary_frequencies();
     if (real == DType::F64)
         backend.upload(inv_freq_, inv_freq.data());
     else
@@ -243,23 +339,28 @@ Tensor Transformer::gradient(int64_t offset, int64_t rows, int64_t cols) const {
     return offset < 0 ? Tensor{} : gradients_.slice(offset, rows * cols).reshape(rows, cols);
 }
 
+void Transformer::download_parameters(int64_t first, std::span<float> out) const {
+    const Tensor part = parameters_.slice(first, static_cast<int64_t>(out.size()));
+    if (part.dtype == DType::F32) return backend_.download(out.data(), part);
+    std::vector<double> wide(out.size());
+    backend_.download(wide.data(), part);
+    std::ranges::copy(wide, out.begin());
+}
+
+void Transformer::upload_parameters(int64_t first, std::span<const float> values) {
+    const Tensor part = parameters_.slice(first, static_cast<int64_t>(values.size()));
+    if (part.dtype == DType::F32) return backend_.upload(part, values.data());
+    backend_.upload(part, std::vector<double>(values.begin(), values.end()).data());
+}
+
 std::vector<float> Transformer::download_parameters() const {
     std::vector<float> values(layout_.total);
-    if (backend_.real() == DType::F32) {
-        backend_.download(values.data(), parameters_);
-    } else {
-        std::vector<double> wide(layout_.total);
-        backend_.download(wide.data(), parameters_);
-        values.assign(wide.begin(), wide.end());
-    }
+    download_parameters(0, values);
     return values;
 }
 
-void Transformer::upload_parameters(const std::vector<float>& values) {
-    if (backend_.real() == DType::F32)
-        backend_.upload(parameters_, values.data());
-    else
-        backend_.upload(parameters_, std::vector<double>(values.begin(), values.end()).data());
+void Transformer::upload_parameters(std::span<const float> values) {
+    upload_parameters(0, values);
     parameters_changed();
 }
 
@@ -289,28 +390,29 @@ void Transformer::initialize(std::uint64_t seed) {
     upload_parameters(values);
 }
 
+namespace {
+std::vector<int64_t> shape_of(const ParameterLayout::Entry& e) {
+    return e.is_matrix ? std::vector<int64_t>{e.rows, e.cols} : std::vector<int64_t>{e.rows};
+}
+}  // namespace
+
 void Transformer::load_weights(const std::filesystem::path& folder) {
-    const SafeTensors file(folder / "model.safetensors");
-    std::vector<float> values(layout_.total);
+    const SafeTensors weights(folder);
     for (const auto& e : layout_.entries)
-        file.read_f32(e.name,
-                      e.is_matrix ? std::vector<int64_t>{e.rows, e.cols} : std::vector<int64_t>{e.rows},
-                      std::span(values).subspan(e.offset, e.rows * e.cols));
-    upload_parameters(values);
+        weights.read_f32(e.name, shape_of(e), [&](int64_t first, std::span<const float> values) {
+            upload_parameters(e.offset + first, values);
+        });
+    parameters_changed();
 }
 
-void Transformer::save(const std::filesystem::path& folder, bool as_bf16) const {
-    std::filesystem::create_directories(folder);
-    const auto values = download_parameters();
+void Transformer::save_weights(const std::filesystem::path& folder, SafeDtype dtype) const {
     std::vector<SafeTensorOut> tensors;
     for (const auto& e : layout_.entries)
-        tensors.push_back({e.name,
-                           e.is_matrix ? std::vector<int64_t>{e.rows, e.cols} : std::vector<int64_t>{e.rows},
-                           std::span(values).subspan(e.offset, e.rows * e.cols)});
-    write_safetensors(folder / "model.safetensors", tensors, as_bf16 ? SafeDtype::BF16 : SafeDtype::F32);
-    auto json = config_.to_json();
-    json["torch_dtype"] = as_bf16 ? "bfloat16" : "float32";
-    std::ofstream(folder / "config.json") << json.dump(2) << "\n";
+        tensors.push_back({e.name, shape_of(e), {}, [&](int64_t first, std::span<float> out) {
+                               download_parameters(e.offset + first, out);
+                           }});
+    std::filesystem::create_directories(folder);
+    write_safetensors(folder / "model.safetensors", tensors, dtype);
 }
 
 // ---- the architecture ----
@@ -336,9 +438,9 @@ Transformer::Batch Transformer::upload(const PackedBatch& batch) {
 
 Transformer::LayerActivations Transformer::activations(std::size_t layer, int64_t tokens) const {
     LayerActivations a = work_.layers[layer];
-    for (Tensor* t : {&a.x, &a.norm1, &a.rstd1, &a.qkv, &a.attention, &a.lse, &a.x2, &a.norm2, &a.rstd2,
-                      &a.gate_up, &a.swiglu})
-        *t = t->slice(0, tokens);
+    for (Tensor* t : {&a.x, &a.norm1, &a.rstd1, &a.raw_qkv, &a.head_rstd, &a.qkv, &a.attention, &a.lse, &a.x2,
+                      &a.norm2, &a.rstd2, &a.gate_up, &a.swiglu})
+        *t = t->slice(0, std::min(tokens, t->rows));
     return a;
 }
 
@@ -353,8 +455,12 @@ void Transformer::forward_layer(std::size_t layer, const LayerActivations& a, Te
 
     backend_.rmsnorm_forward(a.norm1, a.rstd1, a.x, x, delta, vector(p.input_norm, C),
                              static_cast<float>(config_.rms_norm_eps));
-    backend_.linear_forward(a.qkv, a.norm1, matrix(p.qkv, shape.qkv_cols(), C),
-                            vector(p.qkv_bias, shape.qkv_cols()));
+    backend_.linear_forward(config_.head_norm() ? a.raw_qkv : a.qkv, a.norm1,
+                            matrix(p.qkv, shape.qkv_cols(), C), vector(p.qkv_bias, shape.qkv_cols()));
+    if (config_.head_norm())
+        backend_.head_norm_forward(a.qkv, a.head_rstd, a.raw_qkv, vector(p.q_norm, shape.head_dim),
+                                   vector(p.k_norm, shape.head_dim), shape,
+                                   static_cast<float>(config_.rms_norm_eps));
     backend_.rope(a.qkv, work_.positions.slice(0, a.x.rows), inv_freq_, shape, false);
     attend(layer, a);
     backend_.linear_forward(branch, a.attention, matrix(p.o, C, shape.q_cols()), {});
@@ -464,6 +570,10 @@ void Transformer::backward_layer(std::size_t layer, const LayerActivations& a) {
     backend_.linear_backward_input(dattention, dx, matrix(p.o, C, shape.q_cols()));
     backend_.attention_backward(dqkv, dattention, a.attention, a.lse, a.qkv, batch_.cu_seqlens, shape);
     backend_.rope(dqkv, batch_.positions, inv_freq_, shape, true);
+    if (config_.head_norm())
+        backend_.head_norm_backward(
+            dqkv, gradient(p.q_norm, shape.head_dim), gradient(p.k_norm, shape.head_dim), a.raw_qkv,
+            a.head_rstd, vector(p.q_norm, shape.head_dim), vector(p.k_norm, shape.head_dim), shape);
     backend_.linear_backward_weight(gradient(p.qkv, shape.qkv_cols(), C),
                                     gradient(p.qkv_bias, shape.qkv_cols()), dqkv, a.norm1);
     backend_.linear_backward_input(dnorm, dqkv, matrix(p.qkv, shape.qkv_cols(), C));

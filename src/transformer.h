@@ -1,32 +1,44 @@
-// The Qwen2 / Llama family of decoder-only transformers: RMSNorm, rotary positions, grouped-query attention,
-// SwiGLU, tied or untied head. Forward and backward by hand on packed sequences, prefill and decode with a
+// The Llama / Qwen2 / Qwen3 family of decoder-only transformers: RMSNorm, rotary positions, grouped-query
+// attention (Qwen2: with biases; Qwen3: with an RMSNorm of every query and key head), SwiGLU, tied or untied
+// head. Forward and backward by hand on packed sequences, prefill and decode with a
 // key/value cache.
 #pragma once
 #include <filesystem>
-#include <map>
-#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "src/backend.h"
+#include "src/safetensors.h"
 
 namespace r1 {
 
+/// Llama 3.1's stretched rotary positions (rope_type "llama3"; arXiv 2407.21783, section 3.4.2 names the aim,
+/// transformers' modeling_rope_utils.py has the formula): long waves turn `factor` times slower.
+struct Llama3RopeScaling {
+    double factor = 1, low_freq_factor = 1, high_freq_factor = 4, original_max_position_embeddings = 8192;
+};
+
 /// The architecture, under Hugging Face's config.json names.
 struct Config {
-    std::string model_type = "qwen2";
+    std::string model_type = "qwen2";  ///< qwen2, qwen3 or llama
     int hidden_size = 0, intermediate_size = 0, num_hidden_layers = 0;
     int num_attention_heads = 0, num_key_value_heads = 0, head_dim = 0;
     int vocab_size = 0, max_position_embeddings = 0;
     double rms_norm_eps = 1e-6, rope_theta = 10000;
+    std::optional<Llama3RopeScaling> rope_scaling;
     bool tie_word_embeddings = false;
-    bool attention_bias = true;  ///< on the query, key and value projections
-    std::vector<int> eos_token_ids;
+    bool attention_bias = true;      ///< on the query, key and value projections
+    std::vector<int> eos_token_ids;  ///< the one that training appends first; all of them end a response
 
     AttentionShape attention() const { return {num_attention_heads, num_key_value_heads, head_dim}; }
-    /// Reads MODEL_FOLDER/config.json (or the file itself). Refuses what is not supported, by name.
+    bool head_norm() const { return model_type == "qwen3"; }
+    /// The angle that dimensions i and i + D/2 of a head turn by at each position, [D/2].
+    std::vector<double> rotary_frequencies() const;
+    /// Reads MODEL_FOLDER/config.json (or the file itself), and the end-of-sequence tokens that
+    /// generation_config.json beside it adds. Refuses what is not supported, by name.
     static Config load(const std::filesystem::path& path);
-    nlohmann::ordered_json to_json() const;
 };
 
 /// Every parameter, under its Hugging Face name, as a view into one contiguous float32 buffer: matrices first
@@ -39,9 +51,8 @@ struct ParameterLayout {
         std::int64_t offset, rows, cols;  ///< cols = 1 and rank 1 for vectors
         bool is_matrix;
     };
-    struct Layer {
-        std::int64_t input_norm, qkv, qkv_bias, o, post_norm, gate_up,
-            down;  ///< offsets; qkv_bias -1 if none
+    struct Layer {  ///< offsets; -1: there is none
+        std::int64_t input_norm, qkv, qkv_bias = -1, q_norm = -1, k_norm = -1, o, post_norm, gate_up, down;
     };
     std::vector<Entry> entries;
     std::vector<Layer> layers;
@@ -90,10 +101,10 @@ class Transformer {
     /// Normal(0, 0.02) matrices (projections back into the residual stream / sqrt(2 L)), ones for norms, zero
     /// biases.
     void initialize(std::uint64_t seed);
-    /// MODEL_FOLDER/model.safetensors.
+    /// MODEL_FOLDER/model.safetensors, or the shards its index names.
     void load_weights(const std::filesystem::path& folder);
-    /// config.json and model.safetensors (float32, or bfloat16 which halves the file).
-    void save(const std::filesystem::path& folder, bool as_bf16 = false) const;
+    /// MODEL_FOLDER/model.safetensors. A tied head is not written, as Hugging Face does it.
+    void save_weights(const std::filesystem::path& folder, SafeDtype dtype) const;
     /// Call after the parameters were changed from outside: refreshes the bfloat16 copy.
     void parameters_changed();
 
@@ -126,7 +137,7 @@ class Transformer {
     Tensor parameters() const { return parameters_; }  ///< [layout().total], the float32 master
     Tensor gradients() const { return gradients_; }
     std::vector<float> download_parameters() const;
-    void upload_parameters(const std::vector<float>& values);
+    void upload_parameters(std::span<const float> values);
 
     /// Bytes: parameters (with gradients and the bfloat16 copy) and activations, before anything is
     /// allocated.
@@ -141,6 +152,8 @@ class Transformer {
         Tensor x;          ///< [N, C] the residual stream at the layer's entry
         Tensor norm1;      ///< [N, C]
         Tensor rstd1;      ///< [N]
+        Tensor raw_qkv;    ///< [N, (H + 2K) D] before the head norm; empty without one
+        Tensor head_rstd;  ///< [N, H + K]
         Tensor qkv;        ///< [N, (H + 2K) D], rotated
         Tensor attention;  ///< [N, H D]
         Tensor lse;        ///< [N, H]
@@ -166,6 +179,8 @@ class Transformer {
     static Workspace take_workspace(Arena& arena, const Config& config, const TransformerOptions& options,
                                     DType real);
 
+    void download_parameters(std::int64_t first, std::span<float> out) const;
+    void upload_parameters(std::int64_t first, std::span<const float> values);
     Tensor matrix(std::int64_t offset, std::int64_t rows, std::int64_t cols) const;
     Tensor vector(std::int64_t offset, std::int64_t size) const;
     Tensor gradient(std::int64_t offset, std::int64_t rows, std::int64_t cols = 1) const;

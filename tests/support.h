@@ -4,8 +4,12 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <deque>
+#include <filesystem>
+#include <fstream>
 #include <functional>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -13,6 +17,35 @@
 #include "src/transformer.h"
 
 namespace r1::test {
+
+/// A folder of its own for each test case, gone with it.
+struct TemporaryFolder {
+    std::filesystem::path path;
+    TemporaryFolder() {
+        std::string name = (std::filesystem::temp_directory_path() / "r1_XXXXXX").string();
+        path = mkdtemp(name.data());
+    }
+    ~TemporaryFolder() { std::filesystem::remove_all(path); }
+    TemporaryFolder(const TemporaryFolder&) = delete;
+    std::string operator/(const std::string& name) const { return (path / name).string(); }
+};
+
+inline std::string read_file(const std::filesystem::path& file) {
+    std::ifstream in(file, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), {}};
+}
+inline void write_file(const std::filesystem::path& file, const std::string& bytes) {
+    std::ofstream(file, std::ios::binary) << bytes;
+}
+
+/// $R1_FIXTURES: tokenizers, configurations and data sets of public projects, which are not in this
+/// repository. Where it is unset the test says so, and ends.
+inline std::optional<std::filesystem::path> fixtures() {
+    const char* folder = std::getenv("R1_FIXTURES");
+    if (folder && *folder) return folder;
+    MESSAGE("skipped: R1_FIXTURES is not set");
+    return std::nullopt;
+}
 
 /// A backend and the memory of one test. In float64 the primitives are differentiable by finite differences;
 /// in float32 they are what runs.
@@ -105,10 +138,12 @@ inline void check_gradient(Bench& bench, Tensor input, const std::vector<double>
     }
 }
 
+constexpr const char* kFamilies[] = {"qwen2", "qwen3", "llama"};
+
 /// A small model with odd sizes.
-inline Config small_config(Bench& bench, bool tied, bool bias) {
+inline Config small_config(Bench& bench, bool tied, const std::string& family) {
     Config c;
-    c.model_type = bias ? "qwen2" : "llama";
+    c.model_type = family;
     c.num_key_value_heads = bench.between(1, 3);
     c.num_attention_heads = c.num_key_value_heads * bench.between(1, 3);
     c.head_dim = 2 * bench.between(1, 5);
@@ -118,7 +153,8 @@ inline Config small_config(Bench& bench, bool tied, bool bias) {
     c.vocab_size = bench.between(11, 40);
     c.max_position_embeddings = 64;
     c.tie_word_embeddings = tied;
-    c.attention_bias = bias;
+    c.attention_bias = family == "qwen2";
+    if (family == "llama") c.rope_scaling = {8, 1, 4, 32};
     c.eos_token_ids = {0};
     return c;
 }

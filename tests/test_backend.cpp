@@ -112,6 +112,51 @@ TEST_CASE("RMSNorm with the residual add") {
         300 * kEps32);
 }
 
+TEST_CASE("RMSNorm of query and key heads") {
+    for (unsigned seed = 0; seed < 4; ++seed) {
+        Bench b(DType::F64, seed);
+        const int K = b.between(1, 3), H = K * b.between(1, 3), D = 2 * b.between(1, 20), N = b.between(1, 9);
+        const AttentionShape shape{H, K, D};
+        Tensor in = b.normal(N, shape.qkv_cols()), qw = b.normal(D), kw = b.normal(D),
+               out = b.tensor(N, shape.qkv_cols()), rstd = b.tensor(N, H + K),
+               d = b.normal(N, shape.qkv_cols()), dq = b.zeros(D), dk = b.zeros(D);
+        const auto weights = b.values(d);
+        auto loss = [&] {
+            b.backend->head_norm_forward(out, rstd, in, qw, kw, shape, 1e-6f);
+            return weighted(b.values(out), weights);
+        };
+        loss();
+        const auto x = b.values(in), y = b.values(out), q = b.values(qw), k = b.values(kw);
+        for (int n = 0; n < N; ++n)
+            for (int h = 0; h < H + 2 * K; ++h) {
+                const double* head = &x[n * shape.qkv_cols() + h * D];
+                double ms = 0;
+                for (int c = 0; c < D; ++c) ms += head[c] * head[c] / D;
+                for (int c = 0; c < D; ++c) {
+                    const double norm = head[c] / std::sqrt(ms + 1e-6);
+                    const double expected = h < H ? norm * q[c] : h < H + K ? norm * k[c] : head[c];
+                    CHECK(y[n * shape.qkv_cols() + h * D + c] == doctest::Approx(expected).epsilon(1e-12));
+                }
+            }
+        b.backend->head_norm_backward(d, dq, dk, in, rstd, qw, kw, shape);
+        check_gradient(b, in, b.values(d), loss);
+        check_gradient(b, qw, b.values(dq), loss);
+        check_gradient(b, kw, b.values(dk), loss);
+    }
+    check_float32(
+        [](Bench& b) {
+            const AttentionShape shape{6, 2, 2 * b.between(1, 64)};
+            const int N = b.between(1, 70), D = shape.head_dim;
+            Tensor in = b.normal(N, shape.qkv_cols()), qw = b.normal(D), kw = b.normal(D),
+                   out = b.tensor(N, shape.qkv_cols()), rstd = b.tensor(N, 8),
+                   d = b.normal(N, shape.qkv_cols()), dq = b.normal(D), dk = b.normal(D);
+            b.backend->head_norm_forward(out, rstd, in, qw, kw, shape, 1e-6f);
+            b.backend->head_norm_backward(d, dq, dk, in, rstd, qw, kw, shape);
+            return join({b.values(out), b.values(d), b.values(dq), b.values(dk)});
+        },
+        300 * kEps32);
+}
+
 TEST_CASE("RoPE: the half-split rotation, explicit positions, and its inverse") {
     for (unsigned seed = 0; seed < 5; ++seed) {
         Bench b(DType::F64, seed);

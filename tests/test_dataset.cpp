@@ -1,5 +1,4 @@
 // Reading problems and examples: what is understood, and that what is not is named with file and line.
-#include <doctest/doctest.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -8,8 +7,10 @@
 
 #include "data/dataset.h"
 #include "src/error.h"
+#include "tests/support.h"
 
 using namespace r1;
+using namespace r1::test;
 namespace fs = std::filesystem;
 
 namespace {
@@ -126,11 +127,8 @@ TEST_CASE("SFT examples stream, resume where they were, and errors name the line
 }
 
 TEST_CASE("every gold answer of GSM8K is read") {
-    const char* fixtures = std::getenv("R1_FIXTURES");
-    if (!fixtures) {
-        MESSAGE("skipped: R1_FIXTURES is not set");
-        return;
-    }
-    CHECK(load_problems(fs::path(fixtures) / "datasets/gsm8k/train.jsonl", "{question}").size() == 7473);
-    CHECK(load_problems(fs::path(fixtures) / "datasets/gsm8k/test.jsonl", "{question}").size() == 1319);
+    const auto root = fixtures();
+    if (!root) return;
+    CHECK(load_problems(*root / "datasets/gsm8k/train.jsonl", "{question}").size() == 7473);
+    CHECK(load_problems(*root / "datasets/gsm8k/test.jsonl", "{question}").size() == 1319);
 }

@@ -1,6 +1,5 @@
 // The programs themselves, run as a user runs them: same seed same bits, exact resumption, one sentence for
 // bad input.
-#include <doctest/doctest.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,6 +15,9 @@
 #include <thread>
 #include <vector>
 
+#include "tests/support.h"
+
+using namespace r1::test;
 namespace fs = std::filesystem;
 using nlohmann::json;
 
@@ -24,30 +26,16 @@ namespace {
 const std::string kBin = R1_BINARY_DIR "/", kTiny = R1_SOURCE_DIR "/data/tiny",
                   kData = R1_SOURCE_DIR "/data/countdown/";
 
-/// A folder of its own for each test case.
-struct Folder {
-    fs::path path = fs::temp_directory_path() / ("r1_programs_" + std::to_string(getpid()));
-    Folder() { fs::remove_all(path), fs::create_directories(path); }
-    ~Folder() { fs::remove_all(path); }
-    std::string operator/(const std::string& name) const { return (path / name).string(); }
-};
-
-std::string read(const fs::path& file) {
-    std::ifstream in(file, std::ios::binary);
-    std::stringstream all;
-    all << in.rdbuf();
-    return all.str();
-}
-
 struct Result {
     int status;
     std::string out, err;
 };
-Result run(const Folder& folder, const std::string& command, const std::string& launcher = "") {
+Result run(const TemporaryFolder& folder, const std::string& command, const std::string& launcher = "") {
     const int code = std::system(
         (launcher + kBin + command + " >" + (folder / "stdout") + " 2>" + (folder / "stderr") + " </dev/null")
             .c_str());
-    return {WIFEXITED(code) ? WEXITSTATUS(code) : -1, read(folder / "stdout"), read(folder / "stderr")};
+    return {WIFEXITED(code) ? WEXITSTATUS(code) : -1, read_file(folder / "stdout"),
+            read_file(folder / "stderr")};
 }
 
 /// Lines of a log without their timings.
@@ -62,7 +50,7 @@ std::vector<json> log_of(const fs::path& run_folder) {
 }
 
 /// A small data set: the first `count` held-out problems.
-std::string problems(const Folder& folder, int count) {
+std::string problems(const TemporaryFolder& folder, int count) {
     std::ifstream in(kData + "test.jsonl");
     std::ofstream out(folder / "problems.jsonl");
     std::string line;
@@ -78,7 +66,7 @@ const std::string kSmall = "train_grpo --model " + kTiny + " --train " + kData +
 TEST_CASE(
     "twenty GRPO steps: same seed, same log and weights, with one thread and with two; another seed "
     "differs") {
-    const Folder f;
+    const TemporaryFolder f;
     const std::string eval = " --eval " + problems(f, 10);
     REQUIRE(run(f, kSmall + eval + " --steps 20 --threads 1 --out " + (f / "a")).status == 0);
     REQUIRE(run(f, kSmall + eval + " --steps 20 --threads 2 --out " + (f / "b")).status == 0);
@@ -89,9 +77,9 @@ TEST_CASE(
     CHECK(log == log_of(f / "b"));
     CHECK(log == log_of(f / "c"));
     CHECK(log != log_of(f / "d"));
-    CHECK(read(f / "a/model.safetensors") == read(f / "b/model.safetensors"));
-    CHECK(read(f / "b/model.safetensors") == read(f / "c/model.safetensors"));
-    CHECK(read(f / "a/samples.jsonl") == read(f / "b/samples.jsonl"));
+    CHECK(read_file(f / "a/model.safetensors") == read_file(f / "b/model.safetensors"));
+    CHECK(read_file(f / "b/model.safetensors") == read_file(f / "c/model.safetensors"));
+    CHECK(read_file(f / "a/samples.jsonl") == read_file(f / "b/samples.jsonl"));
     for (const auto& line : log) {
         if (line.contains("eval")) {
             for (const char* key : {"step", "accuracy", "format", "response_length", "n"})
@@ -107,14 +95,14 @@ TEST_CASE(
 TEST_CASE(
     "a run that was stopped goes on exactly: by --steps, and by SIGTERM; with reference, inner epochs and "
     "mini-batches") {
-    const Folder f;
+    const TemporaryFolder f;
     const std::string flags =
         kSmall + "--beta 0.05 --reference-refresh 3 --inner-epochs 2 --mini-batches 3 --threads 1 ";
     REQUIRE(run(f, flags + "--steps 8 --out " + (f / "whole")).status == 0);
     REQUIRE(run(f, flags + "--steps 4 --out " + (f / "parts")).status == 0);
     REQUIRE(run(f, flags + "--steps 8 --resume --out " + (f / "parts")).status == 0);
     CHECK(log_of(f / "whole") == log_of(f / "parts"));
-    CHECK(read(f / "whole/model.safetensors") == read(f / "parts/model.safetensors"));
+    CHECK(read_file(f / "whole/model.safetensors") == read_file(f / "parts/model.safetensors"));
     double kl = 0, clipped = 0;  // the parts that a single update does not have
     for (const auto& line : log_of(f / "whole"))
         kl += line["kl"].get<double>(),
@@ -129,8 +117,8 @@ TEST_CASE(
         execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
         _exit(127);
     }
-    for (int i = 0; i < 6000 && (!fs::exists(f / "killed/log.jsonl") || read(f / "killed/log.jsonl").empty());
-         ++i)
+    for (int i = 0;
+         i < 6000 && (!fs::exists(f / "killed/log.jsonl") || read_file(f / "killed/log.jsonl").empty()); ++i)
         std::this_thread::sleep_for(std::chrono::milliseconds(10));
     kill(child, SIGTERM);
     int code = 0;
@@ -139,11 +127,11 @@ TEST_CASE(
     CHECK((finished || (WIFEXITED(code) && WEXITSTATUS(code) == 130)));
     if (!finished) REQUIRE(run(f, flags + "--steps 8 --resume --out " + (f / "killed")).status == 0);
     CHECK(log_of(f / "whole") == log_of(f / "killed"));
-    CHECK(read(f / "whole/model.safetensors") == read(f / "killed/model.safetensors"));
+    CHECK(read_file(f / "whole/model.safetensors") == read_file(f / "killed/model.safetensors"));
 }
 
 TEST_CASE("two ranks under mpirun train as one process does") {
-    const Folder f;
+    const TemporaryFolder f;
     if (std::system("command -v mpirun >/dev/null") != 0 ||
         run(f, "train_grpo --help").out.find("mpirun") == std::string::npos) {
         MESSAGE("skipped: built without MPI (libopenmpi-dev, openmpi-bin)");
@@ -169,7 +157,7 @@ TEST_CASE("two ranks under mpirun train as one process does") {
 
 TEST_CASE(
     "the update does not depend on the token budget: loss, reward and gradient norm of the first step") {
-    const Folder f;
+    const TemporaryFolder f;
     REQUIRE(run(f, kSmall + "--steps 1 --token-budget 100 --out " + (f / "small")).status == 0);
     REQUIRE(run(f, kSmall + "--steps 1 --token-budget 8192 --out " + (f / "large")).status == 0);
     const auto a = log_of(f / "small").at(0), b = log_of(f / "large").at(0);
@@ -180,7 +168,7 @@ TEST_CASE(
 }
 
 TEST_CASE("train_sft lowers its loss, resumes exactly, and writes a model that infer answers with") {
-    const Folder f;
+    const TemporaryFolder f;
     {
         std::ofstream out(f / "data.jsonl");
         for (int i = 0; i < 40; ++i)
@@ -195,7 +183,7 @@ TEST_CASE("train_sft lowers its loss, resumes exactly, and writes a model that i
     REQUIRE(run(f, flags + "--steps 80 --resume --out " + (f / "parts")).status == 0);
     const auto log = log_of(f / "whole");
     CHECK(log == log_of(f / "parts"));
-    CHECK(read(f / "whole/model.safetensors") == read(f / "parts/model.safetensors"));
+    CHECK(read_file(f / "whole/model.safetensors") == read_file(f / "parts/model.safetensors"));
     CHECK(log.back()["loss"].get<double>() < 0.3 * log.front()["loss"].get<double>());
     const auto answer = run(f, "infer --model " + (f / "whole") + " --prompt 1,2,3=6: --temperature 0");
     CHECK(answer.status == 0);
@@ -203,12 +191,12 @@ TEST_CASE("train_sft lowers its loss, resumes exactly, and writes a model that i
     const auto graded = run(f, "infer --model " + (f / "whole") + " --eval " + problems(f, 7) +
                                    " --samples 2 --out " + (f / "graded.jsonl"));
     CHECK(graded.status == 0);
-    const std::string lines = read(f / "graded.jsonl");
+    const std::string lines = read_file(f / "graded.jsonl");
     CHECK(std::count(lines.begin(), lines.end(), '\n') == 14);
 }
 
 TEST_CASE("bad input: one clear sentence, exit status 2, nothing half-written") {
-    const Folder f;
+    const TemporaryFolder f;
     auto refused = [&](const std::string& command, const std::string& part) {
         const auto r = run(f, command);
         INFO(command, "\n", r.err);
@@ -244,7 +232,7 @@ TEST_CASE("bad input: one clear sentence, exit status 2, nothing half-written") 
     fs::create_directories(f / "wrong");
     for (const char* name : {"model.safetensors", "tokenizer.json", "prompt_template.txt"})
         fs::copy_file(kTiny + "/" + name, f / ("wrong/" + std::string(name)));
-    auto config = json::parse(read(kTiny + "/config.json"));
+    auto config = json::parse(read_file(kTiny + "/config.json"));
     config["intermediate_size"] = 200;
     std::ofstream(f / "wrong/config.json") << config;
     refused("train_grpo --model " + (f / "wrong") + train + out, "model.layers.0.mlp.gate_proj.weight");

@@ -1,4 +1,3 @@
-#include <doctest/doctest.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -10,23 +9,14 @@
 
 #include "src/error.h"
 #include "src/run_log.h"
+#include "tests/support.h"
 
 using namespace r1;
+using namespace r1::test;
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
 namespace {
-
-struct TempFolder {
-    fs::path path = fs::temp_directory_path() / ("r1_run_log_" + std::to_string(::getpid()));
-    TempFolder() { fs::create_directories(path); }
-    ~TempFolder() { fs::remove_all(path); }
-};
-
-std::string read_file(const fs::path& file) {
-    std::ifstream in(file, std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), {}};
-}
 
 std::vector<ordered_json> read_lines(const fs::path& file) {
     std::ifstream in(file);
@@ -38,7 +28,7 @@ std::vector<ordered_json> read_lines(const fs::path& file) {
 }  // namespace
 
 TEST_CASE("run log: lines can be read while the log is open, and stay valid JSON") {
-    TempFolder folder;
+    TemporaryFolder folder;
     const fs::path file = folder.path / "deep" / "run" / "log.jsonl";
     JsonLines log(file, {});
     const double nan = std::nan(""), inf = std::numeric_limits<double>::infinity();
@@ -52,7 +42,7 @@ TEST_CASE("run log: lines can be read while the log is open, and stay valid JSON
 }
 
 TEST_CASE("run log: a fresh run starts an empty file, a resume without a file too") {
-    TempFolder folder;
+    TemporaryFolder folder;
     const fs::path file = folder.path / "log.jsonl";
     JsonLines(file, 7).write({{"step", 8}});
     CHECK(read_lines(file).size() == 1);
@@ -61,7 +51,7 @@ TEST_CASE("run log: a fresh run starts an empty file, a resume without a file to
 }
 
 TEST_CASE("run log: a resumed run gives the log of one that was never stopped") {
-    TempFolder folder;
+    TemporaryFolder folder;
     std::mt19937 rng(3);
     auto run = [](JsonLines& log, int first, int last) {
         for (int step = first; step <= last; step++) {
@@ -93,7 +83,7 @@ TEST_CASE("run log: a resumed run gives the log of one that was never stopped") 
 }
 
 TEST_CASE("run log: what cannot be logged to or resumed is an error, and the file is left alone") {
-    TempFolder folder;
+    TemporaryFolder folder;
     const fs::path file = folder.path / "log.jsonl";
     const std::string text = "{\"step\":1}\nnot json\n{\"step\":2}\n";
     std::ofstream(file) << text;

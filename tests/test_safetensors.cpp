@@ -1,4 +1,3 @@
-#include <doctest/doctest.h>
 #include <unistd.h>
 
 #include <bit>
@@ -12,27 +11,14 @@
 
 #include "src/error.h"
 #include "src/safetensors.h"
+#include "tests/support.h"
 
 using namespace r1;
+using namespace r1::test;
 namespace fs = std::filesystem;
 using Shape = std::vector<std::int64_t>;
 
 namespace {
-
-struct TempFolder {
-    fs::path path = fs::temp_directory_path() / ("r1_safetensors_" + std::to_string(::getpid()));
-    TempFolder() { fs::create_directories(path); }
-    ~TempFolder() { fs::remove_all(path); }
-};
-
-void write_file(const fs::path& file, const std::string& bytes) {
-    std::ofstream(file, std::ios::binary) << bytes;
-}
-
-std::string read_file(const fs::path& file) {
-    std::ifstream in(file, std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), {}};
-}
 
 template <class T>
 std::string raw(T value) {
@@ -48,7 +34,7 @@ std::string with_header(const std::string& header, std::size_t data_bytes) {
 
 /// The message with which these bytes are refused, or "accepted".
 std::string refusal(const std::string& bytes) {
-    TempFolder folder;
+    TemporaryFolder folder;
     write_file(folder.path / "x.safetensors", bytes);
     try {
         SafeTensors read(folder.path / "x.safetensors");
@@ -96,7 +82,7 @@ bool same_bits(float a, float b) {
 }  // namespace
 
 TEST_CASE("safetensors: random tensors survive a round trip") {
-    TempFolder folder;
+    TemporaryFolder folder;
     std::mt19937 rng(1);
     for (int trial = 0; trial < 60; trial++) {
         const bool bf16 = trial % 2;
@@ -148,7 +134,7 @@ TEST_CASE("safetensors: random tensors survive a round trip") {
 }
 
 TEST_CASE("safetensors: empty file list, shape (0) and a scalar") {
-    TempFolder folder;
+    TemporaryFolder folder;
     const fs::path file = folder.path / "m.safetensors";
     write_safetensors(file, {}, SafeDtype::F32, {});
     CHECK(SafeTensors(file).tensors().empty());
@@ -161,14 +147,14 @@ TEST_CASE("safetensors: empty file list, shape (0) and a scalar") {
     float out = 0;
     read.read_f32("scalar", {}, {&out, 1});
     CHECK(out == 3.5f);
-    read.read_f32("none", {0}, {});
-    read.read_f32("none2", {3, 0, 2}, {});
+    read.read_f32("none", {0}, std::span<float>());
+    read.read_f32("none2", {3, 0, 2}, std::span<float>());
     CHECK(read.tensors().at("scalar").shape.empty());
     CHECK(read.metadata().at("format") == "pt");
 }
 
 TEST_CASE("safetensors: bf16 rounds to nearest, ties to even") {
-    TempFolder folder;
+    TemporaryFolder folder;
     const fs::path file = folder.path / "m.safetensors";
     // 1 + k/256 lies halfway between two bf16 numbers for odd k; FLT_MAX rounds to infinity
     const std::vector<float> in = {
@@ -190,7 +176,7 @@ TEST_CASE("safetensors: bf16 rounds to nearest, ties to even") {
 }
 
 TEST_CASE("safetensors: every F16 value converts exactly") {
-    TempFolder folder;
+    TemporaryFolder folder;
     const fs::path file = folder.path / "m.safetensors";
     const std::string header =
         R"({"x":{"dtype":"F16","shape":[65536],"data_offsets":[0,131072]}} )";  // odd alignment
@@ -315,7 +301,7 @@ TEST_CASE("safetensors: damaged and hostile files are refused with the reason") 
 }
 
 TEST_CASE("safetensors: a header over 100 MB is refused though the file is long enough") {
-    TempFolder folder;
+    TemporaryFolder folder;
     const fs::path file = folder.path / "x.safetensors";
     write_file(file, raw<std::uint64_t>(100'000'001));
     fs::resize_file(file, 100'000'100);  // sparse
@@ -323,7 +309,7 @@ TEST_CASE("safetensors: a header over 100 MB is refused though the file is long 
 }
 
 TEST_CASE("safetensors: damaged bytes never crash the reader") {
-    TempFolder folder;
+    TemporaryFolder folder;
     const std::vector<float> values = {1, 2, 3, 4, 5, 6};
     const fs::path file = folder.path / "m.safetensors";
     write_safetensors(file, {{"first", {2, 3}, values}, {"second", {1}, std::span(values).first(1)}},
@@ -361,7 +347,7 @@ TEST_CASE("safetensors: damaged bytes never crash the reader") {
 }
 
 TEST_CASE("safetensors: wrong requests say what is there and what was expected") {
-    TempFolder folder;
+    TemporaryFolder folder;
     const fs::path file = folder.path / "m.safetensors";
     const std::vector<float> values(6, 1.f);
     write_safetensors(file, {{"w", {2, 3}, values}}, SafeDtype::F32);
@@ -378,7 +364,7 @@ TEST_CASE("safetensors: wrong requests say what is there and what was expected")
 }
 
 TEST_CASE("safetensors: a copy keeps the mapping alive, a rewrite does not disturb it") {
-    TempFolder folder;
+    TemporaryFolder folder;
     const fs::path file = folder.path / "m.safetensors";
     std::vector<float> values(5000, 1.f), out(5000);
     write_safetensors(file, {{"w", {5000}, values}}, SafeDtype::F32);
@@ -394,7 +380,7 @@ TEST_CASE("safetensors: a copy keeps the mapping alive, a rewrite does not distu
 }
 
 TEST_CASE("safetensors: a failed write leaves the old file and no .tmp") {
-    TempFolder folder;
+    TemporaryFolder folder;
     const fs::path file = folder.path / "m.safetensors";
     const std::vector<float> values(6, 1.f);
     write_safetensors(file, {{"w", {6}, values}}, SafeDtype::F32);
@@ -418,12 +404,9 @@ TEST_CASE("safetensors: a failed write leaves the old file and no .tmp") {
 }
 
 TEST_CASE("safetensors: reads a file written by the Python library") {
-    const char* fixtures = std::getenv("R1_FIXTURES");
-    if (!fixtures) {
-        std::puts("skipped: R1_FIXTURES is not set");
-        return;
-    }
-    SafeTensors read(fs::path(fixtures) / "weights/arithmetic_sequence/model.safetensors");
+    const auto root = fixtures();
+    if (!root) return;
+    SafeTensors read(*root / "weights/arithmetic_sequence/model.safetensors");
     CHECK(read.metadata().at("format") == "pt");
     REQUIRE(read.tensors().size() == 3 + 4 * 9);
     CHECK(read.tensors().at("model.layers.3.mlp.down_proj.weight").shape == Shape{128, 344});
@@ -442,7 +425,7 @@ TEST_CASE("safetensors: reads a file written by the Python library") {
     CHECK(std::sqrt(squares / n - mean * mean) == doctest::Approx(0.02).epsilon(0.1));
 
     // writing what was read gives the same bytes of data
-    TempFolder folder;
+    TemporaryFolder folder;
     std::vector<std::vector<float>> values;
     std::vector<SafeTensorOut> out;
     for (const auto& [name, view] : read.tensors()) {

@@ -1,4 +1,3 @@
-#include <doctest/doctest.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,26 +10,22 @@
 #include <sstream>
 
 #include "src/error.h"
+#include "tests/support.h"
 #include "tokenizer/tokenizer.h"
 
 using namespace r1;
+using namespace r1::test;
 namespace fs = std::filesystem;
 using nlohmann::json;
 using Ids = std::vector<int>;
 
 namespace {
 
-/// A folder with one tokenizer.json.
-struct ModelFolder {
-    fs::path path = fs::temp_directory_path() / ("r1_tokenizer_" + std::to_string(::getpid()));
-    explicit ModelFolder(const std::string& content) {
-        fs::create_directories(path);
-        std::ofstream(path / "tokenizer.json", std::ios::binary) << content;
-    }
-    ~ModelFolder() { fs::remove_all(path); }
-};
-
-Tokenizer load_text(const std::string& content) { return Tokenizer::load(ModelFolder(content).path); }
+Tokenizer load_text(const std::string& content) {
+    const TemporaryFolder folder;
+    write_file(folder / "tokenizer.json", content);
+    return Tokenizer::load(folder.path);
+}
 Tokenizer load_json(const json& content) { return load_text(content.dump()); }
 
 std::string error_of(const std::string& content) {
@@ -127,21 +122,6 @@ bool cuts_a_character(const std::string& text) {
     const unsigned char byte = text[lead];
     const size_t length = byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : byte >= 0xC0 ? 2 : 1;
     return text.size() - lead < length;
-}
-
-const char* fixtures() {
-    const char* folder = std::getenv("R1_FIXTURES");
-    if (!folder || !*folder) {
-        MESSAGE("skipped: R1_FIXTURES is not set");
-        return nullptr;
-    }
-    return folder;
-}
-
-std::string read_file(const fs::path& path) {
-    std::ifstream in(path, std::ios::binary);
-    REQUIRE_MESSAGE(in, "cannot open ", path.string());
-    return {std::istreambuf_iterator<char>(in), {}};
 }
 
 }  // namespace
@@ -288,7 +268,8 @@ TEST_CASE("tokenizer: decode undoes encode on random text, and on random bytes")
 }
 
 TEST_CASE("tokenizer: a character outside the vocabulary is named") {
-    const ModelFolder folder(tiny().dump());
+    const TemporaryFolder folder;
+    write_file(folder / "tokenizer.json", tiny().dump());
     const Tokenizer tokenizer = Tokenizer::load(folder.path / "tokenizer.json");
     const std::string error = unknown_of(tokenizer, "ab€c");
     CHECK(contains(error, "U+20AC '€'"));
@@ -417,7 +398,7 @@ TEST_CASE("tokenizer: broken files") {
 }
 
 TEST_CASE("tokenizer: golden ids of real tokenizers") {
-    const char* root = fixtures();
+    const auto root = fixtures();
     if (!root) return;
     const std::map<std::string, std::string> tokenizers = {{"qwen2", "qwen2.5"},
                                                            {"deepseek-r1-qwen", "deepseek-r1-distill-qwen"},
@@ -427,8 +408,8 @@ TEST_CASE("tokenizer: golden ids of real tokenizers") {
         const auto& golden = entry.first;
         const auto& folder = entry.second;
         CAPTURE(folder);
-        const Tokenizer tokenizer = Tokenizer::load(fs::path(root) / "tokenizers" / folder);
-        const std::string base = std::string(root) + "/golden/ggml-vocab-" + golden + ".gguf";
+        const Tokenizer tokenizer = Tokenizer::load(*root / "tokenizers" / folder);
+        const std::string base = root->string() + "/golden/ggml-vocab-" + golden + ".gguf";
         const std::string inputs = read_file(base + ".inp"), separator = "\n__ggml_vocab_test__\n";
         std::istringstream outputs(read_file(base + ".out"));
         size_t cases = 0, start = 0;
@@ -449,16 +430,16 @@ TEST_CASE("tokenizer: golden ids of real tokenizers") {
 }
 
 TEST_CASE("tokenizer: real tokenizers, their own tokens and long texts") {
-    const char* root = fixtures();
+    const auto root = fixtures();
     if (!root) return;
-    const Tokenizer r1_distill = Tokenizer::load(fs::path(root) / "tokenizers/deepseek-r1-distill-qwen");
+    const Tokenizer r1_distill = Tokenizer::load(*root / "tokenizers/deepseek-r1-distill-qwen");
     CHECK(r1_distill.token_id("<think>") == 151648);
     CHECK(r1_distill.vocab_size() == 151665);
     CHECK(r1_distill.encode("<｜User｜>Hi<think>\n") == Ids{151644, 13048, 151648, 198});
     CHECK(r1_distill.decode(Ids{13048, 151643}, true) == "Hi");
     CHECK(r1_distill.decode(Ids{13048, 151900}) == "Hi");  // a row of the model without a token
 
-    const Tokenizer qwen3 = Tokenizer::load(fs::path(root) / "tokenizers/qwen3/tokenizer.json");
+    const Tokenizer qwen3 = Tokenizer::load(*root / "tokenizers/qwen3/tokenizer.json");
     CHECK(qwen3.token_id("<think>") == 151667);
     CHECK(qwen3.decode(qwen3.encode("<|im_start|>user\nWhat is 2+2?<|im_end|>\n")) ==
           "<|im_start|>user\nWhat is 2+2?<|im_end|>\n");
@@ -475,7 +456,7 @@ TEST_CASE("tokenizer: real tokenizers, their own tokens and long texts") {
     std::string mixed;
     for (std::mt19937 rng(3); mixed.size() < 1'000'000;)
         mixed += random_text(rng) + " it's 2024. The next line\n";
-    const Tokenizer gpt2 = Tokenizer::load(fs::path(root) / "tokenizers/gpt2");
+    const Tokenizer gpt2 = Tokenizer::load(*root / "tokenizers/gpt2");
     const auto start = std::chrono::steady_clock::now();
     CHECK(gpt2.decode(gpt2.encode(mixed)) == mixed);
     for (const char* unit : {"a", " ", "\n", "=", "1", "é", "<", " \n", "中"}) {
