@@ -7,7 +7,10 @@ PACKAGES = g++ cmake make ninja-build pkg-config nlohmann-json3-dev libpcre2-dev
 PROGRAMS = train_grpo train_sft infer make_countdown
 
 DEMO_FLAGS ?= --steps 400 --lr 2e-4 --warmup 40 --eval-samples 4
-BASE_FLAGS ?= --steps 4000 --batch-tokens 8192 --lr 3e-3 --warmup 100 --weight-decay 0.01
+BASE_FLAGS ?= --no-shuffle --steps 4000 --batch-tokens 8192 --lr 3e-3 --warmup 100 --weight-decay 0.01
+
+FUZZ_TARGETS ?= safetensors config tokenizer jsonl answer countdown
+FUZZ_SECONDS ?= 600
 
 # $(call compile,FOLDER,CMAKE OPTIONS,TARGETS): Ninja where it is installed; a folder keeps the generator it began with.
 define compile
@@ -16,7 +19,7 @@ define compile
 	@cmake --build $(1) --parallel $(JOBS) --target $(3)
 endef
 
-.PHONY: help deps build test demo base bench format clean
+.PHONY: help deps build test demo base bench fuzz format clean
 .NOTPARALLEL:
 
 help:  ## lists the targets
@@ -56,6 +59,12 @@ base: build  ## makes the demo's base model anew into runs/base: a synthetic cor
 	@cmp -s runs/base/model.safetensors data/tiny/model.safetensors && echo "It is the shipped one, byte for byte." || \
 	echo "It differs from the shipped one: other flags, or another kind of CPU (rounding)."
 
+fuzz: deps  ## feeds the parsers hostile input under clang's sanitizers, FUZZ_SECONDS each
+	@$(MAKE) --no-print-directory deps PACKAGES="clang libomp-dev"
+	@[ -d build-fuzz ] || CC=clang CXX=clang++ cmake -S . -B build-fuzz -DR1_FUZZ=ON -DCMAKE_BUILD_TYPE=Release
+	@cmake --build build-fuzz --parallel $(JOBS) --target r1_fuzz
+	@printf '%s\n' $(FUZZ_TARGETS) | xargs -P $(JOBS) -I{} tests/fuzz/run.sh {} $(FUZZ_SECONDS)
+
 bench: deps  ## times the primitives
 	$(call compile,build,,r1_bench)
 	build/r1_bench
@@ -65,4 +74,4 @@ format:  ## applies .clang-format to every source file
 	    | xargs -0 clang-format -i
 
 clean:  ## removes what was built; runs/ stays
-	rm -rf build build-asan
+	rm -rf build build-asan build-fuzz

@@ -15,8 +15,8 @@ namespace {
 
 struct Options {
     std::string model, prompt, eval, out, prompt_template, dtype = "float32";
-    bool chat = false, raw = false;
-    int samples = 1, max_new_tokens = 256, threads = 0, slots = 256;
+    bool chat = false, raw = false, plain = false;
+    int samples = 1, max_new_tokens = 256, threads = 0, slots = 256, context = 4096;
     float temperature = 0.6f, top_p = 0.95f;
     int top_k = 0;
     std::int64_t seed = 1;
@@ -27,11 +27,16 @@ int infer(const Options& o) {
     const auto backend = make_cpu_backend();
     const Config config = Config::load(o.model);
     const Tokenizer tokenizer = Tokenizer::load(o.model);
-    const std::string prompt_template = o.raw ? "" : load_prompt_template(o.model, o.prompt_template);
+    PromptTemplate prompt_template =
+        o.raw ? PromptTemplate("")
+              : load_prompt_template(o.model, config, tokenizer, o.prompt_template, o.plain);
+    if (prompt_template.chat() && o.prompt_template.empty() && o.eval.empty())  // just talking
+        prompt_template = PromptTemplate("{question}", prompt_template.chat());
     const auto problems = o.eval.empty() ? std::vector<Problem>{} : load_problems(o.eval, prompt_template);
 
-    std::size_t longest_prompt = o.chat ? static_cast<std::size_t>(config.max_position_embeddings) : 1;
-    const std::string filled = o.raw ? o.prompt : fill_question(prompt_template, o.prompt);
+    std::size_t longest_prompt =
+        o.chat ? static_cast<std::size_t>(std::min(o.context, config.max_position_embeddings)) : 1;
+    const std::string filled = prompt_template.fill(o.prompt);
     if (!o.prompt.empty()) longest_prompt = tokenizer.encode(filled).size();
     for (const auto& p : problems)
         longest_prompt = std::max(longest_prompt, tokenizer.encode(p.prompt).size());
@@ -94,33 +99,44 @@ int infer(const Options& o) {
         return 0;
     }
 
-    // Tokens are printed as they come, whole characters only. Several samples are printed one after the
-    // other.
+    // Tokens are printed as they come, whole characters only; several samples one after the other. Returns the
+    // first one's text.
     auto complete = [&](const std::string& text, std::uint32_t turn) {
         StreamDecoder stream(tokenizer);
+        auto is_stop = [&](int token) {
+            return std::ranges::find(config.eos_token_ids, token) != config.eos_token_ids.end();
+        };
         auto print = [&](std::size_t, std::int32_t token) {
-            const bool stop = std::ranges::find(config.eos_token_ids, token) != config.eos_token_ids.end();
-            if (!stop) std::cout << stream.push(token) << std::flush;
+            if (o.samples == 1 && !is_stop(token)) std::cout << stream.push(token) << std::flush;
         };
         sampling.step = turn;
-        if (o.samples == 1) {
-            generator.generate({{turn, tokenizer.encode(text)}}, sampling, print);
-            std::cout << stream.flush() << "\n";
-            return;
-        }
-        for (const auto& c : generator.generate({{turn, tokenizer.encode(text)}}, sampling))
-            std::cout << tokenizer.decode(std::span(c.tokens).first(c.tokens.size() - c.stopped)) << "\n";
+        std::vector<std::string> texts;
+        for (const auto& c : generator.generate({{turn, tokenizer.encode(text)}}, sampling, print))
+            texts.push_back(tokenizer.decode(std::span(c.tokens).first(c.tokens.size() - c.stopped)));
+        std::cout << stream.flush() << "\n";
+        for (std::size_t i = 0; o.samples > 1 && i < texts.size(); ++i) std::cout << texts[i] << "\n";
+        return texts.at(0);
     };
     if (!o.chat) {
         complete(filled, 0);
         return 0;
     }
+    // A chat model is shown the whole conversation; for another, every question stands alone.
+    std::vector<Message> conversation;
     std::string line;
     for (std::uint32_t turn = 0; std::cout << "> " << std::flush, std::getline(std::cin, line); ++turn) {
+        if (line.empty()) continue;
+        const auto before = conversation;
         try {
-            if (!line.empty()) complete(o.raw ? line : fill_question(prompt_template, line), turn);
+            if (const auto& chat = prompt_template.chat()) {
+                conversation.push_back({"user", PromptTemplate(prompt_template.text()).fill(line)});
+                conversation.push_back({"assistant", complete(chat->render(conversation), turn)});
+            } else {
+                complete(prompt_template.fill(line), turn);
+            }
         } catch (const Error& e) {  // a question that cannot be asked ends the turn, not the chat
             std::cout << e.what() << "\n";
+            conversation = before;
         }
     }
     std::cout << "\n";
@@ -138,18 +154,19 @@ int main(int argc, char** argv) {
     auto* mode = app.add_option_group("what to do");
     mode->add_option("--prompt", o.prompt,
                      "complete this (put into the template's {question}, if it has one)");
-    mode->add_flag("--chat", o.chat, "read questions from the terminal; every turn stands alone");
+    mode->add_flag("--chat", o.chat, "read questions from the terminal");
     mode->add_option("--eval", o.eval, "problems, JSONL: print pass@1");
     mode->require_option(1);
     app.add_option("--out", o.out, "with --eval: every response and its grade, JSONL");
-    app.add_option("--template", o.prompt_template,
-                   "prompt template file, if not the model's prompt_template.txt");
+    add_template_options(app, o.prompt_template, o.plain);
     app.add_flag("--raw", o.raw, "no template: the prompt as it is")->excludes("--eval");
     app.add_option("--samples", o.samples, "responses to each prompt")->check(kPositive);
     app.add_option("--temperature", o.temperature, "0: greedy")->check(kNonNegative);
     app.add_option("--top-p", o.top_p, "nucleus sampling, 1: off")->check(CLI::Range(0.0, 1.0));
     app.add_option("--top-k", o.top_k, "0: off")->check(kNonNegative);
     app.add_option("--max-new-tokens", o.max_new_tokens, "longest response")->check(kPositive);
+    app.add_option("--context", o.context, "with --chat: longest conversation, in tokens (memory)")
+        ->check(kPositive);
     app.add_option("--slots", o.slots, "with --eval: responses in flight at a time (memory)")
         ->check(kPositive);
     app.add_option("--dtype", o.dtype, "matrices in the forward pass")

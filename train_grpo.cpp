@@ -40,7 +40,7 @@ struct Options {
     int warmup = 5;
     std::int64_t token_budget = 8192, seed = 1;
     int show_every = 20, save_every = 50, eval_samples = 1;
-    bool recompute = false, resume = false;
+    bool recompute = false, resume = false, plain = false;
     std::string save_dtype = "auto";
 };
 
@@ -100,29 +100,6 @@ std::span<double> doubles_of(Struct& s) {
     return {reinterpret_cast<double*>(&s), sizeof(Struct) / sizeof(double)};
 }
 
-/// The i-th question ever asked: every epoch visits each once, in an order that depends on seed and epoch alone.
-class Order {
-  public:
-    Order(std::size_t count, std::uint64_t seed) : order_(count), seed_(seed) {}
-    std::uint32_t at(std::size_t i) {
-        if (const auto epoch = static_cast<std::uint32_t>(i / order_.size()); epoch != epoch_) {
-            epoch_ = epoch;
-            std::iota(order_.begin(), order_.end(), 0u);
-            for (std::uint32_t k = static_cast<std::uint32_t>(order_.size()); k > 1; --k) {  // Fisher-Yates
-                const std::uint32_t counter[4] = {epoch, k, 0, 0x6f726465};
-                std::swap(order_[k - 1],
-                          order_[static_cast<std::size_t>(philox_uniform(seed_, counter) * k)]);
-            }
-        }
-        return order_[i % order_.size()];
-    }
-
-  private:
-    std::vector<std::uint32_t> order_;
-    std::uint64_t seed_;
-    std::uint32_t epoch_ = ~0u;
-};
-
 class Trainer {
   public:
     explicit Trainer(const Options& options);
@@ -141,7 +118,7 @@ class Trainer {
     std::optional<Grades> evaluate();
 
     std::size_t longest_prompt() const;
-    TransformerOptions planned_options() const;
+    TransformerOptions planned_options();
     void save();
     /// The ranks must agree on the last step.
     bool stop_requested_anywhere() const {
@@ -154,10 +131,11 @@ class Trainer {
     const Comm comm;  ///< each rank rolls out and trains on its share of the questions
     const Config config;
     const Tokenizer tokenizer;
-    const std::string prompt_template;
+    const PromptTemplate prompt_template;
     const std::vector<Problem> train_problems, eval_problems;
     const int prompt_tokens, max_new_tokens, slots;
     const std::unique_ptr<Backend> backend;
+    std::size_t planned_memory = 0;  ///< bytes
     Transformer model;
     Optimizer optimizer;
     Generator generator;
@@ -180,7 +158,7 @@ Trainer::Rollout Trainer::rollout() {
     Rollout r;
     std::vector<std::uint32_t> ids;
     for (int p = comm.rank(); p < o.prompts; p += comm.size()) {
-        ids.push_back(order.at(static_cast<std::size_t>(step) * o.prompts + p));
+        ids.push_back(order.at(static_cast<std::uint64_t>(step) * o.prompts + p));
         r.problems.push_back(train_problems[ids.back()]);
     }
     sampling.step = static_cast<std::uint32_t>(step);
@@ -297,6 +275,9 @@ int Trainer::run() {
             100 * before->accuracy, 100 * after->accuracy, 100 * before->format, 100 * after->format,
             before->response_length, after->response_length);
     save_model(model, o.model, o.model, o.out, saved_dtype(o.save_dtype, o.model));
+    std::printf("memory: %s planned, %s at the peak\n",
+                human_bytes(static_cast<double>(planned_memory)).c_str(),
+                human_bytes(static_cast<double>(peak_memory())).c_str());
     std::printf("model, log.jsonl and samples.jsonl are in %s\n", o.out.c_str());
     return 0;
 }
@@ -370,6 +351,7 @@ void Trainer::log_step(const Rollout& r, double rollout_seconds, double seconds,
                 {"logp_gap_max", maxima.gap},
                 {"logp_gap_mean", sums.gap / sums.gap_tokens},
                 {"tokens", sums.tokens / passes},
+                {"memory", {{"planned", planned_memory}, {"peak", peak_memory()}}},
                 {"seconds",
                  {{"step", seconds}, {"rollout", rollout_seconds}, {"train", seconds - rollout_seconds}}}});
     accuracy_curve.push_back(g.accuracy);
@@ -400,7 +382,7 @@ Trainer::Trainer(const Options& options)
     : o(options),
       config(Config::load(o.model)),
       tokenizer(Tokenizer::load(o.model)),
-      prompt_template(load_prompt_template(o.model, o.prompt_template)),
+      prompt_template(load_prompt_template(o.model, config, tokenizer, o.prompt_template, o.plain)),
       train_problems(load_problems(o.train, prompt_template)),
       eval_problems(o.eval.empty() ? std::vector<Problem>{} : load_problems(o.eval, prompt_template)),
       prompt_tokens(static_cast<int>(longest_prompt())),
@@ -453,7 +435,7 @@ std::size_t Trainer::longest_prompt() const {
 }
 
 /// Memory is planned, shown and checked before any of it is taken.
-TransformerOptions Trainer::planned_options() const {
+TransformerOptions Trainer::planned_options() {
     const TransformerOptions planned{
         .trainable = true,
         .recompute = o.recompute,
@@ -462,7 +444,7 @@ TransformerOptions Trainer::planned_options() const {
         .max_decode_rows = slots};
     const auto plan = Transformer::plan(config, planned, backend->real());
     const ParameterLayout layout(config);
-    print_and_check_memory_plan(
+    planned_memory = print_and_check_memory_plan(
         *backend,
         {{"parameters", plan.parameters},
          {"gradients", plan.gradients},
@@ -493,8 +475,7 @@ int main(int argc, char** argv) {
     app.add_option("--eval", o.eval, "held-out problems, JSONL: evaluated before and after");
     app.add_option("--eval-samples", o.eval_samples, "responses to each held-out problem")->check(kPositive);
     app.add_option("--out", o.out, "run folder: log.jsonl, samples.jsonl, checkpoint and the trained model");
-    app.add_option("--template", o.prompt_template,
-                   "prompt template file, if not the model's prompt_template.txt");
+    add_template_options(app, o.prompt_template, o.plain);
     app.add_option("--steps", o.steps, "steps: rollouts and their updates")->check(kPositive);
     app.add_option("--prompts", o.prompts, "questions a step")->check(kPositive);
     app.add_option("--group", o.group, "responses to each question, G")->check(CLI::Range(2, 1024));

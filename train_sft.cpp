@@ -6,6 +6,7 @@
 #include "data/dataset.h"
 #include "src/checkpoint.h"
 #include "src/command_line.h"
+#include "src/memory_plan.h"
 #include "src/optimizer.h"
 #include "src/parallel.h"
 #include "src/run_log.h"
@@ -23,14 +24,28 @@ struct Options {
     double lr = 1e-3, weight_decay = 0, clip = 1;
     std::string schedule = "cosine", save_dtype = "auto";
     int threads = 0;
-    bool resume = false, recompute = false;
+    bool resume = false, recompute = false, no_shuffle = false;
 };
 
-/// A training sequence: prompt and completion, scored from the end of the prompt.
+/// A training sequence and which of its tokens are learnt.
 struct Sequence {
     std::vector<std::int32_t> tokens;
-    std::size_t first_scored;
+    std::vector<bool> scored;
+    std::int64_t size() const { return static_cast<std::int64_t>(tokens.size()); }
 };
+
+/// Segments are encoded one by one: a trained one begins where a prompt ends when the model is used.
+Sequence encode(const SftExample& example, const Tokenizer& tokenizer, std::int32_t eos) {
+    Sequence s;
+    for (const Segment& segment : example.segments) {
+        const auto tokens = tokenizer.encode(segment.text);
+        s.tokens.insert(s.tokens.end(), tokens.begin(), tokens.end());
+        s.scored.resize(s.tokens.size(), segment.trained);
+    }
+    if (example.eos) s.tokens.push_back(eos), s.scored.push_back(true);
+    if (!s.scored.empty()) s.scored[0] = false;  // nothing predicts the first token
+    return s;
+}
 
 int train(const Options& o) {
     install_stop_handler();
@@ -49,14 +64,21 @@ int train(const Options& o) {
                                            .recompute = o.recompute,
                                            .bf16_matrices = o.dtype == "bfloat16",
                                            .max_tokens = o.token_budget};
+    const auto plan = Transformer::plan(config, model_options, backend->real());
+    print_and_check_memory_plan(
+        *backend, {{"parameters", plan.parameters},
+                   {"gradients", plan.gradients},
+                   {"optimizer state", Optimizer::bytes(ParameterLayout(config), backend->real())},
+                   {"activations (--token-budget, --recompute)", plan.activations}});
     Transformer model(*backend, config, model_options);
     Optimizer optimizer(model);
-    SftReader reader(o.data);
+    SftReader reader(o.data, o.no_shuffle ? std::nullopt : std::optional(static_cast<std::uint64_t>(o.seed)),
+                     o.tokenizer.empty() ? o.model : o.tokenizer);
     std::int64_t step = 0;
     if (o.resume && has_checkpoint(o.out)) {
         auto numbers = load_checkpoint(o.out, model, optimizer).numbers;
         step = std::stoll(numbers.at("step"));
-        reader.seek(numbers.at("position"));
+        reader.seek(std::stoull(numbers.at("position")));
     } else if (from_scratch) {
         model.initialize(static_cast<std::uint64_t>(o.seed));
     } else {
@@ -71,42 +93,34 @@ int train(const Options& o) {
     const LearningRate schedule{
         .lr = o.lr, .warmup_steps = o.warmup, .total_steps = o.steps, .cosine = o.schedule == "cosine"};
     auto save = [&] {
-        save_checkpoint(o.out, model, optimizer,
-                        {{{"step", std::to_string(step)}, {"position", reader.position()}}, {}});
+        save_checkpoint(
+            o.out, model, optimizer,
+            {{{"step", std::to_string(step)}, {"position", std::to_string(reader.position())}}, {}});
     };
 
     std::int64_t skipped = 0;
     double tokens_seen = 0;
     const Stopwatch clock;
+    const std::int64_t first_step = step;
     while (step < o.steps && !stop_requested()) {
         // A batch of about batch_tokens tokens. The normaliser is its count of scored tokens, whatever the
         // micro-batches.
         std::vector<Sequence> sequences;
         std::int64_t fed = 0, scored = 0;
-        for (bool wrapped = false; fed < o.batch_tokens;) {
-            const auto example = reader.next();
-            if (!example) {
-                if (wrapped)
-                    fail(o.data, ": holds no example that fits the model's context of ",
-                         config.max_position_embeddings, " tokens");
-                wrapped = true;
-                reader.rewind();
-                continue;
-            }
-            Sequence s{tokenizer.encode(example->prompt), 0};
-            s.first_scored = std::max<std::size_t>(1, s.tokens.size());
-            const auto completion = tokenizer.encode(example->completion);
-            s.tokens.insert(s.tokens.end(), completion.begin(), completion.end());
-            if (example->eos) s.tokens.push_back(config.eos_token_ids[0]);
-            const auto length = static_cast<std::int64_t>(s.tokens.size());
-            if (length > config.max_position_embeddings || length > o.token_budget ||
-                length <= static_cast<std::int64_t>(s.first_scored)) {
+        for (std::size_t useless = 0; fed < o.batch_tokens;) {
+            Sequence s = encode(reader.next(), tokenizer, config.eos_token_ids[0]);
+            const auto learnt = std::ranges::count(s.scored, true);
+            if (s.size() > config.max_position_embeddings || s.size() > o.token_budget || learnt == 0) {
                 ++skipped;
+                if (++useless == reader.size())
+                    fail(o.data,
+                         ": holds no example that has something to learn and fits --token-budget and ",
+                         "the model's context of ", config.max_position_embeddings, " tokens");
                 continue;
             }
-            wrapped = false;
-            fed += length - 1;
-            scored += length - static_cast<std::int64_t>(s.first_scored);
+            useless = 0;
+            fed += s.size() - 1;
+            scored += learnt;
             sequences.push_back(std::move(s));
         }
 
@@ -119,8 +133,8 @@ int train(const Options& o) {
             batch.clear();
         };
         for (const auto& s : sequences) {
-            if (batch.size() + static_cast<std::int64_t>(s.tokens.size()) > o.token_budget) flush();
-            batch.add(s.tokens, s.first_scored);
+            if (batch.size() + s.size() > o.token_budget) flush();
+            batch.add(s.tokens, s.scored);
         }
         flush();
         ++step;
@@ -146,7 +160,7 @@ int train(const Options& o) {
         }
         if (step % o.save_every == 0) save();
     }
-    save();
+    if (step > first_step) save();
     std::printf("\n");
     if (skipped)
         std::printf("%lld examples were too long or empty and left out\n", static_cast<long long>(skipped));
@@ -164,15 +178,18 @@ int train(const Options& o) {
 
 int main(int argc, char** argv) {
     Options o;
-    CLI::App app{"Supervised fine-tuning on JSONL lines {\"prompt\": ..., \"completion\": ...}", "train_sft"};
+    CLI::App app{"Supervised fine-tuning: cross-entropy on given completions or chats", "train_sft"};
     app.option_defaults()->always_capture_default();
     app.add_option("--model", o.model,
                    "model folder; one with config.json but no weights starts from random weights")
         ->required();
     app.add_option("--tokenizer", o.tokenizer, "folder with tokenizer.json, if not the model's");
-    app.add_option("--data", o.data, "training examples, JSONL")->required();
+    app.add_option("--data", o.data,
+                   "JSONL: {\"prompt\": ..., \"completion\": ...}, or {\"messages\": [...]} for a chat model")
+        ->required();
+    app.add_flag("--no-shuffle", o.no_shuffle, "take the examples in the file's order, every epoch");
     app.add_option("--out", o.out, "run folder: log.jsonl, checkpoint and the trained model");
-    app.add_option("--steps", o.steps, "updates")->check(kPositive);
+    app.add_option("--steps", o.steps, "updates; 0 only initialises a new model")->check(kNonNegative);
     app.add_option("--batch-tokens", o.batch_tokens, "tokens an update")->check(kPositive);
     app.add_option("--token-budget", o.token_budget, "tokens a forward pass (memory)")->check(kPositive);
     app.add_option("--lr", o.lr, "learning rate")->check(kPositive);
@@ -187,7 +204,7 @@ int main(int argc, char** argv) {
                  "recompute activations in the backward pass: less memory, a third more work");
     app.add_option("--save-every", o.save_every, "steps between checkpoints")->check(kPositive);
     add_save_dtype(app, o.save_dtype);
-    app.add_option("--seed", o.seed, "of the initial weights");
+    app.add_option("--seed", o.seed, "of the initial weights and of the order of examples");
     app.add_option("--threads", o.threads, "0: one a core")->check(kNonNegative);
     app.add_flag("--resume", o.resume, "go on from the checkpoint in --out, if there is one");
     return run_main(app, argc, argv, [&] { return train(o); });

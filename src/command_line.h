@@ -21,6 +21,15 @@ inline CLI::Validator number_from(double least, bool itself, const char* what) {
 const inline CLI::Validator kPositive = number_from(0, false, "a positive number");
 const inline CLI::Validator kNonNegative = number_from(0, true, "a number from 0 up");
 
+inline void add_template_options(CLI::App& app, std::string& choice, bool& plain) {
+    app.add_option(
+        "--template", choice,
+        "prompt template: a file, or r1-zero, r1-chat, boxed; else the model's prompt_template.txt, "
+        "else r1-chat for a chat model, r1-zero for a base model");
+    app.add_flag("--plain", plain,
+                 "no chat format around the template, even if the model was trained on chats");
+}
+
 inline void add_save_dtype(CLI::App& app, std::string& choice) {
     app.add_option("--save-dtype", choice, "of the trained model's weights; auto: as the model came")
         ->check(CLI::IsMember({"auto", "float32", "bfloat16"}));

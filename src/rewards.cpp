@@ -9,7 +9,7 @@ namespace r1 {
 namespace {
 
 using std::int64_t;
-constexpr std::size_t kLongestAnswer = 256;
+constexpr std::size_t kLongestAnswer = 1024;
 constexpr int kDeepestNesting = 32;
 
 bool is_space(char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; }
@@ -155,10 +155,10 @@ Verdict check(std::string_view answer, const Countdown& gold) {
                    (value.denominator == 1 ? "" : "/" + std::to_string(value.denominator))};
 }
 
-Verdict check(std::string_view answer, const NumberGold& gold) {
-    const auto value = parse_number(answer);
-    if (!value) return {0, "not a number"};
-    return *value == gold.value ? Verdict{1, "right"} : Verdict{0, "another number"};
+Verdict check(std::string_view answer, const MathGold& gold) {
+    const auto value = MathAnswer::parse(answer);
+    if (!value) return {0, "cannot be read as mathematics"};
+    return equal(*value, gold.answer) ? Verdict{1, "right"} : Verdict{0, "not equal"};
 }
 
 Verdict check(std::string_view answer, const ChoiceGold& gold) {
@@ -168,7 +168,12 @@ Verdict check(std::string_view answer, const ChoiceGold& gold) {
 
 }  // namespace
 
-Verdict format_reward(std::string_view response) {
+Verdict format_reward(std::string_view response, AnswerIn answer_in) {
+    if (answer_in == AnswerIn::Boxed) {
+        const auto answer = extract_answer(response, answer_in);
+        if (!answer) return {0, "no \\boxed{} behind a finished thought"};
+        return trim(*answer).empty() ? Verdict{0, "an empty answer"} : Verdict{1, "right"};
+    }
     constexpr std::string_view tags[] = {"<think>", "</think>", "<answer>", "</answer>"};
     std::size_t begin[4], end = 0;
     for (int i = 0; i < 4; ++i) {
@@ -189,16 +194,19 @@ Verdict format_reward(std::string_view response) {
     return {1, "right"};
 }
 
-std::optional<std::string_view> extract_answer(std::string_view response) {
+std::optional<std::string_view> extract_answer(std::string_view response, AnswerIn answer_in) {
+    std::size_t thought_end = 0;
+    if (response.find("<think>") != response.npos || response.find("</think>") != response.npos) {
+        const auto think = only(response, "<think>"), done = only(response, "</think>");
+        if (!think || !done || *done < *think) return std::nullopt;
+        thought_end = *done;
+    }
+    if (answer_in == AnswerIn::Boxed) return last_boxed(response.substr(thought_end));
     constexpr std::string_view open = "<answer>", close = "</answer>";
     const auto begin = only(response, open), end = only(response, close);
-    if (!begin || !end || *end < *begin + open.size() || !trim(response.substr(*end + close.size())).empty())
+    if (!begin || !end || *begin < thought_end || *end < *begin + open.size() ||
+        !trim(response.substr(*end + close.size())).empty())
         return std::nullopt;
-    if (response.find("<think>") != response.npos ||
-        response.find("</think>") != response.npos) {  // a thought: finished, and before
-        const auto think = only(response, "<think>"), done = only(response, "</think>");
-        if (!think || !done || *done < *think || *begin < *done) return std::nullopt;
-    }
     return response.substr(*begin + open.size(), *end - *begin - open.size());
 }
 
@@ -207,59 +215,9 @@ Verdict check_answer(std::string_view answer, const Gold& gold) {
     return std::visit([&](const auto& g) { return check(trim(answer), g); }, gold);
 }
 
-Verdict accuracy_reward(std::string_view response, const Gold& gold) {
-    const auto answer = extract_answer(response);
+Verdict accuracy_reward(std::string_view response, const Gold& gold, AnswerIn answer_in) {
+    const auto answer = extract_answer(response, answer_in);
     return answer ? check_answer(*answer, gold) : Verdict{0, "no answer"};
-}
-
-std::optional<Rational> parse_number(std::string_view text) {
-    text = trim(text);
-    if (text.size() > kLongestAnswer) return std::nullopt;
-    constexpr std::string_view boxed = "\\boxed{";
-    if (text.starts_with(boxed) && text.ends_with("}"))
-        text = trim(text.substr(boxed.size(), text.size() - boxed.size() - 1));
-    if (text.ends_with(".")) text = trim(text.substr(0, text.size() - 1));
-    if (text.ends_with("\\%")) text.remove_suffix(2);
-    if (text.ends_with("%")) text.remove_suffix(1);
-    bool negative = false, signed_already = false;
-    for (; !text.empty() && (text.front() == '-' || text.front() == '+' || text.front() == '$');
-         text = trim(text.substr(1))) {
-        if (text.front() == '$') continue;
-        if (signed_already) return std::nullopt;
-        signed_already = true, negative = text.front() == '-';
-    }
-    // digits with thousands separators in threes, then .digits or /digits
-    __int128 numerator = 0, denominator = 1;
-    std::size_t i = 0, group = 0;
-    bool separated = false, digits = false;
-    for (; i < text.size() && (is_digit(text[i]) || text[i] == ','); ++i) {
-        if (text[i] == ',') {
-            if (!digits || (separated ? group != 3 : group > 3)) return std::nullopt;
-            separated = true, group = 0;
-            continue;
-        }
-        numerator = numerator * 10 + (text[i] - '0');
-        digits = true, ++group;
-        if (numerator > std::numeric_limits<int64_t>::max()) return std::nullopt;
-    }
-    if (separated && group != 3) return std::nullopt;
-    if (i < text.size() && text[i] == '.') {
-        for (++i; i < text.size() && is_digit(text[i]); ++i) {
-            numerator = numerator * 10 + (text[i] - '0'), denominator *= 10, digits = true;
-            if (numerator > std::numeric_limits<int64_t>::max() ||
-                denominator > std::numeric_limits<int64_t>::max())
-                return std::nullopt;
-        }
-    } else if (i < text.size() && text[i] == '/') {
-        if (!digits) return std::nullopt;
-        denominator = 0, digits = false;
-        for (++i; i < text.size() && is_digit(text[i]); ++i) {
-            denominator = denominator * 10 + (text[i] - '0'), digits = true;
-            if (denominator > std::numeric_limits<int64_t>::max()) return std::nullopt;
-        }
-    }
-    if (!digits || i < text.size()) return std::nullopt;
-    return rational(negative ? -numerator : numerator, denominator);
 }
 
 std::string normalize_label(std::string_view text) {

@@ -8,6 +8,8 @@
 #include <variant>
 #include <vector>
 
+#include "src/math_answer.h"
+
 namespace r1 {
 
 /// An exact fraction, denominator > 0, in lowest terms.
@@ -16,42 +18,43 @@ struct Rational {
     bool operator==(const Rational&) const = default;
 };
 
-/// What a right answer is: an expression that uses each number exactly once and reaches the target; a number;
-/// a label.
+/// What a right answer is: an expression that uses each number exactly once and reaches the target; something
+/// mathematically equal; a label.
 struct Countdown {
     std::vector<std::int64_t> numbers;
     std::int64_t target = 0;
 };
-struct NumberGold {
-    Rational value;
+struct MathGold {
+    MathAnswer answer;
 };
 struct ChoiceGold {
     std::string label;
 };
-using Gold = std::variant<Countdown, NumberGold, ChoiceGold>;
+using Gold = std::variant<Countdown, MathGold, ChoiceGold>;
+
+/// Where a response states its answer: in R1-Zero's <answer> tags, or in the last \\boxed{} behind the thought.
+enum class AnswerIn { Tags, Boxed };
 
 struct Verdict {
     double value = 0;    ///< 0 or 1
     std::string reason;  ///< short, for logs
 };
 
-/// 1 for exactly <think>..</think><answer>..</answer>: each tag once, in order, neither part blank, nothing
-/// but white space before, between and after.
-Verdict format_reward(std::string_view response);
+/// Tags: 1 for exactly <think>..</think><answer>..</answer>: each tag once, in order, neither part blank,
+/// nothing but white space before, between and after. Boxed: 1 for a \\boxed{} that is not blank, behind
+/// <think>..</think> if there is a thought.
+Verdict format_reward(std::string_view response, AnswerIn answer_in = AnswerIn::Tags);
 
-/// 1 if the response ends in one <answer>..</answer> block (behind </think>, where there is a thought) with a
-/// right answer.
-Verdict accuracy_reward(std::string_view response, const Gold& gold);
+/// 1 if the response states a right answer, and states it where it is asked to.
+Verdict accuracy_reward(std::string_view response, const Gold& gold, AnswerIn answer_in = AnswerIn::Tags);
 
-/// The text of that block; nothing if it is missing, unfinished, inside the thought, doubled, or followed by
-/// text.
-std::optional<std::string_view> extract_answer(std::string_view response);
+/// The answer's text. Nothing if it is missing, unfinished or inside the thought; for tags also if they are
+/// doubled or followed by text.
+std::optional<std::string_view> extract_answer(std::string_view response,
+                                               AnswerIn answer_in = AnswerIn::Tags);
 /// The verdict on an answer already extracted.
 Verdict check_answer(std::string_view answer, const Gold& gold);
 
-/// "1,234", "-0.5", "3/4", "$12.00", "\boxed{7}", "50%" (= 50), "10 ." Nothing for anything else: no
-/// exponents, no words.
-std::optional<Rational> parse_number(std::string_view text);
 /// "B", "(B)", "B.", " b) " and class labels: letters in lower case, without brackets, stop and blanks
 /// around.
 std::string normalize_label(std::string_view text);

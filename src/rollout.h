@@ -1,5 +1,6 @@
 // From problems to graded responses: what training and evaluation have in common.
 #pragma once
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -10,11 +11,30 @@
 
 namespace r1 {
 
+/// The template asked for (see PromptTemplate::load), inside the model's chat format if the model was trained
+/// on chats: if one of its end-of-sequence tokens ends a turn. `plain`: never.
+inline PromptTemplate load_prompt_template(const std::filesystem::path& model_folder, const Config& config,
+                                           const Tokenizer& tokenizer, const std::string& choice,
+                                           bool plain) {
+    auto chat = plain ? std::nullopt : ChatFormat::load(model_folder);
+    if (chat && std::ranges::none_of(config.eos_token_ids,
+                                     [&](int id) { return tokenizer.token_text(id) == chat->end_of_turn(); }))
+        chat.reset();
+    return PromptTemplate::load(model_folder, choice, std::move(chat));
+}
+
 struct Response {
     Completion completion;  ///< completion.prompt is the index of the problem within the call
-    std::string text;       ///< decoded, without the stop token: what the rewards read
+    std::string text;       ///< decoded, without the stop token: what the rewards read. Where the prompt
+                            ///< itself opens the thought, it begins with that <think>
     Verdict accuracy, format;
 };
+
+/// "<think>" for a prompt that ends in it, else nothing.
+inline std::string opened_thought(std::string_view prompt) {
+    const auto end = prompt.find_last_not_of(" \n");
+    return end != prompt.npos && prompt.substr(0, end + 1).ends_with("<think>") ? "<think>" : "";
+}
 
 /// `ids[i]` names problem i in the random counter: its place in the data set.
 inline std::vector<Response> sample_responses(Generator& generator, const Tokenizer& tokenizer,
@@ -27,9 +47,11 @@ inline std::vector<Response> sample_responses(Generator& generator, const Tokeni
     std::vector<Response> responses;
     for (auto& c : generator.generate(prompts, options)) {
         const std::span<const std::int32_t> tokens(c.tokens);
-        std::string text = tokenizer.decode(tokens.first(tokens.size() - c.stopped));
-        const Gold& gold = problems[c.prompt].gold;
-        responses.push_back({std::move(c), text, accuracy_reward(text, gold), format_reward(text)});
+        const Problem& problem = problems[c.prompt];
+        const std::string text =
+            opened_thought(problem.prompt) + tokenizer.decode(tokens.first(tokens.size() - c.stopped));
+        responses.push_back({std::move(c), text, accuracy_reward(text, problem.gold, problem.answer_in),
+                             format_reward(text, problem.answer_in)});
     }
     return responses;
 }

@@ -1,8 +1,5 @@
 #include "src/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -51,27 +48,9 @@ bool size_of(const Shape& shape, std::uint64_t bytes, std::uint64_t& size) {
     return true;
 }
 
-std::shared_ptr<const std::byte> map_file(const std::filesystem::path& file, std::size_t& size) {
-    std::error_code ignored;
-    if (!std::filesystem::is_regular_file(file, ignored)) fail(file, " is not a file; check the path");
-    int fd = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
-    if (fd < 0) fail("cannot open ", file, ": ", std::strerror(errno));
-    struct stat status {};
-    void* memory = MAP_FAILED;
-    if (::fstat(fd, &status) == 0 && status.st_size > 0)
-        memory = ::mmap(nullptr, static_cast<std::size_t>(status.st_size), PROT_READ, MAP_PRIVATE, fd, 0);
-    int error = errno;
-    ::close(fd);  // the mapping stays
-    size = static_cast<std::size_t>(status.st_size);
-    if (size == 0) return nullptr;
-    if (memory == MAP_FAILED) fail("cannot map ", file, ": ", std::strerror(error));
-    return {static_cast<const std::byte*>(memory),
-            [size](const std::byte* data) { ::munmap(const_cast<std::byte*>(data), size); }};
-}
-
 /// Parses the header. nlohmann::json keeps the last of two equal keys, so they are caught here, as is nesting
 /// deeper than {tensor: {shape: [...]}}.
-json parse_header(const std::filesystem::path& file, const char* begin, const char* end) {
+json parse_header(const std::filesystem::path& file, std::string_view text) {
     std::array<std::set<std::string>, 4> keys;  // by depth, of the objects now open
     auto check = [&](int depth, json::parse_event_t event, json& value) {
         if (event == json::parse_event_t::object_start || event == json::parse_event_t::array_start) {
@@ -85,9 +64,9 @@ json parse_header(const std::filesystem::path& file, const char* begin, const ch
         return true;
     };
     try {
-        if (begin == end || *begin != '{')
+        if (!text.starts_with('{'))
             fail(file, " has a header that does not begin with '{'; the file is damaged");
-        return json::parse(begin, end, check);
+        return json::parse(text, check);
     } catch (const json::exception& e) {
         fail(file, " has a header that is not valid JSON (", e.what(), "); the file is damaged");
     }
@@ -156,20 +135,20 @@ void SafeTensors::add_shards(const std::filesystem::path& index) {
 }
 
 void SafeTensors::add_file(const std::filesystem::path& file) {
-    std::size_t size = 0;
-    const auto mapping = mappings_.emplace_back(map_file(file, size));
+    const std::string_view bytes = files_.emplace_back(file).bytes();
+    const std::uint64_t size = bytes.size();
     std::uint64_t header_size = 0;
     if (size < kLengthBytes)
         fail(file, " is not a safetensors file: ", size, " bytes are too few for a header");
-    std::memcpy(&header_size, mapping.get(), kLengthBytes);
+    std::memcpy(&header_size, bytes.data(), kLengthBytes);
     if (header_size > size - kLengthBytes || header_size > kMaxHeader)
         fail(file, " claims a header of ", header_size, " bytes, of a file of ", size, " and at most ",
              kMaxHeader, "; the download is incomplete (Git LFS pointer?) or it is not a safetensors file");
 
-    const std::byte* data = mapping.get() + kLengthBytes + header_size;
+    const std::string_view text = bytes.substr(kLengthBytes, header_size);
     const std::uint64_t data_size = size - kLengthBytes - header_size;
-    const char* text = reinterpret_cast<const char*>(mapping.get() + kLengthBytes);
-    const json header = parse_header(file, text, text + header_size);
+    const auto* data = reinterpret_cast<const std::byte*>(bytes.data() + size - data_size);
+    const json header = parse_header(file, text);
     std::vector<const SafeTensorView*> order;
 
     for (const auto& [name, entry] : header.items()) {

@@ -6,10 +6,11 @@
 #include <filesystem>
 #include <functional>
 #include <map>
-#include <memory>
 #include <span>
 #include <string>
 #include <vector>
+
+#include "src/mapped_file.h"
 
 namespace r1 {
 
@@ -51,7 +52,7 @@ class SafeTensors {
     const SafeTensorView& find(const std::string& name, const std::vector<std::int64_t>& shape) const;
 
     std::filesystem::path path_;
-    std::vector<std::shared_ptr<const std::byte>> mappings_;
+    std::vector<MappedFile> files_;
     std::map<std::string, SafeTensorView> tensors_;
     std::map<std::string, std::string> metadata_;
 };

@@ -6,6 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <numbers>
 
+#include "src/parallel.h"
+
 namespace r1 {
 
 using nlohmann::json;
@@ -221,10 +223,18 @@ ParameterLayout::ParameterLayout(const Config& c) {
 // ---- batches and memory ----
 
 void PackedBatch::add(const std::vector<int32_t>& sequence, std::size_t first_scored) {
-    if (sequence.size() < 2 || first_scored < 1)
+    if (first_scored < 1 || first_scored > sequence.size())
+        fail("a sequence needs a first token and one that it predicts");
+    std::vector<bool> scored(sequence.size(), true);
+    std::fill_n(scored.begin(), first_scored, false);
+    add(sequence, scored);
+}
+
+void PackedBatch::add(const std::vector<int32_t>& sequence, const std::vector<bool>& scored) {
+    if (sequence.size() < 2 || scored.size() != sequence.size() || scored[0])
         fail("a sequence needs a first token and one that it predicts");
     for (std::size_t t = 0; t + 1 < sequence.size(); ++t) {
-        if (t + 1 >= first_scored) {
+        if (scored[t + 1]) {
             score_rows.push_back(static_cast<int32_t>(tokens.size()));
             targets.push_back(sequence[t + 1]);
         }
@@ -369,25 +379,25 @@ void Transformer::parameters_changed() {
 }
 
 void Transformer::initialize(std::uint64_t seed) {
-    std::vector<float> values(layout_.total, 0);
     const double residual = 1 / std::sqrt(2.0 * config_.num_hidden_layers);  // GPT-2, section 2.3
     for (const auto& e : layout_.entries) {
         const bool into_residual = e.name.ends_with("o_proj.weight") || e.name.ends_with("down_proj.weight");
-        for (int64_t i = e.offset; i < e.offset + e.rows * e.cols; ++i) {
-            if (e.is_matrix) {  // Box-Muller
-                const auto index = static_cast<std::uint64_t>(i);
-                const std::uint32_t a[4] = {static_cast<std::uint32_t>(index),
-                                            static_cast<std::uint32_t>(index >> 32), 0, 0};
-                const std::uint32_t b[4] = {a[0], a[1], 1, 0};
-                const double normal = std::sqrt(-2 * std::log(philox_uniform(seed, a))) *
-                                      std::cos(2 * std::numbers::pi * philox_uniform(seed, b));
-                values[i] = static_cast<float>(0.02 * normal * (into_residual ? residual : 1));
-            } else if (e.name.ends_with("norm.weight")) {
-                values[i] = 1;
-            }
-        }
+        std::vector<float> values(e.rows * e.cols, e.name.ends_with("norm.weight") ? 1.0f : 0.0f);
+        if (e.is_matrix)
+            parallel_for(e.rows, [&](int64_t row) {
+                for (int64_t i = row * e.cols; i < (row + 1) * e.cols; ++i) {  // Box-Muller
+                    const auto index = static_cast<std::uint64_t>(e.offset + i);
+                    const std::uint32_t a[4] = {static_cast<std::uint32_t>(index),
+                                                static_cast<std::uint32_t>(index >> 32), 0, 0};
+                    const std::uint32_t b[4] = {a[0], a[1], 1, 0};
+                    const double normal = std::sqrt(-2 * std::log(philox_uniform(seed, a))) *
+                                          std::cos(2 * std::numbers::pi * philox_uniform(seed, b));
+                    values[i] = static_cast<float>(0.02 * normal * (into_residual ? residual : 1));
+                }
+            });
+        upload_parameters(e.offset, values);
     }
-    upload_parameters(values);
+    parameters_changed();
 }
 
 namespace {

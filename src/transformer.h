@@ -70,6 +70,8 @@ struct PackedBatch {
     /// Adds tokens[0 .. n-1), scoring tokens [first_scored, n): logits at position t score token t + 1, and
     /// the last token is nobody's input. first_scored is the prompt's length, at least 1.
     void add(const std::vector<std::int32_t>& sequence, std::size_t first_scored);
+    /// The same for any choice of scored tokens; scored[0] must be false, as nothing predicts the first.
+    void add(const std::vector<std::int32_t>& sequence, const std::vector<bool>& scored);
     std::int64_t size() const { return static_cast<std::int64_t>(tokens.size()); }
     std::int64_t scored() const { return static_cast<std::int64_t>(targets.size()); }
     void clear() { *this = PackedBatch(); }

@@ -44,7 +44,7 @@ std::vector<json> log_of(const fs::path& run_folder) {
     std::ifstream in(run_folder / "log.jsonl");
     for (std::string line; std::getline(in, line);) {
         lines.push_back(json::parse(line));
-        lines.back().erase("seconds");
+        for (const char* key : {"seconds", "memory"}) lines.back().erase(key);
     }
     return lines;
 }

@@ -360,7 +360,7 @@ TEST_CASE("safetensors: wrong requests say what is there and what was expected")
     has(message_of([&] { read.read_f32("w", {6}, out); }), "expected (6)");
     has(message_of([&] { read.read_f32("w", {2, 3}, std::span(out).first(5)); }), "room for 5");
     has(message_of([&] { SafeTensors missing(folder.path / "absent"); }), "absent");
-    has(message_of([&] { SafeTensors directory(folder.path); }), "is not a file");
+    has(message_of([&] { SafeTensors directory(folder.path); }), "model.safetensors: there is no such file");
 }
 
 TEST_CASE("safetensors: a copy keeps the mapping alive, a rewrite does not disturb it") {
@@ -401,6 +401,39 @@ TEST_CASE("safetensors: a failed write leaves the old file and no .tmp") {
     fs::create_directory(folder.path / "d");  // the rename fails
     has(message_of([&] { write_safetensors(folder.path / "d", {}, SafeDtype::F32); }), "cannot write");
     CHECK_FALSE(fs::exists(folder.path / "d.tmp"));
+}
+
+TEST_CASE("safetensors: a model in shards is found through its index, which is not trusted") {
+    const TemporaryFolder folder;
+    const std::vector<float> values = {1, 2, 3, 4, 5, 6};
+    const auto index = folder / "model.safetensors.index.json";
+    auto open = [&](const std::string& text) {
+        write_file(index, text);
+        return message_of([&] { SafeTensors read(folder.path); });
+    };
+    write_safetensors(folder.path / "a.safetensors", {{"first", {2, 3}, values}}, SafeDtype::BF16);
+    write_safetensors(folder.path / "b.safetensors", {{"second", {6}, values}}, SafeDtype::F32);
+    const std::string good =
+        R"({"metadata": {}, "weight_map": {"first": "a.safetensors", "second": "b.safetensors"}})";
+    write_file(index, good);
+    const SafeTensors read(folder.path);
+    std::vector<float> out(6);
+    for (const auto& [name, shape] : {std::pair{"first", Shape{2, 3}}, {"second", Shape{6}}}) {
+        read.read_f32(name, shape, out);
+        CHECK(out == values);
+    }
+    has(open("{"), "index");
+    has(open("{}"), "weight_map");
+    has(open(R"({"weight_map": {"first": 1}})"), "index");
+    has(open(R"({"weight_map": {"first": "../a.safetensors"}})"), "plain file name");
+    has(open(R"({"weight_map": {"first": "/etc/passwd"}})"), "plain file name");
+    has(open(R"({"weight_map": {"first": "c.safetensors"}})"), "c.safetensors");
+    has(open(R"({"weight_map": {"third": "a.safetensors"}})"), "third");
+    write_safetensors(folder.path / "b.safetensors", {{"first", {6}, values}}, SafeDtype::F32);
+    has(open(R"({"weight_map": {"first": "a.safetensors", "x": "b.safetensors"}})"), "another shard");
+    // One whole file goes before an index.
+    write_safetensors(folder.path / "model.safetensors", {{"whole", {6}, values}}, SafeDtype::F32);
+    CHECK(SafeTensors(folder.path).tensors().contains("whole"));
 }
 
 TEST_CASE("safetensors: reads a file written by the Python library") {

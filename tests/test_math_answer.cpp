@@ -1,0 +1,398 @@
+// Equality of mathematical answers: a table of our own, real gold answers and their rewritings, the grading
+// cases of public graders, and mutated input.
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+
+#include "src/math_answer.h"
+#include "tests/support.h"
+
+using namespace r1;
+using namespace r1::test;
+using nlohmann::json;
+using std::string;
+
+namespace {
+
+bool same(const string& a, const string& b) {
+    const auto x = MathAnswer::parse(a), y = MathAnswer::parse(b);
+    return x && y && equal(*x, *y);
+}
+
+/// What a text says, whether it is an answer or a solution that ends in one.
+std::optional<MathAnswer> read(const string& text) {
+    if (!last_boxed(text))
+        if (const auto whole = MathAnswer::parse(text)) return whole;
+    return MathAnswer::parse(find_answer(text));
+}
+
+std::vector<json> lines_of(const std::filesystem::path& file) {
+    std::istringstream lines(read_file(file));
+    std::vector<json> all;
+    for (string line; std::getline(lines, line);) all.push_back(json::parse(line));
+    return all;
+}
+
+std::vector<string> gold_answers(const std::filesystem::path& fixtures) {
+    std::vector<string> all;
+    for (const char* set : {"gsm8k/train", "gsm8k/test", "math500/test", "aime24/test"})
+        for (const json& line : lines_of(fixtures / "datasets" / (string(set) + ".jsonl"))) {
+            const json& answer = line.at("answer");
+            const string text = answer.is_string() ? answer.get<string>() : answer.dump();
+            const auto mark = text.rfind("####");
+            all.push_back(mark == string::npos ? text : text.substr(mark + 4));
+        }
+    return all;
+}
+
+string replaced(string text, const string& from, const string& to) {
+    for (auto at = text.find(from); at != string::npos; at = text.find(from, at + to.size()))
+        text.replace(at, from.size(), to);
+    return text;
+}
+
+}  // namespace
+
+TEST_CASE("mathematics: what is equal") {
+    const std::pair<string, string> pairs[] = {
+        {"72", "72.0"},
+        {"72", " 72. "},
+        {"72", "+72"},
+        {"1234", "1,234"},
+        {"1234", "1 234"},
+        {"1234", "1{,}234"},
+        {"1234567", "1,234,567"},
+        {"10080", "10,\\!080"},
+        {"1000000.5", "$1,000,000.50"},
+        {"-5", "-\\$5"},
+        {".4", "0.4"},
+        {"50\\%", "50"},
+        {"50%", "50 percent"},
+        {"12 cm", "12"},
+        {"15\\mbox{ cm}^2", "15"},
+        {"90^\\circ", "90"},
+        {"90°", "90^{\\circ}"},
+        {"3 hours", "3"},
+        {"5.4 \\text{ cents}", "5.4"},
+        {"$\\frac{1}{2}$", "0.5"},
+        {"\\frac12", "1/2"},
+        {"\\dfrac{3}{4}", "\\tfrac34"},
+        {"\\frac 59", "5/9"},
+        {"\\frac9{19}", "9/19"},
+        {"-\\frac{1}{2}", "\\frac{-1}{2}"},
+        {"-\\frac{1}{2}", "\\frac{1}{-2}"},
+        {"6/8", "3/4"},
+        {"1\\frac{4}{5}", "9/5"},
+        {"137 \\frac{1}{2}", "137.5"},
+        {"1 1/2", "1.5"},
+        {"2^{10}", "1024"},
+        {"2^10", "1024"},
+        {"10!", "3628800"},
+        {"\\binom{5}{2}", "10"},
+        {"3.21", "321/100"},
+        {"\\sqrt{8}", "2\\sqrt{2}"},
+        {"\\sqrt2", "\\sqrt{2}"},
+        {"\\sqrt[3]{27}", "3"},
+        {"\\sqrt[3]{-8}", "-2"},
+        {"\\frac{1}{\\sqrt{3}}", "\\frac{\\sqrt{3}}{3}"},
+        {"\\sqrt{5+2\\sqrt6}", "\\sqrt2+\\sqrt3"},
+        {"8^{1/3}", "2"},
+        {"12\\pi", "\\pi \\cdot 12"},
+        {"\\frac{\\pi}{4}", "\\pi/4"},
+        {"π", "\\pi"},
+        {"18+2\\pi", "2(9+\\pi)"},
+        {"e^{i\\pi}", "-1"},
+        {"\\ln e^2", "2"},
+        {"\\log_2 8", "3"},
+        {"\\log 100", "2"},
+        {"\\sin(\\frac{\\pi}{6})", "1/2"},
+        {"\\tan 0", "0"},
+        {"6 - 5i", "-5i+6"},
+        {"(1+i)^2", "2i"},
+        {"|-3|", "3"},
+        {"2-2p", "-2p+2"},
+        {"(x+1)^2", "x^2+2x+1"},
+        {"x(x-1)", "x^2-x"},
+        {"(a+5)(b+2)", "ab+2a+5b+10"},
+        {"\\frac{x^2-1}{x-1}", "x+1"},
+        {"\\frac{11+9a}{20}", "0.05(9a+11)"},
+        {"3R^2", "3 \\cdot R \\cdot R"},
+        {"2 \\sin b \\cos a", "\\sin(a+b)-\\sin(a-b)"},
+        {"\\cot x", "1/\\tan x"},
+        {"\\tan^2 y+1", "\\sec^2 y"},
+        {"2^{n+1}", "2 \\cdot 2^n"},
+        {"x_1+x_2", "x_{2}+x_{1}"},
+        {"5x/2", "2.5x"},
+        {"x=5", "5"},
+        {"5 = x", "x = 5"},
+        {"f(x)=2x", "2x"},
+        {"y = 2x + 3", "2x - y + 3 = 0"},
+        {"2x+4y-3=0", "y=-\\frac12x+\\frac34"},
+        {"5x-7y+11z+4=0", "-5x+7y-11z-4=0"},
+        {"x=1+1=2", "2"},
+        {"x \\approx 3", "3"},
+        {"(x,y)=(1,2)", "(1,2)"},
+        {"x \\geq 5", "5 \\leq x"},
+        {"x<1", "-x>-1"},
+        {"x != 3", "x \\neq 3"},
+        {"x \\in [-2,7]", "-2 \\le x \\le 7"},
+        {"x>2", "(2,\\infty)"},
+        {"(-\\infty,2)\\cup(3,\\infty)", "(3,\\infty)\\cup(-\\infty,2)"},
+        {"1\\le|z|\\le 2", "[-2,-1]\\cup[1,2]"},
+        {"x^2<4", "(-2,2)"},
+        {"[0, 1)", "\\left[0,1\\right)"},
+        {"(-\\sqrt{3}, \\sqrt{3})", "(-3^{1/2},3^{1/2})"},
+        {"(3, \\frac{\\pi}{2})", "\\left( 3, \\pi/2 \\right)"},
+        {"(6,31,-1)", "(6, 31, -1.0)"},
+        {"1,-2", "-2,1"},
+        {"3, 5, 7", "7, 3 and 5"},
+        {"\\{1,2\\}", "\\{2,1\\}"},
+        {"\\{1,1,2\\}", "\\{2,1\\}"},
+        {"1 or 2", "1,2"},
+        {"1;2;3", "\\{3,2,1\\}"},
+        {"\\{1,2\\}", "1,2"},
+        {"x=1, y=2", "1, 2"},
+        {"1 \\pm \\sqrt{19}", "1-\\sqrt{19}, 1+\\sqrt{19}"},
+        {"\\pm 2", "-2, 2"},
+        {"\\{1\\pm\\sqrt{5},-2\\}", "-2, 1+\\sqrt5, 1-\\sqrt5"},
+        {"3 \\pm 2 \\sqrt{2}", "3 \\mp 2\\sqrt2"},
+        {"(1,2),(3,4)", "(3,4),(1,2)"},
+        {"p=5,q=2;p=7,q=2", "(5,2),(7,2)"},
+        {"\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", "\\begin{bmatrix}1\\\\2\\\\\\end{bmatrix}"},
+        {"\\begin{pmatrix} 1/5 & 0 \\\\ x & 1 \\end{pmatrix}", "\\begin{array}{cc}0.2&0\\\\x&1\\end{array}"},
+        {"\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}\\begin{pmatrix}1\\\\1\\end{pmatrix}",
+         "\\begin{pmatrix}3\\\\7\\end{pmatrix}"},
+        {"52_8", "52_{8}"},
+        {"4210_{5}", "4210"},
+        {"7:32", "7/32"},
+        {"6:00", "6:00"},
+        {"\\text{east}", "east"},
+        {"\\text{(C)}", "C"},
+        {"(B)", "\\textbf{(B)}"},
+        {"\\text{Even}", "even"},
+        {"\\text{not enough information}", "not enough information"},
+        {"\\emptyset", "\\emptyset"},
+        {"\\mathbb{R}", "\\mathbb{R}"},
+        {"\\infty", "\\infty"},
+        {"-\\infty", "-\\infty"},
+        {"f(2)<f(1)", "f(2) < f(1)"},
+        {"\\\\frac{1}{2}", "\\frac{1}{2}"},
+        {"\\frac83", "2.6667"},
+        {"\\pi", "3.1416"},
+        {"1e", "e"},
+    };
+    for (const auto& [a, b] : pairs) {
+        CHECK_MESSAGE(same(a, b), a, "   ", b);
+        CHECK_MESSAGE(same(b, a), b, "   ", a);
+        CHECK_MESSAGE(same(a, a), a);
+    }
+}
+
+TEST_CASE("mathematics: what is not equal, or not an answer") {
+    const std::pair<string, string> pairs[] = {
+        {"72", "73"},
+        {"72", "-72"},
+        {"12", "1,2"},
+        {"1234", "1, 234"},
+        {"0.5", "50\\%"},
+        {"1/3", "0.333"},
+        {"\\sqrt{2}", "1.414"},
+        {"\\pi", "22/7"},
+        {"3", "3.0001"},
+        {"0.12345", "0.12346"},
+        {"1/2", "2"},
+        {"\\frac{1}{2}", "\\frac{2}{1}"},
+        {"x^2", "x^3"},
+        {"x", "y"},
+        {"x+1", "x"},
+        {"2x", "x"},
+        {"(x+1)^2", "x^2+1"},
+        {"2^{n}", "n^2"},
+        {"\\sin x", "\\cos x"},
+        {"i", "1"},
+        {"5i", "5"},
+        {"1\\sqrt{19}", "1"},
+        {"(1,2)", "(2,1)"},
+        {"(1,2)", "[1,2]"},
+        {"[0,1)", "[0,1]"},
+        {"(1,2,3)", "(1,2)"},
+        {"\\{1,2\\}", "\\{1,3\\}"},
+        {"\\{1,2\\}", "\\{1\\}"},
+        {"1,2", "1,2,3"},
+        {"(1,3)", "\\{3,1\\}"},
+        {"\\{1,2\\}", "3"},
+        {"1 \\pm 2", "3"},
+        {"x=5", "x=6"},
+        {"x=5", "6"},
+        {"7 = 11a+c", "11a+c"},
+        {"a+3z=0", "0"},
+        {"y=2x+3", "y=2x+4"},
+        {"y=2x+3", "x=2y+3"},
+        {"x+y=1", "x-y=1"},
+        {"x>5", "x<5"},
+        {"x>5", "x\\ge5"},
+        {"x<1", "x>-1"},
+        {"x^2<5", "x^2<4.9"},
+        {"(2,\\infty)", "[2,\\infty)"},
+        {"(0,9)\\cup(9,36)", "(0,36)"},
+        {"-1<x<1", "x<1"},
+        {"\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}1&2\\end{pmatrix}"},
+        {"\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}1\\\\3\\end{pmatrix}"},
+        {"\\begin{pmatrix}1\\\\2\\end{pmatrix}", "(1,2)"},
+        {"52_8", "52_9"},
+        {"6:00", "6:30"},
+        {"\\text{east}", "west"},
+        {"\\text{(C)}", "D"},
+        {"east", "5"},
+        {"d", "\\text{E}"},
+        {"\\infty", "-\\infty"},
+        {"10^{20}", "10^{20}+1"},
+        {"1/0", "2/0"},
+        {"0", "0/0"},
+        {"9^9^9^9", "9^9^9^9+1"},
+        {"100!", "100!+1"},
+    };
+    for (const auto& [a, b] : pairs) {
+        CHECK_MESSAGE(!same(a, b), a, "   ", b);
+        CHECK_MESSAGE(!same(b, a), b, "   ", a);
+    }
+    const string deep = string(2000, '('), nested = string(500, '{') + "1" + string(500, '}');
+    for (const string& bad : {string(""),
+                              string(" "),
+                              string("$$"),
+                              string("\\frac{1}"),
+                              string("\\frac{"),
+                              string("1+"),
+                              string("*2"),
+                              string("72 73"),
+                              string("72 not 73"),
+                              string("2 x 3 4"),
+                              string("(1"),
+                              string("1)"),
+                              string("[1,2"),
+                              string("{1,2"),
+                              string("x2"),
+                              string("\\unknown{1}"),
+                              string("|1"),
+                              string("1//2"),
+                              string("\\begin{pmatrix}1&2\\\\3\\end{pmatrix}"),
+                              string("="),
+                              string("x="),
+                              deep,
+                              nested,
+                              string(5000, '1'),
+                              string("\xff\xfe"),
+                              string("\x01\x02\x03"),
+                              string("1\0002", 3)})
+        CHECK_MESSAGE(!same(bad, bad == "\xff\xfe" ? "1" : bad + "1"), bad.substr(0, 60));
+    for (const char* costly :
+         {"9^9^9^9", "9**9**9**9", "100000!", "2^{999999}", "((((2^{99})^{99})^{99})^{99})^{99}",
+          "\\binom{1000}{500}", "\\sqrt[1000]{2}", "1000!!!!!"})
+        same(costly, costly);
+}
+
+TEST_CASE("mathematics: the answer in a text") {
+    CHECK(last_boxed("a \\boxed{1} b \\boxed{\\frac{1}{2}} c") == "\\frac{1}{2}");
+    CHECK(last_boxed("\\boxed {\\{1\\}}") == "\\{1\\}");
+    CHECK(!last_boxed("\\boxed{1"));
+    CHECK(!last_boxed("nothing"));
+    for (const auto& [text, expected] : {
+             std::pair<string, string>{"First \\boxed{1}, no, \\boxed{2}.", "2"},
+             {"\\boxed{1} and \\boxed{2}", "1, 2"},
+             {"so $x=3$ and the answer is $\\frac12$. I hope $n$ is right.", "\\frac12"},
+             {"Answer: 1,234 dollars", "1,234"},
+             {"The sum of $3$ and 4 is 7.", "7"},
+             {"AB12C", "AB12C"},
+             {"It is $-3$", "-3"},
+         })
+        CHECK_MESSAGE(find_answer(text) == expected, text, "   ", find_answer(text));
+}
+
+TEST_CASE("mathematics: every gold answer of the data sets equals itself rewritten, and not its neighbour") {
+    const auto root = fixtures();
+    if (!root) return;
+    const auto all = gold_answers(*root);
+    CHECK(all.size() == 7473 + 1319 + 500 + 30);
+    int different = 0;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        const string& gold = all[i];
+        const auto answer = MathAnswer::parse(gold);
+        REQUIRE_MESSAGE(answer, gold);
+        const bool whole = gold.find_first_not_of("0123456789- ") == string::npos;
+        // As a solution ends; with LaTeX's other spellings; and with what does not change a value.
+        const string solution = "Since $2 + 2 = 4$, it is $\\boxed{" + gold + "}$. $x$ is not asked for.";
+        string spelled =
+            replaced(replaced(replaced(gold, "\\frac", "\\dfrac"), "(", "\\left("), ")", "\\right)");
+        spelled = replaced(replaced(spelled, "+", "\\,+ "), "\\text", "\\mbox");
+        const string dressed = whole ? "\\$ " + gold + ".00" : "$ " + gold + " $.";
+        for (const string& rewritten : {find_answer(solution), spelled, dressed})
+            CHECK_MESSAGE(same(gold, rewritten), gold, "   ", rewritten);
+        const string& next = all[(i + 1) % all.size()];
+        if (replaced(gold, ",", "") != replaced(next, ",", "") && "x=" + gold != next) {
+            CHECK_MESSAGE(!same(gold, next), gold, "   ", next);
+            ++different;
+        }
+    }
+    CHECK(different > 8000);
+}
+
+TEST_CASE("mathematics: the verdicts of public graders' own tests") {
+    const auto root = fixtures();
+    if (!root) return;
+    // Where we differ, and why.
+    const std::pair<string, string> known[] = {
+        {"Answer \\( \n 9 \n \\)", "a line break inside \\( \\) does not make 9 another number"},
+        {"-2 \\\\le x \\\\le 7", "listed twice, once each way round, with opposite verdicts"},
+        {"\\begin{pmatrix}0.33\\\\0.2 \\end{pmatrix}", "1/3 is not 0.33"},
+        {"4, 10, -2", "a list of solutions has no order"},
+        {"4, .1, 2", "a list of solutions has no order"},
+    };
+    int agreed = 0, count = 0;
+    for (const json& line : lines_of(*root / "grading/math_equivalence.jsonl")) {
+        const string gold = line.at("gold"), answer = line.at("pred");
+        const auto a = read(gold), b = read(answer);
+        ++count;
+        if ((a && b && equal(*a, *b)) == line.at("equal").get<bool>()) {
+            ++agreed;
+            continue;
+        }
+        const auto found =
+            std::ranges::find_if(known, [&](const auto& k) { return answer.find(k.first) != string::npos; });
+        CHECK_MESSAGE(found != std::end(known), gold, "   ", answer);
+    }
+    MESSAGE("agreed: ", agreed, " of ", count);
+    CHECK(agreed >= 0.97 * count);
+}
+
+TEST_CASE("mathematics: mutated answers are read or refused, and the work is bounded") {
+    std::mt19937 random(11);
+    const std::vector<string> seeds = {"\\frac{1}{2}",
+                                       "\\{1\\pm\\sqrt{5},-2\\}",
+                                       "(-\\infty, 2) \\cup (3, \\infty)",
+                                       "\\begin{pmatrix} -1/3 \\\\ 2/3 \\end{pmatrix}",
+                                       "x^8+x^7+1",
+                                       "10,\\!080",
+                                       "137 \\frac{1}{2}",
+                                       "\\log_2{8}!",
+                                       "2 \\sin b \\cos a",
+                                       "y = 2x+3",
+                                       "-2 < |x|^3 \\le 7"};
+    const string alphabet = "0123456789+-*/^_!|()[]{}<>=,;:.\\ xyi$%&\n\xc3";
+    for (int i = 0; i < 20000; ++i) {
+        string text = seeds[random() % seeds.size()];
+        for (int edits = 1 + static_cast<int>(random() % 8); edits > 0; --edits) {
+            const std::size_t at = random() % (text.size() + 1);
+            if (random() % 3 == 0)
+                text.insert(at, 1, alphabet[random() % alphabet.size()]);
+            else if (random() % 2)
+                text.erase(at, 1 + random() % 3);
+            else
+                text.insert(at, seeds[random() % seeds.size()].substr(random() % 5, random() % 12));
+        }
+        const auto answer = MathAnswer::parse(text);
+        if (answer) CHECK_MESSAGE(equal(*answer, *answer), text);
+        if (answer) equal(*answer, *MathAnswer::parse(seeds[i % seeds.size()]));
+        find_answer(text);
+    }
+}

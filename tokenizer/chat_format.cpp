@@ -1,0 +1,197 @@
+#include "tokenizer/chat_format.h"
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "src/error.h"
+
+namespace r1 {
+namespace {
+
+using nlohmann::json;
+using std::string;
+
+bool holds(const string& text, const char* part) { return text.find(part) != string::npos; }
+
+string strip(string text, const char* what, bool front, bool back) {
+    if (back) text.erase(text.find_last_not_of(what) + 1);
+    if (front) text.erase(0, text.find_first_not_of(what));
+    return text;
+}
+
+string behind_last(const string& text, const char* mark) {
+    const auto at = text.rfind(mark);
+    return at == string::npos ? text : text.substr(at + string(mark).size());
+}
+
+/// "bos_token": "<s>", or {"content": "<s>", ...}.
+string token_of(const json& config, const char* key) {
+    const auto found = config.find(key);
+    if (found == config.end() || found->is_null()) return "";
+    return found->is_object() ? found->at("content").get<string>() : found->get<string>();
+}
+
+/// "chat_template": a text, or several by name.
+string template_of(const json& config) {
+    const auto found = config.find("chat_template");
+    if (found == config.end() || found->is_null()) return "";
+    if (!found->is_array()) return found->get<string>();
+    for (const json& entry : *found)
+        if (entry.at("name") == "default") return entry.at("template");
+    return "";
+}
+
+/// The system message that a ChatML template writes where a conversation has none: a string literal of its
+/// own, with Jinja's escapes.
+string default_system_of(const string& jinja) {
+    const string begin = "<|im_start|>system", end = "<|im_end|>";
+    for (auto at = jinja.find(begin); at != string::npos; at = jinja.find(begin, at + 1)) {
+        const auto from = at + begin.size(), to = jinja.find(end, from);
+        if (to == string::npos) break;
+        string text;
+        bool literal = true;
+        for (auto i = from; i < to && literal; ++i) {
+            const char next = i + 1 < to ? jinja[i + 1] : '\0';
+            if (jinja[i] == '\\' && next != '\0')
+                text += next == 'n' ? '\n' : next, ++i;
+            else if (jinja[i] == '\'' || jinja[i] == '"')
+                literal = false;  // the literal ends before its turn does: it is put together with a message
+            else
+                text += jinja[i];
+        }
+        if (literal && text.size() > 1 && text[0] == '\n') return text.substr(1);
+    }
+    return "";
+}
+
+/// What stands before and behind </think>, as Qwen3's template takes it apart.
+struct Thought {
+    explicit Thought(const string& content) : answer(content) {
+        if (!holds(content, "</think>")) return;
+        const string before = strip(content.substr(0, content.find("</think>")), "\n", false, true);
+        thought = strip(behind_last(before, "<think>"), "\n", true, true);
+        answer = strip(behind_last(content, "</think>"), "\n", true, false);
+    }
+    string thought, answer;
+};
+
+}  // namespace
+
+std::optional<ChatFormat> ChatFormat::load(const std::filesystem::path& model_folder) {
+    const auto config_file = model_folder / "tokenizer_config.json",
+               jinja_file = model_folder / "chat_template.jinja";
+    ChatFormat format;
+    string jinja;
+    try {
+        if (std::filesystem::exists(config_file)) {
+            const json config = json::parse(std::ifstream(config_file));
+            jinja = template_of(config);
+            format.bos_ = token_of(config, "bos_token");
+        }
+    } catch (const json::exception& e) {
+        fail(config_file.string(), ": not a tokenizer configuration: ", e.what());
+    }
+    if (std::ifstream in(jinja_file); in) jinja = (std::stringstream() << in.rdbuf()).str();
+    if (jinja.empty()) return std::nullopt;
+
+    format.thinks_ = holds(jinja, "</think>");
+    if (!holds(jinja, "bos_token")) format.bos_.clear();
+    if (holds(jinja, "<｜User｜>")) {
+        format.family_ = Family::DeepSeekR1;
+        format.end_of_turn_ = "<｜end▁of▁sentence｜>";
+        format.generation_ =
+            holds(jinja, "<｜Assistant｜><think>") ? "<｜Assistant｜><think>\n" : "<｜Assistant｜>";
+    } else if (holds(jinja, "<|start_header_id|>")) {
+        format.family_ = Family::Llama3;
+        format.end_of_turn_ = "<|eot_id|>";
+        format.generation_ = "<|start_header_id|>assistant<|end_header_id|>\n\n";
+        if (holds(jinja, "Cutting Knowledge Date"))  // Llama 3.1 and later; the date is the template's own
+            format.default_system_ = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n";
+    } else if (holds(jinja, "<|im_start|>")) {
+        format.end_of_turn_ = "<|im_end|>";
+        format.generation_ = "<|im_start|>assistant\n";
+        format.default_system_ = default_system_of(jinja);
+    } else {
+        fail(model_folder.string(),
+             ": its chat template is none of ChatML, Llama 3 and DeepSeek-R1; write the whole prompt into a "
+             "file "
+             "and give it with --template and --plain");
+    }
+    return format;
+}
+
+std::vector<Segment> ChatFormat::build(const std::vector<Message>& messages, bool to_learn) const {
+    std::vector<Segment> parts{{bos_, false}};
+    auto read = [&](const string& text) { parts.push_back({text, false}); };
+    const bool system_first = !messages.empty() && messages[0].role == "system";
+    if (family_ == Family::DeepSeekR1) {  // one system message, without a header
+        string system;
+        for (const auto& m : messages)
+            if (m.role == "system") system = m.content;
+        read(system);
+    } else if (family_ == Family::Llama3 && !default_system_.empty()) {  // stands before the user's own
+        read("<|start_header_id|>system<|end_header_id|>\n\n" + default_system_ +
+             (system_first ? strip(messages[0].content, " \t\n\r", true, true) : "") + end_of_turn_);
+    } else if (!system_first && !default_system_.empty()) {
+        read("<|im_start|>system\n" + default_system_ + end_of_turn_ + "\n");
+    }
+
+    std::size_t last_question = messages.size();  // thoughts behind it are kept
+    for (std::size_t i = 0; i < messages.size(); ++i)
+        if (messages[i].role == "user") last_question = i;
+    for (std::size_t i = 0; i < messages.size(); ++i) {
+        const auto& [role, content] = messages[i];
+        const bool assistant = role == "assistant", last = i + 1 == messages.size();
+        if (role != "system" && role != "user" && !assistant)
+            fail("the role \"", role, "\" is not supported; system, user and assistant are");
+        const bool trained = assistant && (last || !thinks_);
+        switch (family_) {
+            case Family::DeepSeekR1:
+                if (role == "user") read("<｜User｜>" + content);
+                if (!assistant) break;
+                read("<｜Assistant｜>");
+                parts.push_back(
+                    {(to_learn && last ? content : behind_last(content, "</think>")) + end_of_turn_,
+                     trained});
+                break;
+            case Family::Llama3:
+                if (i == 0 && system_first && !default_system_.empty()) break;
+                read("<|start_header_id|>" + role + "<|end_header_id|>\n\n");
+                parts.push_back({strip(content, " \t\n\r", true, true) + end_of_turn_, trained});
+                break;
+            case Family::ChatMl: {
+                string body = content;
+                if (assistant && thinks_) {
+                    const Thought split(content);
+                    const bool shown = i > last_question && (last || !split.thought.empty());
+                    body = shown ? "<think>\n" + split.thought + "\n</think>\n\n" +
+                                       strip(split.answer, "\n", true, false)
+                                 : split.answer;
+                }
+                read("<|im_start|>" + role + "\n");
+                parts.push_back({body + end_of_turn_, trained});
+                read("\n");
+            }
+        }
+    }
+    return parts;
+}
+
+std::string ChatFormat::render(const std::vector<Message>& messages) const {
+    string text;
+    for (const auto& part : build(messages, false)) text += part.text;
+    return text + generation_;
+}
+
+std::vector<Segment> ChatFormat::segments(const std::vector<Message>& messages) const {
+    std::vector<Segment> parts;
+    for (auto& part : build(messages, true))
+        if (!parts.empty() && parts.back().trained == part.trained)
+            parts.back().text += part.text;
+        else
+            parts.push_back(std::move(part));
+    return parts;
+}
+
+}  // namespace r1
