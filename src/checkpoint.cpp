@@ -32,7 +32,7 @@ void save_checkpoint(const std::filesystem::path& folder, const Transformer& mod
     std::vector<SafeTensorOut> out;
     for (const auto& [name, tensor] : tensors_of(model, optimizer))
         out.push_back(
-            {name, {total}, {}, [&backend = model.backend(), tensor](std::int64_t first, auto part) {
+            {name, {total}, {}, [&backend = model.backend(), tensor = tensor](std::int64_t first, auto part) {
                  backend.download(part.data(), tensor.slice(first, static_cast<std::int64_t>(part.size())));
              }});
     if (!checkpoint.reference.empty()) out.push_back({"reference", {total}, checkpoint.reference});
