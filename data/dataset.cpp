@@ -1,5 +1,6 @@
 #include "data/dataset.h"
 
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -79,11 +80,18 @@ MathGold read_math(const json& line) {
     return {*value};
 }
 
+std::int64_t read_integer(const json& value) {
+    constexpr double limit = 1e12;
+    if (!value.is_number_integer() || std::abs(value.get<double>()) > limit)
+        fail("a countdown is made of integers up to 10^12, not of ", value.dump());
+    return value.get<std::int64_t>();
+}
+
 Problem parse_problem(const json& line, const PromptTemplate& prompt_template) {
     const AnswerIn answer_in = prompt_template.answer_in();
     if (line.contains("nums")) {
-        const Countdown gold{line.at("nums").get<std::vector<std::int64_t>>(),
-                             line.at("target").get<std::int64_t>()};
+        Countdown gold{{}, read_integer(line.at("target"))};
+        for (const json& number : line.at("nums")) gold.numbers.push_back(read_integer(number));
         if (gold.numbers.empty()) fail("\"nums\" is empty");
         return {prompt_template.fill(gold), gold, answer_in};
     }

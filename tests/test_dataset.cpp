@@ -91,6 +91,9 @@ TEST_CASE("errors name file and line") {
     line2(R"({"nums":"2,3","target":5})", "");
     line2(R"({"nums":[],"target":5})", "nums");
     line2(R"({"nums":[1,2]})", "target");
+    line2(R"({"nums":[1,2.5],"target":5})", "2.5");
+    line2(R"({"nums":[1,2],"target":1e65})", "1e+65");
+    line2(R"({"nums":[1,18446744073709551615],"target":5})", "18446744073709551615");
     line2(R"({"question":"q","choices":["a","b"],"answer":"C"})", "C");
     line2(R"({"question":"q","choices":["a","b"],"answer":7})", "2 choices");
     CHECK(message("\n\n").find("no problems") != std::string::npos);

@@ -115,8 +115,7 @@ std::optional<ChatFormat> ChatFormat::load(const std::filesystem::path& model_fo
     } else {
         fail(model_folder.string(),
              ": its chat template is none of ChatML, Llama 3 and DeepSeek-R1; write the whole prompt into a "
-             "file "
-             "and give it with --template and --plain");
+             "file and give it with --template and --plain");
     }
     return format;
 }
