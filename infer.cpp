@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "src/command_line.h"
+#include "src/device.h"
 #include "src/memory_plan.h"
 #include "src/parallel.h"
 #include "src/rollout.h"
@@ -14,7 +15,7 @@ using namespace r1;
 namespace {
 
 struct Options {
-    std::string model, prompt, eval, out, prompt_template, dtype = "float32";
+    std::string model, prompt, eval, out, prompt_template, device = "auto", dtype = "auto";
     bool chat = false, raw = false, plain = false;
     int samples = 1, max_new_tokens = 256, threads = 0, slots = 256, context = 4096;
     float temperature = 0.6f, top_p = 0.95f;
@@ -24,7 +25,8 @@ struct Options {
 
 int infer(const Options& o) {
     set_threads(o.threads);
-    const auto backend = make_cpu_backend();
+    const Device device = make_device(o.device, o.dtype);
+    Backend& backend = *device.backend;
     const Config config = Config::load(o.model);
     const Tokenizer tokenizer = Tokenizer::load(o.model);
     PromptTemplate prompt_template =
@@ -49,18 +51,18 @@ int infer(const Options& o) {
     const int max_new_tokens = std::min(o.max_new_tokens, config.max_position_embeddings - 1);
     const TransformerOptions options{
         .trainable = false,
-        .bf16_matrices = o.dtype == "bfloat16",
+        .bf16_matrices = device.bf16_matrices,
         .max_tokens = std::max<std::int64_t>(static_cast<std::int64_t>(longest_prompt), 1024),
         .max_decode_rows = slots};
-    const auto plan = Transformer::plan(config, options, backend->real());
+    const auto plan = Transformer::plan(config, options, backend.precision());
     if (!o.eval.empty())
         print_and_check_memory_plan(
-            *backend, {{"parameters", plan.parameters},
-                       {"activations", plan.activations},
-                       {"key/value cache (--slots, --max-new-tokens)",
-                        Generator::bytes(config, slots, static_cast<int>(longest_prompt), max_new_tokens,
-                                         backend->real())}});
-    Transformer model(*backend, config, options);
+            backend, {{"parameters", plan.parameters},
+                      {"activations", plan.activations},
+                      {"key/value cache (--slots, --max-new-tokens)",
+                       Generator::bytes(config, slots, static_cast<int>(longest_prompt), max_new_tokens,
+                                        backend.precision())}});
+    Transformer model(backend, config, options);
     model.load_weights(o.model);
     Generator generator(model, slots, static_cast<int>(longest_prompt), max_new_tokens);
     GenerateOptions sampling{.sample = {.temperature = o.temperature,
@@ -169,8 +171,7 @@ int main(int argc, char** argv) {
         ->check(kPositive);
     app.add_option("--slots", o.slots, "with --eval: responses in flight at a time (memory)")
         ->check(kPositive);
-    app.add_option("--dtype", o.dtype, "matrices in the forward pass")
-        ->check(CLI::IsMember({"float32", "bfloat16"}));
+    add_device_options(app, o.device, o.dtype);
     app.add_option("--seed", o.seed, "of sampling");
     app.add_option("--threads", o.threads, "0: one a core")->check(kNonNegative);
     return run_main(app, argc, argv, [&] { return infer(o); });

@@ -17,6 +17,7 @@
 #include "src/checkpoint.h"
 #include "src/comm.h"
 #include "src/command_line.h"
+#include "src/device.h"
 #include "src/grpo.h"
 #include "src/memory_plan.h"
 #include "src/optimizer.h"
@@ -29,7 +30,7 @@ using namespace r1;
 namespace {
 
 struct Options {
-    std::string model, train, eval, out = "runs/grpo", prompt_template, dtype = "float32";
+    std::string model, train, eval, out = "runs/grpo", prompt_template, device = "auto", dtype = "auto";
     int steps = 200, prompts = 32, group = 8, max_new_tokens = 256, threads = 0;
     double temperature = 1, accuracy_weight = 1, format_weight = 0.2;
     std::string loss = "grpo", scale = "group";
@@ -134,7 +135,8 @@ class Trainer {
     const PromptTemplate prompt_template;
     const std::vector<Problem> train_problems, eval_problems;
     const int prompt_tokens, max_new_tokens, slots;
-    const std::unique_ptr<Backend> backend;
+    const Device device;
+    Backend& backend;
     std::size_t planned_memory = 0;  ///< bytes
     Transformer model;
     Optimizer optimizer;
@@ -217,7 +219,7 @@ void Trainer::update(std::span<Sample> samples, double lr) {
         sums.tokens += static_cast<double>(dlogp.size());
         model.backward(dlogp);
     });
-    comm.all_reduce_sum(*backend, model.gradients());
+    comm.all_reduce_sum(backend, model.gradients());
     grad_norm += optimizer.step(lr, o.clip_norm, o.weight_decay);
     ++updates;
 }
@@ -388,8 +390,9 @@ Trainer::Trainer(const Options& options)
       prompt_tokens(static_cast<int>(longest_prompt())),
       max_new_tokens(std::min(o.max_new_tokens, config.max_position_embeddings - 1)),
       slots(std::min(o.prompts * o.group / comm.size(), 256)),
-      backend(make_cpu_backend()),
-      model(*backend, config, planned_options()),
+      device(make_device(o.device, o.dtype)),
+      backend(*device.backend),
+      model(backend, config, planned_options()),
       optimizer(model),
       generator(model, slots, prompt_tokens, max_new_tokens),
       order(train_problems.size(), static_cast<std::uint64_t>(o.seed)) {
@@ -439,19 +442,19 @@ TransformerOptions Trainer::planned_options() {
     const TransformerOptions planned{
         .trainable = true,
         .recompute = o.recompute,
-        .bf16_matrices = o.dtype == "bfloat16",
+        .bf16_matrices = device.bf16_matrices,
         .max_tokens = std::max<std::int64_t>(o.token_budget, prompt_tokens + max_new_tokens),
         .max_decode_rows = slots};
-    const auto plan = Transformer::plan(config, planned, backend->real());
+    const auto plan = Transformer::plan(config, planned, backend.precision());
     const ParameterLayout layout(config);
     planned_memory = print_and_check_memory_plan(
-        *backend,
+        backend,
         {{"parameters", plan.parameters},
          {"gradients", plan.gradients},
-         {"optimizer state", Optimizer::bytes(layout, backend->real())},
+         {"optimizer state", Optimizer::bytes(layout, backend.real())},
          {"activations (--token-budget, --recompute)", plan.activations},
          {"key/value cache (--prompts, --group, --max-new-tokens)",
-          Generator::bytes(config, slots, prompt_tokens, max_new_tokens, backend->real())},
+          Generator::bytes(config, slots, prompt_tokens, max_new_tokens, backend.precision())},
          {"reference policy (--beta 0 needs none)", o.beta > 0 ? 2 * layout.total * sizeof(float) : 0}});
     return planned;
 }
@@ -504,8 +507,7 @@ int main(int argc, char** argv) {
     app.add_option("--weight-decay", o.weight_decay, "AdamW's, on matrices")->check(kNonNegative);
     app.add_option("--clip-norm", o.clip_norm, "largest gradient norm, 0: none")->check(kNonNegative);
     app.add_option("--token-budget", o.token_budget, "tokens a training pass (memory)")->check(kPositive);
-    app.add_option("--dtype", o.dtype, "matrices in the forward pass")
-        ->check(CLI::IsMember({"float32", "bfloat16"}));
+    add_device_options(app, o.device, o.dtype);
     app.add_flag("--recompute", o.recompute,
                  "recompute activations in the backward pass: less memory, a third more work");
     app.add_option("--show-every", o.show_every, "steps between sampled traces")->check(kPositive);

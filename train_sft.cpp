@@ -6,6 +6,7 @@
 #include "data/dataset.h"
 #include "src/checkpoint.h"
 #include "src/command_line.h"
+#include "src/device.h"
 #include "src/memory_plan.h"
 #include "src/optimizer.h"
 #include "src/parallel.h"
@@ -18,7 +19,7 @@ using namespace r1;
 namespace {
 
 struct Options {
-    std::string model, tokenizer, data, out = "runs/sft", dtype = "float32";
+    std::string model, tokenizer, data, out = "runs/sft", device = "auto", dtype = "auto";
     std::int64_t steps = 1000, batch_tokens = 8192, token_budget = 8192, save_every = 500, warmup = 50,
                  seed = 1;
     double lr = 1e-3, weight_decay = 0, clip = 1;
@@ -59,18 +60,19 @@ int train(const Options& o) {
     if (config.eos_token_ids.empty())
         fail(o.model, ": config.json has no eos_token_id, so completions cannot end");
 
-    const auto backend = make_cpu_backend();
+    const Device device = make_device(o.device, o.dtype);
+    Backend& backend = *device.backend;
     const TransformerOptions model_options{.trainable = true,
                                            .recompute = o.recompute,
-                                           .bf16_matrices = o.dtype == "bfloat16",
+                                           .bf16_matrices = device.bf16_matrices,
                                            .max_tokens = o.token_budget};
-    const auto plan = Transformer::plan(config, model_options, backend->real());
+    const auto plan = Transformer::plan(config, model_options, backend.precision());
     print_and_check_memory_plan(
-        *backend, {{"parameters", plan.parameters},
-                   {"gradients", plan.gradients},
-                   {"optimizer state", Optimizer::bytes(ParameterLayout(config), backend->real())},
-                   {"activations (--token-budget, --recompute)", plan.activations}});
-    Transformer model(*backend, config, model_options);
+        backend, {{"parameters", plan.parameters},
+                  {"gradients", plan.gradients},
+                  {"optimizer state", Optimizer::bytes(ParameterLayout(config), backend.real())},
+                  {"activations (--token-budget, --recompute)", plan.activations}});
+    Transformer model(backend, config, model_options);
     Optimizer optimizer(model);
     SftReader reader(o.data, o.no_shuffle ? std::nullopt : std::optional(static_cast<std::uint64_t>(o.seed)),
                      o.tokenizer.empty() ? o.model : o.tokenizer);
@@ -86,8 +88,9 @@ int train(const Options& o) {
     }
     std::printf("%s parameters, %s, %s weights, %d threads; from step %lld of %lld\n",
                 human_count(static_cast<double>(model.layout().total)).c_str(),
-                from_scratch ? "from scratch" : o.model.c_str(), o.dtype.c_str(), threads(),
-                static_cast<long long>(step), static_cast<long long>(o.steps));
+                from_scratch ? "from scratch" : o.model.c_str(),
+                device.bf16_matrices ? "bfloat16" : "float32", threads(), static_cast<long long>(step),
+                static_cast<long long>(o.steps));
 
     JsonLines log(std::filesystem::path(o.out) / "log.jsonl", o.resume ? std::optional(step) : std::nullopt);
     const LearningRate schedule{
@@ -198,8 +201,7 @@ int main(int argc, char** argv) {
     app.add_option("--warmup", o.warmup, "warm-up steps")->check(kNonNegative);
     app.add_option("--weight-decay", o.weight_decay, "AdamW's, on matrices")->check(kNonNegative);
     app.add_option("--clip", o.clip, "largest gradient norm, 0: none")->check(kNonNegative);
-    app.add_option("--dtype", o.dtype, "matrices in the forward pass")
-        ->check(CLI::IsMember({"float32", "bfloat16"}));
+    add_device_options(app, o.device, o.dtype);
     app.add_flag("--recompute", o.recompute,
                  "recompute activations in the backward pass: less memory, a third more work");
     app.add_option("--save-every", o.save_every, "steps between checkpoints")->check(kPositive);

@@ -1,12 +1,14 @@
 // THE porting contract: every primitive a device must provide. A new accelerator implements this class,
-// passes tests/test_backend.cpp, and everything above it runs.
+// passes tests/test_conformance.cpp, and everything above it runs.
 //
 // Conventions, for every primitive unless it says otherwise:
 //   Shapes       [rows, cols], row-major, contiguous. N = tokens of a packed batch, B = sequences, C = hidden
 //                size, H = query heads, K = key/value heads, D = head size, F = feed-forward size,
 //                V = vocabulary.
-//   Types        activations, gradients and statistics are `real()` (float32; float64 in tests). Matrices
-//                (weights, embedding) may also be BF16. Ids, positions, offsets and counters are I32.
+//   Types        real() (float32; float64 in tests): the residual stream and its gradient, statistics, logits,
+//                vectors, gradients of parameters. activation() (real() or BF16): what passes between matrices,
+//                and its gradient; marked "act" below. Matrices (weights, embedding) are real() or BF16; they
+//                must be BF16 where activation() is. Ids, positions, offsets and counters are I32.
 //   Accumulator  at least float32, at least as wide as real(); bfloat16 is a storage format only.
 //   Aliasing     outputs must not overlap inputs, except where "in place" is written.
 //   Accumulates  "+=" adds to the output, "=" overwrites it (its former contents may be anything, even NaN).
@@ -14,8 +16,10 @@
 //                number of threads. No floating-point atomics.
 //   Ordering     calls take effect in the order they are made; download() waits for all that came before.
 #pragma once
+#include <functional>
 #include <memory>
 
+#include "src/philox.h"
 #include "src/tensor.h"
 
 namespace r1 {
@@ -24,9 +28,9 @@ namespace r1 {
 /// head h uses key/value head h / (H / K) (grouped-query attention, arXiv 2305.13245).
 struct AttentionShape {
     int heads = 0, kv_heads = 0, head_dim = 0;
-    int q_cols() const { return heads * head_dim; }
-    int kv_cols() const { return kv_heads * head_dim; }
-    int qkv_cols() const { return q_cols() + 2 * kv_cols(); }
+    constexpr int q_cols() const { return heads * head_dim; }
+    constexpr int kv_cols() const { return kv_heads * head_dim; }
+    constexpr int qkv_cols() const { return q_cols() + 2 * kv_cols(); }
 };
 
 /// Rows of the key/value cache are handed out in blocks of this many.
@@ -46,11 +50,18 @@ struct AdamWOptions {
     float grad_scale = 1;   ///< multiplies the gradient first (clipping by global norm)
 };
 
+/// The types a backend computes with; see "Types" above.
+struct Precision {
+    DType real = DType::F32, activation = DType::F32;
+};
+
 class Backend {
   public:
     virtual ~Backend() = default;
     virtual const char* name() const = 0;
     virtual DType real() const = 0;
+    virtual DType activation() const { return real(); }
+    Precision precision() const { return {real(), activation()}; }
 
     // ---- memory ----
     virtual std::size_t available_memory() const = 0;  ///< bytes that allocate() could still give
@@ -62,6 +73,13 @@ class Backend {
     /// Same size; real() -> real(), or real() -> BF16 (nearest even).
     virtual void copy(Tensor to, Tensor from) = 0;
     virtual void zero(Tensor t) = 0;
+    /// Runs `body`, which makes the same calls with the same tensors whenever it is given the same `recording`.
+    /// A backend may record them the first time (into `recording`, which the caller keeps), and replay them
+    /// afterwards; upload(), download(), and what returns a value must not be among them.
+    virtual void replay(std::shared_ptr<void>& recording, const std::function<void()>& body) {
+        (void)recording;
+        body();
+    }
 
     // ---- embedding ----
     /// out[n, :] = table[ids[n], :]                       out [N, C], ids [N] in [0, V), table [V, C] real or
@@ -69,26 +87,27 @@ class Backend {
     virtual void embedding_forward(Tensor out, Tensor ids, Tensor table) = 0;
     /// dtable[ids[n], :] += dout[n, :] in order of n      dtable [V, C], dout [N, C]
     virtual void embedding_backward(Tensor dtable, Tensor ids, Tensor dout) = 0;
-    /// out[m, :] = in[index[m], :]                        out [M, C], in [N, C], index [M] in [0, N)
+    /// out[m, :] = in[index[m], :]                        out [M, C], in [N, C] (both real or act), index [M]
+    /// in [0, N)
     virtual void gather_rows(Tensor out, Tensor in, Tensor index) = 0;
     /// out = 0; out[index[m], :] = in[m, :]               out [N, C], in [M, C], index [M], all different
     virtual void scatter_rows(Tensor out, Tensor in, Tensor index) = 0;
 
     // ---- RMSNorm with the residual add (arXiv 1910.07467) ----
     /// sum = x + delta; rstd[n] = 1 / sqrt(mean_c sum[n,c]^2 + eps); y = sum * rstd * weight
-    /// y, sum, x, delta [N, C], rstd [N], weight [C]. sum may be x (in place); it must be where delta is
-    /// empty.
+    /// y, delta act [N, C]; sum, x [N, C], rstd [N], weight [C]. sum may be x (in place); it must be where
+    /// delta is empty.
     virtual void rmsnorm_forward(Tensor y, Tensor rstd, Tensor sum, Tensor x, Tensor delta, Tensor weight,
                                  float eps) = 0;
-    /// dx += rstd * (w dy - x rstd^2 mean_c(w dy x));  dweight += sum_n dy x rstd.        x: the sum of the
-    /// forward pass
+    /// dx += rstd * (w dy - x rstd^2 mean_c(w dy x));  dweight += sum_n dy x rstd.        dy act; x: the sum
+    /// of the forward pass
     virtual void rmsnorm_backward(Tensor dx, Tensor dweight, Tensor dy, Tensor x, Tensor rstd,
                                   Tensor weight) = 0;
 
     // ---- RMSNorm of every query and key head (Qwen3, arXiv 2505.09388, section 2) ----
     /// For each of the H + K query and key heads of a row: rstd[n,h] = 1 / sqrt(mean_d in[n,h,d]^2 + eps);
     /// out[n,h,:] = in[n,h,:] * rstd[n,h] * weight, where weight is q_weight or k_weight; values are copied.
-    /// out, in [N, (H + 2K) D], rstd [N, H + K], q_weight, k_weight [D]
+    /// out, in act [N, (H + 2K) D], rstd [N, H + K], q_weight, k_weight [D]
     virtual void head_norm_forward(Tensor out, Tensor rstd, Tensor in, Tensor q_weight, Tensor k_weight,
                                    AttentionShape shape, float eps) = 0;
     /// d: the gradient of out, in place that of in, as in rmsnorm_backward;
@@ -97,13 +116,14 @@ class Backend {
                                     Tensor q_weight, Tensor k_weight, AttentionShape shape) = 0;
 
     // ---- rotary position embedding (arXiv 2104.09864), Hugging Face's half-split layout ----
-    /// In place on the query and key columns of qkv [N, (H + 2K) D]: for i < D/2 and angle a = positions[n]
+    /// In place on the query and key columns of qkv act [N, (H + 2K) D]: for i < D/2 and angle a = positions[n]
     /// inv_freq[i]: (x[i], x[i + D/2]) -> (x[i] cos a - x[i + D/2] sin a, x[i + D/2] cos a + x[i] sin a).
     /// `inverse` rotates by -a, which is the backward pass. inv_freq [D/2] real. Angles are formed in
     /// float64.
     virtual void rope(Tensor qkv, Tensor positions, Tensor inv_freq, AttentionShape shape, bool inverse) = 0;
 
     // ---- linear layers (GEMM) ----
+    // x, y and their gradients: real or act, each as it comes.
     /// y = x W^T + bias           y [N, O], x [N, I], weight [O, I] real or BF16, bias [O] or empty.
     /// With BF16 weights x is rounded to bfloat16 first (N > 1) and products are summed in float32.
     virtual void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias) = 0;
@@ -116,7 +136,8 @@ class Backend {
     /// Causal within each sequence; sequence b owns rows [cu_seqlens[b], cu_seqlens[b+1]).
     /// out[n, h] = sum_{j <= n} softmax_j(q[n,h] . k[j,g] / sqrt(D)) v[j,g];
     /// lse[n, h] = log sum_j exp(q[n,h] . k[j,g] / sqrt(D))
-    /// out [N, H D], lse [N, H], qkv [N, (H + 2K) D], cu_seqlens [B + 1]. Nothing of size T x T may be stored.
+    /// out act [N, H D], lse [N, H], qkv act [N, (H + 2K) D], cu_seqlens [B + 1]. Nothing of size T x T may be
+    /// stored.
     virtual void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor cu_seqlens,
                                    AttentionShape shape) = 0;
     /// dqkv = gradient of the above, given out and lse of the forward pass (arXiv 2205.14135, appendix B.4).
@@ -124,38 +145,41 @@ class Backend {
                                     Tensor cu_seqlens, AttentionShape shape) = 0;
 
     // ---- decoding with a key/value cache ----
-    /// The cache of one layer is a pool of rows: k_pool, v_pool [R, K D], R a multiple of kKvBlock.
-    /// cache[rows[n]] = keys, values of qkv[n]; a negative row is skipped. Within a block of kKvBlock rows a
-    /// backend may lay them out as it likes.
-    virtual void kv_append(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, AttentionShape shape) = 0;
+    /// The cache of one layer is a pool of rows: k_pool, v_pool act [R, K D], R a multiple of kKvBlock.
+    /// rope() of qkv, and cache[rows[n]] = keys, values of qkv[n]; a negative row is skipped. Within a block of
+    /// kKvBlock rows a backend may lay them out as it likes.
+    virtual void rope_append(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, Tensor positions,
+                             Tensor inv_freq, AttentionShape shape) = 0;
     /// One query a sequence. spans [B, 4]: the keys of query b are pool rows [s0, s0 + s1), a prompt that
     /// many samples may share, followed by [s2, s2 + s3), its own; s0 and s2 are multiples of kKvBlock.
-    /// out [B, H D]; only the query columns of qkv [B, (H + 2K) D] are read.
+    /// out act [B, H D]; only the query columns of qkv act [B, (H + 2K) D] are read.
     virtual void decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor v_pool, Tensor spans,
                                   AttentionShape shape) = 0;
 
     // ---- SwiGLU (arXiv 2002.05202) ----
-    /// out = silu(gate) * up            gate_up [N, 2F]: gate first; out [N, F]; silu(z) = z / (1 + exp(-z))
+    /// out = silu(gate) * up            gate_up act [N, 2F]: gate first; out act [N, F];
+    /// silu(z) = z / (1 + exp(-z))
     virtual void swiglu_forward(Tensor out, Tensor gate_up) = 0;
     virtual void swiglu_backward(Tensor dgate_up, Tensor dout, Tensor gate_up) = 0;
 
     // ---- the head: log-probability and entropy without N x V logits ----
     /// With p = softmax(hidden W^T / temperature): logp[m] = log p[m, targets[m]],
     /// entropy[m] = -sum_v p log p.
-    /// hidden [M, C], weight [V, C] real or BF16, targets [M], logp and entropy [M]; logits: scratch
+    /// hidden act [M, C], weight [V, C] real or BF16, targets [M], logp and entropy [M]; logits: scratch
     /// [chunk, V], rows of which are filled and forgotten chunk by chunk.
     virtual void head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight, Tensor targets,
                               float temperature, Tensor logits) = 0;
     /// Gradient of sum_m (dlogp[m] logp[m] + dentropy[m] entropy[m]):
     /// dlogits = (dlogp (1[v = target] - p) - dentropy p (log p + entropy)) / temperature;
     /// dhidden = dlogits W, dweight += dlogits^T hidden.
-    /// Recomputes logits. dlogp, dentropy [M]; dentropy may be empty.
+    /// Recomputes logits. dhidden act; dlogp, dentropy [M]; dentropy may be empty.
     virtual void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy, Tensor hidden,
                                Tensor weight, Tensor targets, float temperature, Tensor logits) = 0;
 
     // ---- sampling ----
     /// tokens[b] ~ softmax(logits[b] / temperature), truncated to the top_k likeliest and then to the
-    /// smallest set that holds top_p of the rest's mass, renormalised; logp[b] is its log-probability under
+    /// smallest set that holds top_p of the rest's mass (of equal logits the lower ids first), renormalised: the
+    /// first id, counted up, at which the cumulative probability exceeds a uniform number. logp[b] is its log-probability under
     /// that very distribution (greedy: under the softmax at temperature 1). The only randomness is
     /// Philox4x32-10 (Salmon et al., SC 2011) with key = seed and counter = counters[b, 0..3], so a sample
     /// does not depend on its batch. logits [B, V], counters [B, 4], tokens [B] I32, logp [B].
@@ -173,10 +197,6 @@ class Backend {
 
 /// The reference backend: plain loops on the CPU, oneDNN for GEMM. real: F32, or F64 for tests.
 std::unique_ptr<Backend> make_cpu_backend(DType real = DType::F32);
-
-/// Uniform in (0, 1) from Philox4x32-10: what sample() draws. Exposed so that every backend and test uses
-/// one.
-double philox_uniform(std::uint64_t seed, const std::uint32_t counter[4]);
 
 inline Buffer::Buffer(Backend& backend, std::size_t bytes)
     : backend_(&backend), data_(backend.allocate(bytes)), bytes_(bytes) {}

@@ -630,7 +630,9 @@ class CpuBackend final : public Backend {
 
     // ---- decoding ----
     // Keys of a block lie as [K D, kKvBlock], so that the score loop runs over keys; values as plain rows.
-    void kv_append(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, AttentionShape shape) override {
+    void rope_append(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, Tensor positions, Tensor inv_freq,
+                     AttentionShape shape) override {
+        rope(qkv, positions, inv_freq, shape, false);
         const int64_t cols = shape.kv_cols();
         for (int64_t n = 0; n < qkv.rows; ++n) {
             const int64_t row = rows.as<int32_t>()[n];
@@ -871,27 +873,19 @@ class CpuBackend final : public Backend {
         const auto enough = std::lower_bound(mass.begin(), mass.end(), options.top_p * sum);
         kept = std::min<std::size_t>(kept, enough - mass.begin() + 1);
         const double total = mass[kept - 1];
-        auto at = std::min<std::size_t>(
-            kept - 1, std::upper_bound(mass.begin(), mass.begin() + kept, u * total) - mass.begin());
-        return {order[at], static_cast<Real>(row[order[at]] * inverse - lse - std::log(total))};
+        std::sort(order.begin(), order.begin() + kept);
+        int32_t token = order[kept - 1];
+        double cumulative = 0;
+        for (std::size_t i = 0; i < kept; ++i)
+            if ((cumulative += std::exp(static_cast<double>(row[order[i]] * inverse - lse))) > u * total) {
+                token = order[i];
+                break;
+            }
+        return {token, static_cast<Real>(row[token] * inverse - lse - std::log(total))};
     }
 };
 
 }  // namespace
-
-double philox_uniform(std::uint64_t seed, const std::uint32_t counter[4]) {
-    std::uint32_t c[4] = {counter[0], counter[1], counter[2], counter[3]};
-    std::uint32_t k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
-    for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
-        const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c[0], p1 = std::uint64_t{0xCD9E8D57u} * c[2];
-        const std::uint32_t next[4] = {
-            static_cast<std::uint32_t>(p1 >> 32) ^ c[1] ^ k0, static_cast<std::uint32_t>(p1),
-            static_cast<std::uint32_t>(p0 >> 32) ^ c[3] ^ k1, static_cast<std::uint32_t>(p0)};
-        std::copy(next, next + 4, c);
-    }
-    const std::uint64_t bits = (std::uint64_t{c[0]} << 21) ^ (c[1] >> 11);  // 53 bits
-    return (static_cast<double>(bits) + 0.5) * 0x1p-53;
-}
 
 std::unique_ptr<Backend> make_cpu_backend(DType real) {
     if (real == DType::F64) return std::make_unique<CpuBackend<double>>();

@@ -30,6 +30,14 @@ inline void add_template_options(CLI::App& app, std::string& choice, bool& plain
                  "no chat format around the template, even if the model was trained on chats");
 }
 
+inline void add_device_options(CLI::App& app, std::string& device, std::string& dtype) {
+    app.add_option("--device", device, "where to compute; auto: a GPU if there is one")
+        ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+    app.add_option("--dtype", dtype,
+                   "that matrices are multiplied in; auto: bfloat16 on a GPU, float32 on the CPU")
+        ->check(CLI::IsMember({"auto", "float32", "bfloat16"}));
+}
+
 inline void add_save_dtype(CLI::App& app, std::string& choice) {
     app.add_option("--save-dtype", choice, "of the trained model's weights; auto: as the model came")
         ->check(CLI::IsMember({"auto", "float32", "bfloat16"}));

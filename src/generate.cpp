@@ -30,9 +30,10 @@ int64_t Generator::cache_rows(int slots, int prompt_rows, int own_rows) {
 }
 
 std::size_t Generator::bytes(const Config& config, int slots, int max_prompt_tokens, int max_new_tokens,
-                             DType real) {
+                             Precision precision) {
     return KvCache::bytes(
-        config, cache_rows(slots, round_to_block(max_prompt_tokens), round_to_block(max_new_tokens)), real);
+        config, cache_rows(slots, round_to_block(max_prompt_tokens), round_to_block(max_new_tokens)),
+        precision);
 }
 
 Generator::Generator(Transformer& model, int slots, int max_prompt_tokens, int max_new_tokens)

@@ -27,8 +27,8 @@ class MappedFile {
         struct stat status {};
         void* memory = nullptr;
         if (::fstat(descriptor, &status) == 0 && status.st_size > 0)
-            memory =
-                ::mmap(nullptr, static_cast<std::size_t>(status.st_size), PROT_READ, MAP_PRIVATE, descriptor, 0);
+            memory = ::mmap(nullptr, static_cast<std::size_t>(status.st_size), PROT_READ, MAP_PRIVATE,
+                            descriptor, 0);
         const int error = errno;
         ::close(descriptor);  // the mapping stays
         if (memory == MAP_FAILED) fail(file.string(), ": cannot be mapped: ", std::strerror(error));

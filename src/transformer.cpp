@@ -245,63 +245,75 @@ void PackedBatch::add(const std::vector<int32_t>& sequence, const std::vector<bo
 }
 
 KvCache::KvCache(Backend& backend, const Config& config, int64_t rows)
-    : rows(rows), arena_(backend, bytes(config, rows, backend.real())) {
+    : rows(rows), arena_(backend, bytes(config, rows, backend.precision())) {
     for (int l = 0; l < config.num_hidden_layers; ++l) {
-        k.push_back(arena_.take(backend.real(), rows, config.attention().kv_cols()));
-        v.push_back(arena_.take(backend.real(), rows, config.attention().kv_cols()));
+        k.push_back(arena_.take(backend.activation(), rows, config.attention().kv_cols()));
+        v.push_back(arena_.take(backend.activation(), rows, config.attention().kv_cols()));
     }
 }
 
-std::size_t KvCache::bytes(const Config& config, int64_t rows, DType real) {
+std::size_t KvCache::bytes(const Config& config, int64_t rows, Precision precision) {
     Arena measure;
     for (int i = 0; i < 2 * config.num_hidden_layers; ++i)
-        measure.take(real, rows, config.attention().kv_cols());
+        measure.take(precision.activation, rows, config.attention().kv_cols());
     return measure.used();
 }
 
 Transformer::Workspace Transformer::take_workspace(Arena& arena, const Config& c, const TransformerOptions& o,
-                                                   DType real) {
+                                                   Precision precision) {
     const int64_t N = std::max(o.max_tokens, o.max_decode_rows), M = o.max_tokens, B = o.max_decode_rows;
     const int64_t C = c.hidden_size, F = c.intermediate_size, V = c.vocab_size;
     const AttentionShape shape = c.attention();
-    auto take = [&](int64_t rows, int64_t cols = 1) { return arena.take(real, rows, cols); };
-    auto take_int = [&](int64_t rows, int64_t cols = 1) { return arena.take(DType::I32, rows, cols); };
+    auto real = [&](int64_t rows, int64_t cols = 1) { return arena.take(precision.real, rows, cols); };
+    auto act = [&](int64_t rows, int64_t cols) { return arena.take(precision.activation, rows, cols); };
+    auto ints = [&](int64_t rows, int64_t cols = 1) { return arena.take(DType::I32, rows, cols); };
 
     Workspace w;
     const bool keep_all = o.trainable && !o.recompute;
+    const int64_t head_norm_rows = c.head_norm() ? N : 0;
     for (int l = 0; l < c.num_hidden_layers; ++l) {
         if (l == 0 || keep_all)
-            w.layers.push_back({take(N, C), take(N, C), take(N),
-                                take(c.head_norm() ? N : 0, shape.qkv_cols()),
-                                take(c.head_norm() ? N : 0, shape.heads + shape.kv_heads),
-                                take(N, shape.qkv_cols()), take(N, shape.q_cols()), take(N, shape.heads),
-                                take(N, C), take(N, C), take(N), take(N, 2 * F), take(N, F)});
+            w.layers.push_back({.x = real(N, C),
+                                .norm1 = act(N, C),
+                                .rstd1 = real(N),
+                                .raw_qkv = act(head_norm_rows, shape.qkv_cols()),
+                                .head_rstd = real(head_norm_rows, shape.heads + shape.kv_heads),
+                                .qkv = act(N, shape.qkv_cols()),
+                                .attention = act(N, shape.q_cols()),
+                                .lse = real(N, shape.heads),
+                                .x2 = real(N, C),
+                                .norm2 = act(N, C),
+                                .rstd2 = real(N),
+                                .gate_up = act(N, 2 * F),
+                                .swiglu = act(N, F)});
         else
             w.layers.push_back(w.layers[0]);
-        if (l > 0 && o.trainable && o.recompute) w.layers.back().x = take(N, C);
+        if (l > 0 && o.trainable && o.recompute) w.layers.back().x = real(N, C);
     }
-    w.branch = take(N, C);
-    w.scored = take(N, C), w.delta = take(M, C), w.hidden = take(N, C), w.rstd = take(N);
-    w.logp = take(M), w.entropy = take(M);
-    w.logits = take(std::min<int64_t>(M, std::max<int64_t>(256, (1 << 20) / V)), V);
+    w.branch = act(N, C);
+    w.scored = real(N, C), w.delta = act(M, C), w.hidden = act(N, C), w.rstd = real(N);
+    w.logp = real(M), w.entropy = real(M);
+    w.logits = real(std::min<int64_t>(M, std::max<int64_t>(256, (1 << 20) / V)), V);
     if (o.trainable) {
-        w.dlogp = take(M), w.dentropy = take(M), w.dhidden = take(M, C), w.dscored = take(M, C);
-        w.dx = take(N, C), w.dnorm = take(N, C), w.dattention = take(N, shape.q_cols());
-        w.dqkv = take(N, shape.qkv_cols()), w.dswiglu = take(N, F), w.dgate_up = take(N, 2 * F);
+        w.dlogp = real(M), w.dentropy = real(M), w.dhidden = act(M, C), w.dscored = real(M, C);
+        w.dx = real(N, C), w.dnorm = act(N, C), w.dattention = act(N, shape.q_cols());
+        w.dqkv = act(N, shape.qkv_cols()), w.dswiglu = act(N, F), w.dgate_up = act(N, 2 * F);
     }
-    w.tokens = take_int(N), w.positions = take_int(N), w.cu_seqlens = take_int(N + 1);
-    w.score_rows = take_int(N), w.targets = take_int(N), w.cache_rows = take_int(N), w.spans = take_int(B, 4);
-    w.decode_logits = take(B, V);
+    w.tokens = ints(N), w.positions = ints(N), w.cu_seqlens = ints(N + 1);
+    w.score_rows = ints(N), w.targets = ints(N), w.cache_rows = ints(N), w.spans = ints(B, 4);
+    w.decode_logits = real(B, V);
     return w;
 }
 
-Transformer::Plan Transformer::plan(const Config& config, const TransformerOptions& options, DType real) {
+Transformer::Plan Transformer::plan(const Config& config, const TransformerOptions& options,
+                                    Precision precision) {
     const ParameterLayout layout(config);
     Arena measure;
-    take_workspace(measure, config, options, real);
+    take_workspace(measure, config, options, precision);
     Plan p;
-    p.parameters = layout.total * bytes_of(real) + (options.bf16_matrices ? layout.matrices * 2 : 0);
-    p.gradients = options.trainable ? layout.total * bytes_of(real) : 0;
+    const std::size_t bytes = layout.total * bytes_of(precision.real);
+    p.parameters = bytes + (options.bf16_matrices ? layout.matrices * 2 : 0);
+    p.gradients = options.trainable ? bytes : 0;
     p.activations = measure.used();
     return p;
 }
@@ -331,9 +343,9 @@ Transformer::Transformer(Backend& backend, const Config& config, const Transform
     else
         backend.upload(inv_freq_, std::vector<float>(inv_freq.begin(), inv_freq.end()).data());
     Arena measure;
-    take_workspace(measure, config, options, real);
+    take_workspace(measure, config, options, backend.precision());
     arena_ = Arena(backend, measure.used());
-    work_ = take_workspace(arena_, config, options, real);
+    work_ = take_workspace(arena_, config, options, backend.precision());
 }
 
 // ---- parameters ----
@@ -471,7 +483,6 @@ void Transformer::forward_layer(std::size_t layer, const LayerActivations& a, Te
         backend_.head_norm_forward(a.qkv, a.head_rstd, a.raw_qkv, vector(p.q_norm, shape.head_dim),
                                    vector(p.k_norm, shape.head_dim), shape,
                                    static_cast<float>(config_.rms_norm_eps));
-    backend_.rope(a.qkv, work_.positions.slice(0, a.x.rows), inv_freq_, shape, false);
     attend(layer, a);
     backend_.linear_forward(branch, a.attention, matrix(p.o, C, shape.q_cols()), {});
 
@@ -480,6 +491,11 @@ void Transformer::forward_layer(std::size_t layer, const LayerActivations& a, Te
     backend_.linear_forward(a.gate_up, a.norm2, matrix(p.gate_up, 2 * F, C), {});
     backend_.swiglu_forward(a.swiglu, a.gate_up);
     backend_.linear_forward(branch, a.swiglu, matrix(p.down, C, F), {});
+}
+
+void Transformer::rotate_and_attend(const LayerActivations& a) {
+    backend_.rope(a.qkv, batch_.positions, inv_freq_, config_.attention(), false);
+    backend_.attention_forward(a.attention, a.lse, a.qkv, batch_.cu_seqlens, config_.attention());
 }
 
 template <class Attend>
@@ -509,9 +525,8 @@ std::pair<Tensor, Tensor> Transformer::forward_on_device(const PackedBatch& batc
     const int64_t M = batch.scored(), C = config_.hidden_size, V = config_.vocab_size;
     batch_ = upload(batch);
     temperature_ = temperature;
-    const auto last = run_layers(batch_.tokens, [&](std::size_t, const LayerActivations& a) {
-        backend_.attention_forward(a.attention, a.lse, a.qkv, batch_.cu_seqlens, config_.attention());
-    });
+    const auto last =
+        run_layers(batch_.tokens, [&](std::size_t, const LayerActivations& a) { rotate_and_attend(a); });
     // Only rows that score a token reach the final norm and the head.
     const Tensor scored = work_.scored.slice(0, M), delta = work_.delta.slice(0, M),
                  hidden = work_.hidden.slice(0, M);
@@ -550,9 +565,8 @@ void Transformer::backward(const std::vector<float>& dlogp, const std::vector<fl
     for (std::size_t layer = layout_.layers.size(); layer-- > 0;) {
         const auto a = activations(layer, N);
         if (options_.recompute && layer + 1 < layout_.layers.size())
-            forward_layer(layer, a, a.x, {}, [&](std::size_t, const LayerActivations& a) {
-                backend_.attention_forward(a.attention, a.lse, a.qkv, batch_.cu_seqlens, config_.attention());
-            });
+            forward_layer(layer, a, a.x, {},
+                          [&](std::size_t, const LayerActivations& a) { rotate_and_attend(a); });
         backward_layer(layer, a);
     }
     backend_.embedding_backward(gradient(layout_.embed, V, C), batch_.tokens, work_.dx.slice(0, N));
@@ -596,7 +610,8 @@ void Transformer::prefill(const PackedBatch& batch, const std::vector<int32_t>& 
     batch_ = upload(batch);
     const Tensor rows = upload(work_.cache_rows, cache_rows);
     run_layers(batch_.tokens, [&](std::size_t layer, const LayerActivations& a) {
-        backend_.kv_append(cache.k[layer], cache.v[layer], a.qkv, rows, config_.attention());
+        backend_.rope_append(cache.k[layer], cache.v[layer], a.qkv, rows, batch_.positions, inv_freq_,
+                             config_.attention());
         backend_.attention_forward(a.attention, a.lse, a.qkv, batch_.cu_seqlens, config_.attention());
     });
 }
@@ -606,11 +621,11 @@ Tensor Transformer::decode(const std::vector<int32_t>& tokens, const std::vector
                            KvCache& cache) {
     const int64_t B = static_cast<int64_t>(tokens.size()), C = config_.hidden_size;
     const Tensor ids = upload(work_.tokens, tokens);
-    upload(work_.positions, positions);
+    const Tensor at = upload(work_.positions, positions);
     const Tensor rows = upload(work_.cache_rows, cache_rows);
     const Tensor attended = upload(work_.spans, spans).reshape(B, 4);
     const auto last = run_layers(ids, [&](std::size_t layer, const LayerActivations& a) {
-        backend_.kv_append(cache.k[layer], cache.v[layer], a.qkv, rows, config_.attention());
+        backend_.rope_append(cache.k[layer], cache.v[layer], a.qkv, rows, at, inv_freq_, config_.attention());
         backend_.decode_attention(a.attention, a.qkv, cache.k[layer], cache.v[layer], attended,
                                   config_.attention());
     });

@@ -77,10 +77,10 @@ struct PackedBatch {
     void clear() { *this = PackedBatch(); }
 };
 
-/// Key/value cache: for every layer a pool of rows (see Backend::kv_append).
+/// Key/value cache: for every layer a pool of rows (see Backend::rope_append).
 struct KvCache {
     KvCache(Backend& backend, const Config& config, std::int64_t rows);
-    static std::size_t bytes(const Config& config, std::int64_t rows, DType real);
+    static std::size_t bytes(const Config& config, std::int64_t rows, Precision precision);
     std::int64_t rows;
     std::vector<Tensor> k, v;  ///< per layer [rows, K D]
 
@@ -146,7 +146,7 @@ class Transformer {
     struct Plan {
         std::size_t parameters = 0, gradients = 0, activations = 0;
     };
-    static Plan plan(const Config& config, const TransformerOptions& options, DType real);
+    static Plan plan(const Config& config, const TransformerOptions& options, Precision precision);
 
   private:
     /// What the backward pass reads of one layer; see forward_layer. N tokens.
@@ -179,7 +179,7 @@ class Transformer {
         Tensor decode_logits;  ///< [B, V]
     };
     static Workspace take_workspace(Arena& arena, const Config& config, const TransformerOptions& options,
-                                    DType real);
+                                    Precision precision);
 
     void download_parameters(std::int64_t first, std::span<float> out) const;
     void upload_parameters(std::int64_t first, std::span<const float> values);
@@ -190,7 +190,9 @@ class Transformer {
     Tensor upload(Tensor to, const std::vector<std::int32_t>& host);
     Batch upload(const PackedBatch& batch);
     LayerActivations activations(std::size_t layer, std::int64_t tokens) const;
-    /// Activations of all layers, one after the other; attend(layer, a) fills a.attention from a.qkv.
+    /// Fills a.attention from a.qkv, over the packed sequences of batch_.
+    void rotate_and_attend(const LayerActivations& a);
+    /// Activations of all layers, one after the other; attend(layer, a) rotates a.qkv and fills a.attention.
     template <class Attend>
     LayerActivations run_layers(Tensor tokens, Attend attend);
     template <class Attend>

@@ -3,6 +3,7 @@
 #pragma once
 #include <doctest/doctest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <deque>
@@ -50,25 +51,36 @@ inline std::optional<std::filesystem::path> fixtures() {
 /// A backend and the memory of one test. In float64 the primitives are differentiable by finite differences;
 /// in float32 they are what runs.
 struct Bench {
-    explicit Bench(DType real, unsigned seed) : backend(make_cpu_backend(real)), random(seed) {}
+    explicit Bench(DType real, unsigned seed) : Bench(make_cpu_backend(real), seed) {}
+    /// round: random numbers are rounded to bfloat16, so that every type holds the same.
+    Bench(std::unique_ptr<Backend> backend, unsigned seed, bool round = false)
+        : backend(std::move(backend)), random(seed), round(round) {}
+    void round_inputs() { round = true; }
 
     Tensor tensor(std::int64_t rows, std::int64_t cols = 1) { return raw(backend->real(), rows, cols); }
+    /// What passes between matrices.
+    Tensor activation(std::int64_t rows, std::int64_t cols) { return raw(backend->activation(), rows, cols); }
     /// Normal random numbers.
     Tensor normal(std::int64_t rows, std::int64_t cols = 1, double scale = 1) {
-        std::normal_distribution<double> d(0, scale);
-        std::vector<double> values(static_cast<std::size_t>(rows * cols));
-        for (double& v : values) v = d(random);
-        return from(values, rows, cols);
+        return from(normal_values(rows * cols, scale), rows, cols);
+    }
+    Tensor normal_activation(std::int64_t rows, std::int64_t cols, double scale = 1) {
+        return from(normal_values(rows * cols, scale), rows, cols, backend->activation());
     }
     Tensor zeros(std::int64_t rows, std::int64_t cols = 1) {
         return from(std::vector<double>(rows * cols, 0.0), rows, cols);
     }
-    Tensor from(const std::vector<double>& values, std::int64_t rows, std::int64_t cols = 1) {
-        Tensor t = tensor(rows, cols);
-        if (t.dtype == DType::F64)
+    Tensor from(const std::vector<double>& values, std::int64_t rows, std::int64_t cols = 1,
+                std::optional<DType> dtype = std::nullopt) {
+        Tensor t = raw(dtype.value_or(backend->real()), rows, cols);
+        if (t.dtype == DType::F64) {
             backend->upload(t, values.data());
-        else
+        } else if (t.dtype == DType::F32) {
             backend->upload(t, std::vector<float>(values.begin(), values.end()).data());
+        } else {
+            const Tensor wide = from(values, rows, cols);
+            backend->copy(t, wide);
+        }
         return t;
     }
     Tensor ints(const std::vector<std::int32_t>& values, std::int64_t cols = 1) {
@@ -80,10 +92,19 @@ struct Bench {
         std::vector<double> wide(t.size());
         if (t.dtype == DType::F64) {
             backend->download(wide.data(), t);
-        } else {
+        } else if (t.dtype == DType::F32) {
             std::vector<float> narrow(t.size());
             backend->download(narrow.data(), t);
             wide.assign(narrow.begin(), narrow.end());
+        } else if (t.dtype == DType::I32) {
+            std::vector<std::int32_t> narrow(t.size());
+            backend->download(narrow.data(), t);
+            wide.assign(narrow.begin(), narrow.end());
+        } else {
+            std::vector<std::uint16_t> narrow(t.size());
+            backend->download(narrow.data(), t);
+            for (std::size_t i = 0; i < wide.size(); ++i)
+                wide[i] = std::bit_cast<float>(static_cast<std::uint32_t>(narrow[i]) << 16);
         }
         return wide;
     }
@@ -99,12 +120,25 @@ struct Bench {
     std::mt19937 random;
 
   private:
+    std::vector<double> normal_values(std::int64_t count, double scale) {
+        std::normal_distribution<double> d(0, scale);
+        std::vector<double> values(static_cast<std::size_t>(count));
+        for (double& v : values) {
+            v = d(random);
+            if (!round) continue;
+            const auto bits =
+                std::bit_cast<std::uint32_t>(static_cast<float>(v));  // to the nearest, but for ties
+            v = std::bit_cast<float>((bits + 0x8000u) & 0xffff0000u);
+        }
+        return values;
+    }
     Tensor raw(DType dtype, std::int64_t rows, std::int64_t cols) {
         Tensor t{nullptr, dtype, rows, cols};
         memory.emplace_back(*backend, t.bytes());
         t.data = memory.back().data();
         return t;
     }
+    bool round = false;
     std::deque<Buffer> memory;
 };
 

@@ -297,7 +297,8 @@ TEST_CASE("decode attention over a shared prompt and own rows equals the last ro
     for (DType real : {DType::F64, DType::F32}) {
         for (unsigned seed = 0; seed < 8; ++seed) {
             Bench b(real, seed);
-            const AttentionShape shape{4, 2, b.between(1, 40)};
+            const int D = 2 * b.between(1, 20);
+            const AttentionShape shape{4, 2, D};
             const int B = b.between(1, 6), prefix = b.between(0, 70), rows = 9 * 3 * kKvBlock,
                       W = shape.qkv_cols();
             Tensor k_pool = b.normal(rows, shape.kv_cols()), v_pool = b.normal(rows, shape.kv_cols());
@@ -305,13 +306,12 @@ TEST_CASE("decode attention over a shared prompt and own rows equals the last ro
             // for each.
             const auto shared = b.values(b.normal(std::max(prefix, 1), W));
             std::vector<std::int32_t> cu{0}, append, spans;
-            std::vector<double> packed, last;
+            std::vector<double> packed;
             for (int s = 0; s < B; ++s) {
                 const int own = b.between(1, 60), base = (3 + 3 * s) * kKvBlock;
                 const auto mine = b.values(b.normal(own, W));
                 packed.insert(packed.end(), shared.begin(), shared.begin() + prefix * W);
                 packed.insert(packed.end(), mine.begin(), mine.end());
-                last.insert(last.end(), mine.end() - W, mine.end());
                 for (int t = 0; t < prefix; ++t) append.push_back(s == 0 ? t : -1);
                 for (int t = 0; t < own; ++t) append.push_back(base + t);
                 cu.push_back(cu.back() + prefix + own);
@@ -319,9 +319,17 @@ TEST_CASE("decode attention over a shared prompt and own rows equals the last ro
             }
             const int N = cu.back();
             Tensor qkv = b.from(packed, N, W), out = b.tensor(N, shape.q_cols()), lse = b.tensor(N, 4),
-                   query = b.from(last, B, W), decoded = b.tensor(B, shape.q_cols());
+                   query = b.tensor(B, W), decoded = b.tensor(B, shape.q_cols());
+            // rope_append() rotates qkv as it stores it; the queries, which it has rotated too, are taken from there.
+            std::vector<std::int32_t> position(N);
+            for (int s = 0; s < B; ++s)
+                for (int t = cu[s]; t < cu[s + 1]; ++t) position[t] = t - cu[s];
+            b.backend->rope_append(k_pool, v_pool, qkv, b.ints(append), b.ints(position), b.normal(D / 2),
+                                   shape);
             b.backend->attention_forward(out, lse, qkv, b.ints(cu), shape);
-            b.backend->kv_append(k_pool, v_pool, qkv, b.ints(append), shape);
+            std::vector<std::int32_t> ends;
+            for (int s = 0; s < B; ++s) ends.push_back(cu[s + 1] - 1);
+            b.backend->gather_rows(query, qkv, b.ints(ends));
             b.backend->decode_attention(decoded, query, k_pool, v_pool, b.ints(spans, 4), shape);
             const auto expected = b.values(out), actual = b.values(decoded);
             const int width = shape.q_cols();

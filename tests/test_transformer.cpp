@@ -277,9 +277,9 @@ TEST_CASE("the memory plan is what the model takes") {
     Bench bench(DType::F32, 1);
     const Config config = small_config(bench, true, "qwen2");
     const TransformerOptions keep{.max_tokens = 1000}, recompute{.recompute = true, .max_tokens = 1000};
-    CHECK(Transformer::plan(config, keep, DType::F32).activations >=
-          Transformer::plan(config, recompute, DType::F32).activations);
-    CHECK(Transformer::plan(config, keep, DType::F32).parameters == ParameterLayout(config).total * 4u);
+    CHECK(Transformer::plan(config, keep, Precision{}).activations >=
+          Transformer::plan(config, recompute, Precision{}).activations);
+    CHECK(Transformer::plan(config, keep, Precision{}).parameters == ParameterLayout(config).total * 4u);
 }
 
 TEST_CASE("updates too small for bfloat16 are not lost: they gather in the float32 master") {

@@ -1,0 +1,116 @@
+// The CUDA backend: each .cu file beside this one implements a family of its primitives (src/backend.h).
+//
+// activation() is BF16, for GEMM and attention on tensor cores, or F32, which computes everything in float32: slower,
+// and made for checking. One stream orders all work. Sums have a fixed order, and there are no atomics on floats.
+#pragma once
+#include <cublas_v2.h>
+
+#include <map>
+#include <vector>
+
+#include "cuda/common.cuh"
+#include "src/backend.h"
+
+namespace r1::cuda {
+
+class CudaBackend final : public Backend {
+  public:
+    explicit CudaBackend(DType activation);
+    ~CudaBackend() override;
+    const char* name() const override { return name_.c_str(); }
+    DType real() const override { return DType::F32; }
+    DType activation() const override { return activation_; }
+
+    // backend_cuda.cu
+    std::size_t available_memory() const override;
+    void* allocate(std::size_t bytes) override;
+    void release(void* data) override;
+    void upload(Tensor to, const void* host) override;
+    void download(void* host, Tensor from) override;
+    void zero(Tensor t) override;
+    void replay(std::shared_ptr<void>& recording, const std::function<void()>& body) override;
+    void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias) override;
+    void linear_backward_input(Tensor dx, Tensor dy, Tensor weight) override;
+    void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x) override;
+
+    // elementwise.cu
+    void copy(Tensor to, Tensor from) override;
+    void swiglu_forward(Tensor out, Tensor gate_up) override;
+    void swiglu_backward(Tensor dgate_up, Tensor dout, Tensor gate_up) override;
+    double sum_of_squares(Tensor t) override;
+    void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& options) override;
+
+    // embedding.cu
+    void embedding_forward(Tensor out, Tensor ids, Tensor table) override;
+    void embedding_backward(Tensor dtable, Tensor ids, Tensor dout) override;
+    void gather_rows(Tensor out, Tensor in, Tensor index) override;
+    void scatter_rows(Tensor out, Tensor in, Tensor index) override;
+
+    // norm.cu
+    void rmsnorm_forward(Tensor y, Tensor rstd, Tensor sum, Tensor x, Tensor delta, Tensor weight,
+                         float eps) override;
+    void rmsnorm_backward(Tensor dx, Tensor dweight, Tensor dy, Tensor x, Tensor rstd,
+                          Tensor weight) override;
+    void head_norm_forward(Tensor out, Tensor rstd, Tensor in, Tensor q_weight, Tensor k_weight,
+                           AttentionShape shape, float eps) override;
+    void head_norm_backward(Tensor d, Tensor dq_weight, Tensor dk_weight, Tensor in, Tensor rstd,
+                            Tensor q_weight, Tensor k_weight, AttentionShape shape) override;
+
+    // rope.cu
+    void rope(Tensor qkv, Tensor positions, Tensor inv_freq, AttentionShape shape, bool inverse) override;
+    void rope_append(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, Tensor positions, Tensor inv_freq,
+                     AttentionShape shape) override;
+
+    // attention.cu
+    void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor cu_seqlens,
+                           AttentionShape shape) override;
+    void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor cu_seqlens,
+                            AttentionShape shape) override;
+
+    // decode.cu
+    void decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor v_pool, Tensor spans,
+                          AttentionShape shape) override;
+
+    // head.cu
+    void head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight, Tensor targets,
+                      float temperature, Tensor logits) override;
+    void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy, Tensor hidden,
+                       Tensor weight, Tensor targets, float temperature, Tensor logits) override;
+
+    // sample.cu
+    void sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters,
+                const SampleOptions& options) override;
+
+  private:
+    /// A matrix as stored: row-major, `stride` elements from row to row.
+    struct Matrix {
+        void* data;
+        DType dtype;
+        std::int64_t rows, cols, stride;
+        Matrix(Tensor t) : data(t.data), dtype(t.dtype), rows(t.rows), cols(t.cols), stride(t.cols) {}
+        Matrix(void* data, DType dtype, std::int64_t rows, std::int64_t cols, std::int64_t stride)
+            : data(data), dtype(dtype), rows(rows), cols(cols), stride(stride) {}
+    };
+    enum class Transposed { None, Left, Right };
+    /// c = a b, with one of them transposed, or c += a b. If one is BF16 the other is rounded to it first.
+    void gemm(Matrix c, Matrix a, Matrix b, Transposed transposed, bool accumulate);
+    /// out[c] += sum_r partial[r, c] for c < cols, rows `stride` apart, in order of r. In elementwise.cu.
+    void add_column_sums(Tensor out, const float* partial, std::int64_t rows, std::int64_t stride);
+
+    /// Memory that grows on demand and stays. Recorded work may use a piece that was outgrown, so none is freed.
+    enum class Slot { RoundedA, RoundedB, Partial, Delta, Decode, Count };
+    void* scratch(Slot slot, std::size_t bytes);
+    template <class T>
+    T* scratch(Slot slot, std::int64_t count) {
+        return static_cast<T*>(scratch(slot, static_cast<std::size_t>(count) * sizeof(T)));
+    }
+
+    DType activation_;
+    std::string name_;
+    cudaStream_t stream_ = nullptr;
+    cublasHandle_t cublas_ = nullptr;
+    std::map<Slot, Buffer> scratch_;
+    std::vector<Buffer> outgrown_;
+};
+
+}  // namespace r1::cuda

@@ -1,0 +1,142 @@
+// What the kernels share: launching, types, vector loads, sums over a warp and a block.
+//
+// Kernels are named after their primitive in src/backend.h, whose formula they implement. Each says how many bytes
+// it moves; where that number is the kernel's cost, it is all there is to know about its speed.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "src/error.h"
+
+namespace r1::cuda {
+
+using bf16 = __nv_bfloat16;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+inline void check(cudaError_t status, const char* what) {
+    if (status != cudaSuccess) fail("CUDA: ", what, ": ", cudaGetErrorString(status));
+}
+
+// ---- host: launching ----
+
+/// Runs kernel<<<grid, block, shared bytes, stream>>>(arguments...). tests/cuda_on_cpu runs it on the CPU.
+template <class... Parameters, class... Arguments>
+void launch(cudaStream_t stream, dim3 grid, unsigned block, std::size_t shared, void (*kernel)(Parameters...),
+            Arguments... arguments) {
+#ifdef __CUDACC__
+    if (shared > 48 * 1024)
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   static_cast<int>(shared)),
+              "shared memory");
+    kernel<<<grid, block, shared, stream>>>(static_cast<Parameters>(arguments)...);
+    check(cudaGetLastError(), "a kernel could not be launched");
+#else
+    cuda_on_cpu::submit([=] {
+        cuda_on_cpu::launch(grid, block, shared, [=] { kernel(static_cast<Parameters>(arguments)...); });
+    });
+    (void)stream;
+#endif
+}
+
+constexpr std::int64_t ceil_div(std::int64_t count, std::int64_t size) { return (count + size - 1) / size; }
+inline unsigned grid_of(std::int64_t blocks) { return static_cast<unsigned>(blocks); }
+
+/// Threads for a block that goes over `count` items: whole warps, at most 256.
+inline unsigned threads_for(std::int64_t count) {
+    return static_cast<unsigned>(count >= 256 ? 256 : count < 32 ? 32 : ceil_div(count, 32) * 32);
+}
+
+/// body(std::true_type) if the condition holds, else body(std::false_type): a template argument from a value.
+template <class Body>
+void choose(bool condition, Body body) {
+    condition ? body(std::true_type()) : body(std::false_type());
+}
+
+/// Vectors of eight elements where shapes and addresses allow it, else single elements.
+template <class... Pointers>
+bool eightfold(std::int64_t cols, Pointers... pointers) {
+    return cols % 8 == 0 && ((reinterpret_cast<std::uintptr_t>(pointers) % 32 == 0) && ...);
+}
+
+// ---- device ----
+
+/// The dynamic shared memory of the block; the only kind the kernels use.
+template <class T>
+__device__ T* dynamic_shared() {
+#ifdef __CUDACC__
+    extern __shared__ __align__(128) unsigned char shared_bytes[];
+    return reinterpret_cast<T*>(shared_bytes);
+#else
+    return static_cast<T*>(cuda_on_cpu::shared_memory());
+#endif
+}
+
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(bf16 x) { return __bfloat162float(x); }
+template <class T>
+__device__ T from_float(float x) {
+    if constexpr (std::is_same_v<T, bf16>)
+        return __float2bfloat16(x);
+    else
+        return x;
+}
+
+/// W neighbouring elements, moved as one.
+template <class T, int W>
+struct alignas(sizeof(T) * W) Pack {
+    T v[W];
+};
+/// Loads W elements as float32.
+template <int W, class T>
+__device__ Pack<float, W> load(const T* from) {
+    const auto raw = *reinterpret_cast<const Pack<T, W>*>(from);
+    Pack<float, W> wide;
+    for (int i = 0; i < W; ++i) wide.v[i] = to_float(raw.v[i]);
+    return wide;
+}
+template <int W, class T>
+__device__ void store(T* to, const Pack<float, W>& wide) {
+    Pack<T, W> raw;
+    for (int i = 0; i < W; ++i) raw.v[i] = from_float<T>(wide.v[i]);
+    *reinterpret_cast<Pack<T, W>*>(to) = raw;
+}
+
+struct Add {
+    template <class T>
+    __device__ T operator()(T a, T b) const {
+        return a + b;
+    }
+};
+struct Max {
+    template <class T>
+    __device__ T operator()(T a, T b) const {
+        return a > b ? a : b;
+    }
+};
+
+/// The same result in every lane, always summed in the same order.
+template <class T, class Operation>
+__device__ T warp_reduce(T value, Operation operation) {
+    for (int offset = 16; offset > 0; offset /= 2)
+        value = operation(value, __shfl_xor_sync(kAllLanes, value, offset));
+    return value;
+}
+/// The same result in every thread. shared: 32 elements, free for anything afterwards.
+template <class T, class Operation>
+__device__ T block_reduce(T value, T identity, T* shared, Operation operation) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    value = warp_reduce(value, operation);
+    if (lane == 0) shared[warp] = value;
+    __syncthreads();
+    value = warp_reduce(lane < warps ? shared[lane] : identity, operation);
+    __syncthreads();
+    return value;
+}
+__device__ inline float block_sum(float value, float* shared) {
+    return block_reduce(value, 0.0f, shared, Add());
+}
+
+}  // namespace r1::cuda

@@ -1,0 +1,196 @@
+// Attention of one new token a sequence over the key/value cache.
+//
+// All query heads of a group read the same keys, so they are the rows of one 16-row product on tensor cores, and each
+// key and value is read from memory once: B K L (2 D) elements for L cached tokens, which is the kernel's cost. The
+// keys of a sequence are split among the four warps of a block, and, where there are few sequences, among several
+// blocks (flash-decoding); partial softmaxes are merged in a fixed order.
+#include "cuda/backend_cuda.h"
+#include "cuda/tensor_core.cuh"
+
+namespace r1::cuda {
+namespace {
+
+constexpr int kKeys = 32;   // of a warp's tile
+constexpr int kHeads = 16;  // largest group
+constexpr int kWarps = 4;
+constexpr int kMostSplits = 16;
+constexpr float kLog2e = 1.4426950408889634f;
+
+/// The keys of one sequence: pool rows [s0, s0 + s1), then [s2, s2 + s3).
+struct Keys {
+    int first, shared, own, count;
+    __device__ explicit Keys(const std::int32_t* span)
+        : first(span[0]), shared(span[1]), own(span[2]), count(span[1] + span[3]) {}
+    __device__ std::int64_t row(int i) const { return i < shared ? first + i : own + i - shared; }
+};
+
+/// A softmax over some of the keys, unfinished: scores relative to m (base 2), their sum l, weighted values o.
+/// merge() weighs two such by exp2(m - common m).
+__device__ float weight_of(float m, float common) { return m == -INFINITY ? 0 : exp2f(m - common); }
+
+/// Block (b, k, split) computes the heads of group k for sequence b over every splits-th tile of keys.
+template <int D>
+__global__ void __launch_bounds__(128)
+    flash_decode_kernel(bf16* out, float* partial, const bf16* qkv, const bf16* k_pool, const bf16* v_pool,
+                        const std::int32_t* spans, AttentionShape shape) {
+    bf16* q_tile = dynamic_shared<bf16>();
+    bf16* tiles = q_tile + kHeads * kStride<D>;
+    const int b = blockIdx.x, group = blockIdx.y, split = blockIdx.z, splits = gridDim.z;
+    const int heads = shape.heads / shape.kv_heads, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const Keys keys(spans + b * 4);
+    const std::int64_t cols = shape.kv_cols();
+    bf16 *k_tile = tiles + warp * 2 * kKeys * kStride<D>, *v_tile = k_tile + kKeys * kStride<D>;
+    load_rows<D>(q_tile, qkv + b * std::int64_t{shape.qkv_cols()} + group * heads * D, D, heads, kHeads,
+                 threadIdx.x, 128);
+    __syncthreads();
+
+    const float scale = rsqrtf(static_cast<float>(D)) * kLog2e;
+    float o[D / 8][4] = {}, m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0};
+    for (int first = (split * kWarps + warp) * kKeys; first < keys.count; first += splits * kWarps * kKeys) {
+        using Chunk = Pack<bf16, 8>;
+        for (int i = lane; i < kKeys * (D / 8); i += 32) {
+            const int key = i / (D / 8), d = i % (D / 8) * 8;
+            Chunk k{}, v{};
+            if (first + key < keys.count) {
+                const std::int64_t at = keys.row(first + key) * cols + group * D + d;
+                k = *reinterpret_cast<const Chunk*>(k_pool + at);
+                v = *reinterpret_cast<const Chunk*>(v_pool + at);
+            }
+            *reinterpret_cast<Chunk*>(k_tile + key * kStride<D> + d) = k;
+            *reinterpret_cast<Chunk*>(v_tile + key * kStride<D> + d) = v;
+        }
+        __syncwarp();
+        float s[kKeys / 8][4] = {};
+        multiply_transposed<D>(s, q_tile, k_tile);
+        for (int half = 0; half < 2; ++half) {
+            float largest = m[half];
+            for (int t = 0; t < kKeys / 8; ++t)
+                for (int i = 2 * half; i < 2 * half + 2; ++i) {
+                    const int key = first + t * 8 + lane % 4 * 2 + i % 2;
+                    s[t][i] = key < keys.count ? s[t][i] * scale : -INFINITY;
+                    largest = fmaxf(largest, s[t][i]);
+                }
+            largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
+            largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
+            const float shrink = weight_of(m[half], largest);
+            m[half] = largest;
+            float sum = 0;
+            for (int t = 0; t < kKeys / 8; ++t)
+                for (int i = 2 * half; i < 2 * half + 2; ++i) sum += s[t][i] = exp2f(s[t][i] - largest);
+            l[half] = l[half] * shrink + sum;
+            for (int d = 0; d < D / 8; ++d) o[d][2 * half] *= shrink, o[d][2 * half + 1] *= shrink;
+        }
+        multiply<D>(o, s, v_tile);
+        __syncwarp();
+    }
+
+    // The four warps' results meet in shared memory, where the tiles were.
+    __syncthreads();
+    constexpr int kRow = D + 2;
+    auto* merged = reinterpret_cast<float*>(tiles);  // [warp][head][m, l, o]
+    for (int half = 0; half < 2; ++half) {
+        l[half] += __shfl_xor_sync(kAllLanes, l[half], 1);
+        l[half] += __shfl_xor_sync(kAllLanes, l[half], 2);
+        float* row = merged + (warp * kHeads + lane / 4 + 8 * half) * kRow;
+        if (lane % 4 == 0) row[0] = m[half], row[1] = l[half];
+        for (int d = 0; d < D / 8; ++d)
+            for (int i = 0; i < 2; ++i) row[2 + d * 8 + lane % 4 * 2 + i] = o[d][2 * half + i];
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < heads * D; i += blockDim.x) {
+        const int head = i / D, d = i % D;
+        float common = -INFINITY, total = 0, value = 0;
+        for (int w = 0; w < kWarps; ++w) common = fmaxf(common, merged[(w * kHeads + head) * kRow]);
+        for (int w = 0; w < kWarps; ++w) {
+            const float* row = merged + (w * kHeads + head) * kRow;
+            const float weight = weight_of(row[0], common);
+            total += weight * row[1];
+            value += weight * row[2 + d];
+        }
+        const std::int64_t item = b * std::int64_t{shape.heads} + group * heads + head;
+        if (splits == 1) {
+            out[item * D + d] = from_float<bf16>(total > 0 ? value / total : 0);
+        } else {
+            float* to = partial + (item * splits + split) * kRow;
+            if (d == 0) to[0] = common, to[1] = total;
+            to[2 + d] = value;
+        }
+    }
+}
+
+/// Merges the splits. A warp takes a head of a sequence.
+__global__ void merge_splits_kernel(bf16* out, const float* partial, std::int64_t items, int splits, int D) {
+    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    if (item >= items) return;
+    const float* rows = partial + item * splits * (D + 2);
+    float common = -INFINITY, total = 0;
+    for (int s = 0; s < splits; ++s) common = fmaxf(common, rows[s * (D + 2)]);
+    for (int s = 0; s < splits; ++s) total += weight_of(rows[s * (D + 2)], common) * rows[s * (D + 2) + 1];
+    for (int d = threadIdx.x % 32; d < D; d += 32) {
+        float value = 0;
+        for (int s = 0; s < splits; ++s)
+            value += weight_of(rows[s * (D + 2)], common) * rows[s * (D + 2) + 2 + d];
+        out[item * D + d] = from_float<bf16>(total > 0 ? value / total : 0);
+    }
+}
+
+/// For any type and head size: a warp takes a head of a sequence, key by key.
+template <class T>
+__global__ void decode_attention_kernel(T* out, const T* qkv, const T* k_pool, const T* v_pool,
+                                        const std::int32_t* spans, AttentionShape shape, std::int64_t items) {
+    constexpr int kColumns = 8;  // heads of up to 256 elements
+    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    if (item >= items) return;
+    const std::int64_t b = item / shape.heads, cols = shape.kv_cols();
+    const int head = static_cast<int>(item % shape.heads), D = shape.head_dim, lane = threadIdx.x % 32;
+    const int column = head / (shape.heads / shape.kv_heads) * D;
+    const Keys keys(spans + b * 4);
+    const T* q = qkv + b * shape.qkv_cols() + head * D;
+    const float scale = rsqrtf(static_cast<float>(D)) * kLog2e;
+    float o[kColumns] = {}, m = -INFINITY, l = 0;
+    for (int i = 0; i < keys.count; ++i) {
+        const T *k = k_pool + keys.row(i) * cols + column, *v = v_pool + keys.row(i) * cols + column;
+        float s = 0;
+        for (int d = lane; d < D; d += 32) s += to_float(q[d]) * to_float(k[d]);
+        s = warp_reduce(s, Add()) * scale;
+        const float largest = fmaxf(m, s), shrink = weight_of(m, largest), p = exp2f(s - largest);
+        m = largest;
+        l = l * shrink + p;
+        for (int c = 0; c < kColumns; ++c)
+            if (lane + 32 * c < D) o[c] = o[c] * shrink + p * to_float(v[lane + 32 * c]);
+    }
+    for (int c = 0; c < kColumns; ++c)
+        if (lane + 32 * c < D) out[item * D + lane + 32 * c] = from_float<T>(l > 0 ? o[c] / l : 0);
+}
+
+}  // namespace
+
+void CudaBackend::decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor v_pool, Tensor spans,
+                                   AttentionShape shape) {
+    if (!out.size()) return;
+    const std::int64_t items = out.rows * shape.heads, blocks = out.rows * shape.kv_heads;
+    auto on_tensor_cores = [&](auto d) {
+        constexpr int D = d;
+        const std::int64_t splits = std::clamp<std::int64_t>(512 / blocks, 1, kMostSplits);
+        auto* partial = scratch<float>(Slot::Decode, items * splits * (D + 2));
+        launch(stream_, dim3(grid_of(out.rows), grid_of(shape.kv_heads), grid_of(splits)), kWarps * 32,
+               (kHeads + kWarps * 2 * kKeys) * kStride<D> * sizeof(bf16), flash_decode_kernel<D>,
+               out.as<bf16>(), partial, qkv.as<bf16>(), k_pool.as<bf16>(), v_pool.as<bf16>(),
+               spans.as<std::int32_t>(), shape);
+        if (splits > 1)
+            launch(stream_, grid_of(ceil_div(items, 4)), 128, 0, merge_splits_kernel, out.as<bf16>(), partial,
+                   items, static_cast<int>(splits), D);
+    };
+    if (qkv.dtype == DType::BF16 && shape.heads / shape.kv_heads <= kHeads) {
+        if (shape.head_dim == 64) return on_tensor_cores(std::integral_constant<int, 64>());
+        if (shape.head_dim == 96) return on_tensor_cores(std::integral_constant<int, 96>());
+        if (shape.head_dim == 128) return on_tensor_cores(std::integral_constant<int, 128>());
+    }
+    choose(qkv.dtype == DType::BF16, [&](auto is_bf16) {
+        using T = std::conditional_t<is_bf16, bf16, float>;
+        launch(stream_, grid_of(ceil_div(items, 4)), 128, 0, decode_attention_kernel<T>, out.as<T>(),
+               qkv.as<T>(), k_pool.as<T>(), v_pool.as<T>(), spans.as<std::int32_t>(), shape, items);
+    });
+}
+
+}  // namespace r1::cuda

@@ -1,0 +1,107 @@
+// The head: log-probability, entropy and their gradient, from logits that exist for a chunk of rows at a time.
+#include "cuda/backend_cuda.h"
+
+namespace r1::cuda {
+namespace {
+
+/// Of one row of scores z: the largest, s = sum exp(z - largest), w = sum exp(z - largest) (z - largest). With these,
+/// log sum exp z = largest + log s, and the entropy of softmax(z) is log s - w / s.
+struct RowSums {
+    float largest = -INFINITY, s = 0, w = 0;
+    __device__ void add(float z) {
+        if (z > largest) rebase(z);
+        const float e = expf(z - largest);
+        s += e;
+        w += e * (z - largest);
+    }
+    __device__ void rebase(float base) {
+        if (largest == base || s == 0) {
+            largest = base;
+            return;
+        }
+        const float shift = largest - base, shrink = expf(shift);  // base is larger
+        w = shrink * (w + s * shift);
+        s *= shrink;
+        largest = base;
+    }
+    __device__ float log_sum() const { return largest + logf(s); }
+    __device__ float entropy() const { return logf(s) - w / s; }
+};
+
+/// The sums of logits[row, :] / temperature, in every thread of the block.
+__device__ RowSums row_sums(const float* row, float inverse, int V, float* shared) {
+    RowSums sums;
+    for (int v = threadIdx.x; v < V; v += blockDim.x) sums.add(row[v] * inverse);
+    const float largest = block_reduce(sums.largest, -INFINITY, shared, Max());
+    sums.rebase(largest);
+    sums.s = block_sum(sums.s, shared);
+    sums.w = block_sum(sums.w, shared);
+    return sums;
+}
+
+/// A block takes a row. Reads V logits once.
+__global__ void head_forward_kernel(float* logp, float* entropy, const float* logits,
+                                    const std::int32_t* targets, float inverse, int V) {
+    const float* row = logits + blockIdx.x * std::int64_t{V};
+    const RowSums sums = row_sums(row, inverse, V, dynamic_shared<float>());
+    if (threadIdx.x != 0) return;
+    logp[blockIdx.x] = row[targets[blockIdx.x]] * inverse - sums.log_sum();
+    entropy[blockIdx.x] = sums.entropy();
+}
+
+/// The row of logits becomes its gradient, in place, as T: a bfloat16 row fills the first half of its float32 row.
+/// Reads V logits twice and writes V gradients.
+template <class T>
+__global__ void head_backward_kernel(float* logits, const float* dlogp, const float* dentropy,
+                                     const std::int32_t* targets, float inverse, int V) {
+    float* row = logits + blockIdx.x * std::int64_t{V};
+    T* gradient = reinterpret_cast<T*>(row);
+    const RowSums sums = row_sums(row, inverse, V, dynamic_shared<float>());
+    const float lse = sums.log_sum(), entropy = sums.entropy(), d = dlogp[blockIdx.x] * inverse,
+                h = dentropy ? dentropy[blockIdx.x] * inverse : 0;
+    const int target = targets[blockIdx.x];
+    for (int base = 0; base < V; base += blockDim.x) {
+        const int v = base + threadIdx.x;
+        const float log_p = v < V ? row[v] * inverse - lse : 0;
+        __syncthreads();  // what is written next may lie where another thread has just read
+        if (v < V)
+            gradient[v] = from_float<T>((v == target ? d : 0) - expf(log_p) * (d + h * (log_p + entropy)));
+    }
+}
+
+constexpr unsigned kThreads = 512;
+
+}  // namespace
+
+void CudaBackend::head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight, Tensor targets,
+                               float temperature, Tensor logits) {
+    for (std::int64_t m = 0; m < hidden.rows; m += logits.rows) {
+        const std::int64_t rows = std::min(logits.rows, hidden.rows - m);
+        const Tensor chunk = logits.slice(0, rows);
+        linear_forward(chunk, hidden.slice(m, rows), weight, {});
+        launch(stream_, grid_of(rows), kThreads, 32 * sizeof(float), head_forward_kernel,
+               logp.as<float>() + m, entropy.as<float>() + m, chunk.as<float>(),
+               targets.as<std::int32_t>() + m, 1 / temperature, static_cast<int>(weight.rows));
+    }
+}
+
+void CudaBackend::head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy, Tensor hidden,
+                                Tensor weight, Tensor targets, float temperature, Tensor logits) {
+    const std::int64_t V = weight.rows;
+    for (std::int64_t m = 0; m < hidden.rows; m += logits.rows) {
+        const std::int64_t rows = std::min(logits.rows, hidden.rows - m);
+        const Tensor chunk = logits.slice(0, rows);
+        linear_forward(chunk, hidden.slice(m, rows), weight, {});
+        choose(weight.dtype == DType::BF16, [&](auto is_bf16) {
+            using T = std::conditional_t<is_bf16, bf16, float>;
+            launch(stream_, grid_of(rows), kThreads, 32 * sizeof(float), head_backward_kernel<T>,
+                   chunk.as<float>(), dlogp.as<float>() + m, dentropy ? dentropy.as<float>() + m : nullptr,
+                   targets.as<std::int32_t>() + m, 1 / temperature, static_cast<int>(V));
+        });
+        const Matrix gradient(chunk.data, weight.dtype, rows, V, weight.dtype == DType::BF16 ? 2 * V : V);
+        gemm(dhidden.slice(m, rows), gradient, weight, Transposed::None, false);
+        gemm(dweight, gradient, hidden.slice(m, rows), Transposed::Left, true);
+    }
+}
+
+}  // namespace r1::cuda

@@ -1,0 +1,185 @@
+// Drawing a token from logits, with the same counter-based randomness as the CPU.
+//
+// No sorting: the truncated distribution keeps all tokens above some logit and, of those equal to it, the first few.
+// That logit is found by bisection over the 2^32 possible floats, 32 passes over the row.
+#include "cuda/backend_cuda.h"
+#include "src/philox.h"
+
+namespace r1::cuda {
+namespace {
+
+constexpr int kThreads = 512, kWarps = kThreads / 32;
+
+/// Unsigned integers in the order of the floats; adding 0 makes one of the two zeros.
+__device__ std::uint32_t order_of(float x) {
+    const std::uint32_t bits = __float_as_uint(x + 0.0f);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+__device__ float float_of(std::uint32_t order) {
+    return __uint_as_float(order & 0x80000000u ? order & 0x7fffffffu : ~order);
+}
+
+/// One row, as all threads of a block see it.
+struct Row {
+    const float* logits;
+    int V;
+    float inverse, lse;  ///< 1 / temperature, log sum exp(logits / temperature)
+    double* shared;      ///< [32]
+
+    __device__ double p(float logit) const { return expf(logit * inverse - lse); }
+    /// Count and mass of the tokens whose logit is above that of `order`.
+    __device__ int count_above(std::uint32_t order) const {
+        int count = 0;
+        for (int v = threadIdx.x; v < V; v += kThreads) count += order_of(logits[v]) > order;
+        return block_reduce(count, 0, reinterpret_cast<int*>(shared), Add());
+    }
+    __device__ double mass_above(std::uint32_t order) const {
+        double mass = 0;
+        for (int v = threadIdx.x; v < V; v += kThreads)
+            if (order_of(logits[v]) > order) mass += p(logits[v]);
+        return block_reduce(mass, 0.0, shared, Add());
+    }
+};
+
+/// The smallest x for which the condition holds; it must hold from there on.
+template <class Condition>
+__device__ std::uint32_t bisect(Condition holds) {
+    std::uint32_t low = 0, high = 0xffffffffu;
+    while (low < high) {
+        const std::uint32_t middle = low + (high - low) / 2;
+        if (holds(middle))
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+/// What is left to draw from: tokens above `order`, and the first `ties` of those at it; their mass.
+struct Kept {
+    std::uint32_t order = 0;
+    int ties = 0;
+    double mass = 1;
+};
+
+__device__ Kept truncate(const Row& row, int top_k, float top_p) {
+    Kept kept{0, row.V, 0};
+    if (top_k > 0 && top_k < row.V) {
+        kept.order = bisect([&](std::uint32_t x) { return row.count_above(x) < top_k; });
+        kept.ties = top_k - row.count_above(kept.order);
+        kept.mass = row.mass_above(kept.order) + kept.ties * row.p(float_of(kept.order));
+    } else {
+        kept.mass = row.mass_above(0);
+    }
+    if (top_p < 1) {
+        const double wanted = top_p * kept.mass;
+        const std::uint32_t order = bisect([&](std::uint32_t x) { return row.mass_above(x) < wanted; });
+        const double above = row.mass_above(order), each = row.p(float_of(order));
+        const int there =
+            order > kept.order ? row.count_above(order - 1) - row.count_above(order) : kept.ties;
+        const double ties = each > 0 ? ceil((wanted - above) / each) : 1;
+        kept.order = order;
+        kept.ties = static_cast<int>(fmax(1.0, fmin(ties, there)));
+        kept.mass = above + kept.ties * each;
+    }
+    return kept;
+}
+
+/// A block draws for a row.
+__global__ void __launch_bounds__(kThreads)
+    sample_kernel(std::int32_t* tokens, float* logp, const float* logits, const std::uint32_t* counters,
+                  SampleOptions options, int V) {
+    double* shared = dynamic_shared<double>();  // [32], then a segment's mass and ties for each warp
+    double* segment_mass = shared + 32;
+    int* segment_ties = reinterpret_cast<int*>(segment_mass + kWarps);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    Row row{logits + blockIdx.x * std::int64_t{V}, V, options.temperature > 0 ? 1 / options.temperature : 1,
+            0, shared};
+
+    float largest = -INFINITY;
+    int best = V;
+    for (int v = threadIdx.x; v < V; v += kThreads)
+        if (row.logits[v] > largest) largest = row.logits[v], best = v;
+    const float row_largest = block_reduce(largest, -INFINITY, reinterpret_cast<float*>(shared), Max());
+    float sum = 0;
+    for (int v = threadIdx.x; v < V; v += kThreads) sum += expf((row.logits[v] - row_largest) * row.inverse);
+    sum = block_sum(sum, reinterpret_cast<float*>(shared));
+    row.lse = row_largest * row.inverse + logf(sum);
+
+    if (options.temperature == 0) {  // the first of the largest
+        int first = largest == row_largest ? -best : -V;
+        first = -block_reduce(first, -V, reinterpret_cast<int*>(shared), Max());
+        first = min(first, V - 1);  // logits that are all NaN have no largest
+        if (threadIdx.x == 0) tokens[blockIdx.x] = first, logp[blockIdx.x] = row.logits[first] - row.lse;
+        return;
+    }
+    Kept kept{0, V, 1};
+    const bool truncated = options.top_k > 0 || options.top_p < 1;
+    if (truncated) kept = truncate(row, options.top_k, options.top_p);
+
+    // The first token, counted up, at which the cumulative probability exceeds u: each warp adds up a segment of the
+    // vocabulary, the segments are added up, and warp 0 walks through the one where it happens.
+    const double u = philox_uniform(options.seed, counters + blockIdx.x * 4) * kept.mass;
+    const int segment = (V + kThreads - 1) / kThreads * 32;
+    auto is_tie = [&](int v) { return v < V && truncated && order_of(row.logits[v]) == kept.order; };
+    auto is_above = [&](int v) { return v < V && (!truncated || order_of(row.logits[v]) > kept.order); };
+    double mass = 0;
+    int ties = 0, possible = -1;
+    for (int v = warp * segment + lane; v < (warp + 1) * segment; v += 32) {
+        if (is_above(v)) mass += row.p(row.logits[v]);
+        ties += is_tie(v);
+        if ((is_above(v) || is_tie(v)) && row.p(row.logits[v]) > 1e-37) possible = v;
+    }
+    mass = warp_reduce(mass, Add());
+    ties = warp_reduce(ties, Add());
+    if (lane == 0) segment_mass[warp] = mass, segment_ties[warp] = ties;
+    possible = block_reduce(possible, -1, reinterpret_cast<int*>(shared), Max());  // and a barrier
+    if (warp != 0) return;
+
+    const double each = truncated ? row.p(float_of(kept.order)) : 0;
+    double before = 0;
+    int at = 0, ties_before = 0;
+    for (; at < kWarps - 1; ++at) {
+        const int kept_ties = max(0, min(segment_ties[at], kept.ties - ties_before));
+        const double with = before + segment_mass[at] + kept_ties * each;
+        if (with > u) break;
+        before = with;
+        ties_before += segment_ties[at];
+    }
+    int token = max(possible, 0);  // rounding may leave the sum just below u: then the last possible token
+    for (int base = at * segment; base < (at + 1) * segment; base += 32) {
+        const int v = base + lane;
+        const unsigned tied = __ballot_sync(kAllLanes, is_tie(v));
+        const bool in =
+            is_above(v) || (is_tie(v) && ties_before + __popc(tied & ((1u << lane) - 1)) < kept.ties);
+        double cumulative = in ? row.p(row.logits[v]) : 0;
+        for (int offset = 1; offset < 32; offset *= 2) {
+            const double other = __shfl_up_sync(kAllLanes, cumulative, offset);
+            if (lane >= offset) cumulative += other;
+        }
+        const unsigned exceeds = __ballot_sync(kAllLanes, in && before + cumulative > u);
+        if (exceeds) {
+            token = base + __ffs(static_cast<int>(exceeds)) - 1;
+            break;
+        }
+        before += __shfl_sync(kAllLanes, cumulative, 31);
+        ties_before += __popc(tied);
+    }
+    if (lane == 0) {
+        tokens[blockIdx.x] = token;
+        logp[blockIdx.x] = static_cast<float>(row.logits[token] * row.inverse - row.lse -
+                                              (truncated ? log(kept.mass) : 0.0));
+    }
+}
+
+}  // namespace
+
+void CudaBackend::sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters,
+                         const SampleOptions& options) {
+    if (!logits.size()) return;
+    launch(stream_, grid_of(logits.rows), kThreads, (32 + kWarps) * sizeof(double) + kWarps * sizeof(int),
+           sample_kernel, tokens.as<std::int32_t>(), logp.as<float>(), logits.as<float>(),
+           counters.as<std::uint32_t>(), options, static_cast<int>(logits.cols));
+}
+
+}  // namespace r1::cuda

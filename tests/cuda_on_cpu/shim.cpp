@@ -1,0 +1,370 @@
+// The scheduler of the fibers that stand for CUDA threads, and the runtime and cuBLAS functions that cuda/ calls.
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <utility>
+
+#include "cublas_v2.h"
+#include "cuda_bf16.h"
+#include "cuda_runtime.h"
+
+#ifdef __has_feature  // clang
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__ 1
+#endif
+#endif
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#endif
+#ifndef __x86_64__
+#include <ucontext.h>
+#endif
+
+namespace cuda_on_cpu {
+namespace {
+
+[[noreturn]] void die(const char* what) {
+    std::fprintf(stderr, "cuda_on_cpu: %s (block %u %u %u, thread %u)\n", what, blockIdx.x, blockIdx.y,
+                 blockIdx.z, threadIdx.x);
+    std::abort();
+}
+
+#ifdef __x86_64__
+/// Saves the callee-saved registers and the stack pointer, and takes up another stack where it left off.
+extern "C" void r1_switch_stack(void** save, void* load);
+asm(R"(
+.text
+.globl r1_switch_stack
+.type r1_switch_stack, @function
+r1_switch_stack:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+.size r1_switch_stack, .-r1_switch_stack
+)");
+#endif
+
+constexpr std::size_t kStackBytes = 128 * 1024;
+
+enum class State { Ready, AtBarrier, AtWarp, Done };
+
+struct Fiber {
+#ifdef __x86_64__
+    void* stack_pointer = nullptr;
+#else
+    ucontext_t context;
+#endif
+    std::unique_ptr<std::byte[]> stack{new std::byte[kStackBytes]};
+    void* fake_stack = nullptr;
+    State state = State::Done;
+};
+
+struct Warp {
+    unsigned ready = 0;  ///< a bit for each lane that can run
+    int arrived = 0;
+    void* arguments[32];
+    void (*operation)(void* const[32]) = nullptr;
+};
+
+/// One block at a time. Fibers are kept for the next.
+struct Block {
+    std::vector<Fiber> fibers;
+    std::vector<Warp> warps;
+    std::vector<int> priority;  ///< warps, the one that runs first first: drawn anew at every barrier
+    std::size_t threads = 0, running = 0, done = 0, at_barrier = 0;
+    const std::function<void()>* body = nullptr;
+    std::unique_ptr<void, void (*)(void*)> shared{nullptr, std::free};
+    std::minstd_rand random{1};
+#ifdef __x86_64__
+    void* scheduler = nullptr;
+#else
+    ucontext_t scheduler;
+#endif
+    void* scheduler_fake_stack = nullptr;
+    const void* scheduler_stack = nullptr;
+    std::size_t scheduler_bytes = 0;
+} block;
+
+void entered_fiber([[maybe_unused]] void* fake_stack) {
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_finish_switch_fiber(fake_stack, &block.scheduler_stack, &block.scheduler_bytes);
+#endif
+}
+
+/// From a fiber back to the scheduler; returns when the fiber is chosen again.
+void leave_fiber() {
+    Fiber& fiber = block.fibers[block.running];
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_start_switch_fiber(fiber.state == State::Done ? nullptr : &fiber.fake_stack,
+                                   block.scheduler_stack, block.scheduler_bytes);
+#endif
+#ifdef __x86_64__
+    r1_switch_stack(&fiber.stack_pointer, block.scheduler);
+#else
+    swapcontext(&fiber.context, &block.scheduler);
+#endif
+    entered_fiber(block.fibers[block.running].fake_stack);
+}
+
+void fiber_main() {
+    entered_fiber(nullptr);
+    (*block.body)();
+    block.fibers[block.running].state = State::Done;
+    ++block.done;
+    leave_fiber();
+}
+
+void prepare(Fiber& fiber) {
+    fiber.state = State::Ready;
+    fiber.fake_stack = nullptr;
+#ifdef __x86_64__
+    auto top = reinterpret_cast<std::uintptr_t>(fiber.stack.get() + kStackBytes) & ~std::uintptr_t{63};
+    auto* stack = reinterpret_cast<void**>(top);
+    *--stack = nullptr;  // where a return address would be, so that the stack is aligned as after a call
+    *--stack = reinterpret_cast<void*>(&fiber_main);
+    for (int i = 0; i < 6; ++i) *--stack = nullptr;  // the callee-saved registers
+    fiber.stack_pointer = stack;
+#else
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStackBytes;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, fiber_main, 0);
+#endif
+}
+
+void run_fiber(std::size_t index) {
+    block.running = index;
+    threadIdx = dim3(static_cast<unsigned>(index), 0, 0);
+    Fiber& fiber = block.fibers[index];
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_start_switch_fiber(&block.scheduler_fake_stack, fiber.stack.get(), kStackBytes);
+#endif
+#ifdef __x86_64__
+    r1_switch_stack(&block.scheduler, fiber.stack_pointer);
+#else
+    swapcontext(&block.scheduler, &fiber.context);
+#endif
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_finish_switch_fiber(block.scheduler_fake_stack, nullptr, nullptr);
+#endif
+}
+
+void redraw_priority() { std::shuffle(block.priority.begin(), block.priority.end(), block.random); }
+
+void release_barrier() {
+    block.at_barrier = 0;
+    for (std::size_t i = 0; i < block.threads; ++i)
+        if (block.fibers[i].state == State::AtBarrier) {
+            block.fibers[i].state = State::Ready;
+            block.warps[i / 32].ready |= 1u << i % 32;
+        }
+    redraw_priority();
+}
+
+void run_block() {
+    while (block.done < block.threads) {
+        bool ran = false;
+        for (int w : block.priority) {
+            Warp& warp = block.warps[w];
+            if (!warp.ready) continue;
+            const unsigned from = block.random() % 32;  // lanes run in no fixed order either
+            const unsigned rotated = warp.ready >> from << from;
+            const int lane = __builtin_ctz(rotated ? rotated : warp.ready);
+            warp.ready &= ~(1u << lane);
+            run_fiber(static_cast<std::size_t>(w) * 32 + lane);
+            ran = true;
+            break;
+        }
+        if (ran) continue;
+        if (block.done == block.threads) return;
+        if (block.at_barrier == 0 || block.at_barrier + block.done < block.threads)
+            die("deadlock: some threads wait at a barrier or a warp operation that others never reach");
+        release_barrier();
+    }
+}
+
+std::vector<std::function<void()>>* capturing = nullptr;
+
+}  // namespace
+
+void* shared_memory() { return block.shared.get(); }
+
+void warp_collective(void* argument, void (*operation)(void* const[32])) {
+    const std::size_t self = block.running;
+    Warp& warp = block.warps[self / 32];
+    if (warp.arrived && warp.operation != operation)
+        die("the lanes of a warp are in different warp operations");
+    warp.operation = operation;
+    warp.arguments[self % 32] = argument;
+    if (++warp.arrived == 32) {
+        operation(warp.arguments);
+        warp.arrived = 0;
+        for (std::size_t lane = 0; lane < 32; ++lane) {
+            const std::size_t other = self / 32 * 32 + lane;
+            block.fibers[other].state = State::Ready;
+            if (other != self) warp.ready |= 1u << lane;
+        }
+        return;
+    }
+    block.fibers[self].state = State::AtWarp;
+    leave_fiber();
+}
+
+void submit(std::function<void()> work) {
+    if (capturing)
+        capturing->push_back(std::move(work));
+    else
+        work();
+}
+
+void launch(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& thread) {
+    if (size.x % 32 || size.x > 1024 || size.y != 1 || size.z != 1)
+        die("blocks are whole warps in x, up to 1024");
+    if (!grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535)
+        die("the grid is empty or too large");
+    if (shared_bytes > 227 * 1024) die("more shared memory than a block can have");
+    block.threads = size.x;
+    block.body = &thread;
+    while (block.fibers.size() < block.threads) block.fibers.emplace_back();
+    blockDim = size, gridDim = grid;
+    for (unsigned z = 0; z < grid.z; ++z)
+        for (unsigned y = 0; y < grid.y; ++y)
+            for (unsigned x = 0; x < grid.x; ++x) {
+                blockIdx = dim3(x, y, z);
+                void* shared = nullptr;
+                if (posix_memalign(&shared, 128, shared_bytes)) die("out of memory");
+                block.shared.reset(shared);
+                std::memset(shared, 0xff, shared_bytes);  // NaN in float32, bfloat16 and float64
+                block.warps.assign(block.threads / 32, {});
+                block.priority.resize(block.warps.size());
+                std::iota(block.priority.begin(), block.priority.end(), 0);
+                redraw_priority();
+                block.done = block.at_barrier = 0;
+                for (std::size_t i = 0; i < block.threads; ++i) prepare(block.fibers[i]);
+                for (Warp& warp : block.warps) warp.ready = ~0u;
+                run_block();
+            }
+    block.shared.reset();
+}
+
+}  // namespace cuda_on_cpu
+
+using namespace cuda_on_cpu;
+
+void __syncthreads() {
+    block.fibers[block.running].state = State::AtBarrier;
+    ++block.at_barrier;
+    leave_fiber();
+}
+
+const char* cudaGetErrorString(cudaError_t error) {
+    return error == cudaErrorMemoryAllocation ? "out of memory" : "an error of the CPU stand-in";
+}
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) { return *properties = {}, cudaSuccess; }
+cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaMalloc(void** data, std::size_t bytes) {
+    if (bytes > std::size_t{1} << 40) return cudaErrorMemoryAllocation;
+    if (posix_memalign(data, 256, bytes)) return cudaErrorMemoryAllocation;
+    std::memset(*data, 0xff, bytes);  // NaN
+    return cudaSuccess;
+}
+cudaError_t cudaFree(void* data) { return std::free(data), cudaSuccess; }
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+    *free = *total = std::size_t{16} << 30;
+    return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
+    submit([=] { std::memcpy(to, from, bytes); });
+    return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {
+    submit([=] { std::memset(to, value, bytes); });
+    return cudaSuccess;
+}
+cudaError_t cudaStreamCreate(cudaStream_t* stream) { return *stream = nullptr, cudaSuccess; }
+cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+    if (capturing) die("a captured stream cannot be waited for");
+    return cudaSuccess;
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+    capturing = new std::vector<std::function<void()>>;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
+    *graph = std::exchange(capturing, nullptr);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+    *executable = new std::vector<std::function<void()>>(*graph);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
+    for (const auto& work : *graph) work();
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return delete graph, cudaSuccess; }
+
+cublasStatus_t cublasCreate(cublasHandle_t* handle) { return *handle = nullptr, CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasDestroy(cublasHandle_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetWorkspace(cublasHandle_t, void*, std::size_t) { return CUBLAS_STATUS_SUCCESS; }
+const char* cublasGetStatusString(cublasStatus_t) { return "success"; }
+
+cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t transpose_a, cublasOperation_t transpose_b,
+                            int m, int n, int k, const void* alpha, const void* a, cudaDataType a_type,
+                            int lda, const void* b, cudaDataType b_type, int ldb, const void* beta, void* c,
+                            cudaDataType c_type, int ldc, cublasComputeType_t, cublasGemmAlgo_t) {
+    if (a_type != b_type) die("cublasGemmEx: A and B must have one type");
+    if (lda < (transpose_a == CUBLAS_OP_N ? m : k) || ldb < (transpose_b == CUBLAS_OP_N ? k : n) || ldc < m)
+        die("cublasGemmEx: a leading dimension is too small");
+    const float alpha_value = *static_cast<const float*>(alpha),
+                beta_value = *static_cast<const float*>(beta);
+    submit([=] {
+        auto element = [](const void* data, cudaDataType type, std::int64_t i) {
+            return type == CUDA_R_32F ? static_cast<const float*>(data)[i]
+                                      : __bfloat162float(static_cast<const __nv_bfloat16*>(data)[i]);
+        };
+        std::vector<float> wide_a(static_cast<std::size_t>(m) * k), wide_b(static_cast<std::size_t>(k) * n);
+        for (std::int64_t i = 0; i < m; ++i)
+            for (std::int64_t p = 0; p < k; ++p)
+                wide_a[i * k + p] =
+                    element(a, a_type, transpose_a == CUBLAS_OP_N ? p * lda + i : i * lda + p);
+        for (std::int64_t j = 0; j < n; ++j)
+            for (std::int64_t p = 0; p < k; ++p)
+                wide_b[j * k + p] =
+                    element(b, b_type, transpose_b == CUBLAS_OP_N ? j * ldb + p : p * ldb + j);
+        for (std::int64_t j = 0; j < n; ++j)
+            for (std::int64_t i = 0; i < m; ++i) {
+                float sum = 0;
+                for (std::int64_t p = 0; p < k; ++p) sum += wide_a[i * k + p] * wide_b[j * k + p];
+                const std::int64_t at = j * ldc + i;
+                sum *= alpha_value;
+                if (beta_value != 0) sum += beta_value * element(c, c_type, at);
+                if (c_type == CUDA_R_32F)
+                    static_cast<float*>(c)[at] = sum;
+                else
+                    static_cast<__nv_bfloat16*>(c)[at] = __float2bfloat16(sum);
+            }
+    });
+    return CUBLAS_STATUS_SUCCESS;
+}

@@ -1,0 +1,369 @@
+// One suite that every backend passes: the primitives of backend.h on random shapes, among them lengths of 1 and every
+// kernel's special cases, against the float64 CPU backend (which tests/test_backend.cpp holds to the formulas).
+//
+//   cpu                  the reference backend in float32
+//   cuda-on-cpu          the CUDA kernels on the CPU (tests/cuda_on_cpu), with float32 and with bfloat16 activations
+//   cuda                 the same kernels on a GPU, where there is one
+//
+// Tolerances are not tuned. An output may err, relative to its largest element, by 2 length 2^-24 for the float32 sum
+// of `length` terms behind it, and by 2^-8 for each rounding to bfloat16 on the way: one unit in its last place.
+#include <algorithm>
+#include <cstring>
+
+#include "src/device.h"
+#include "tests/support.h"
+
+extern "C" r1::Backend* r1_make_cuda_backend(bool bfloat16);  // cuda-on-cpu
+
+using namespace r1;
+using namespace r1::test;
+
+namespace {
+
+struct Output {
+    std::string name;
+    std::vector<double> values;
+    int length;     ///< of the longest sum behind it
+    int roundings;  ///< to bfloat16, where activations are bfloat16
+};
+using Outputs = std::vector<Output>;
+
+struct Subject {
+    std::string name;
+    std::function<std::unique_ptr<Backend>()> make;
+};
+
+const std::vector<Subject>& subjects() {
+    static const std::vector<Subject> all = [] {
+        std::vector<Subject> found{{"cpu", [] { return make_cpu_backend(); }}};
+        for (bool bf16 : {false, true}) {
+            const std::string type = bf16 ? " bfloat16" : " float32";
+            found.push_back(
+                {"cuda-on-cpu" + type, [=] { return std::unique_ptr<Backend>(r1_make_cuda_backend(bf16)); }});
+            std::string why_not;
+            if (make_cuda_backend(bf16, why_not))
+                found.push_back({"cuda" + type, [=] {
+                                     std::string ignored;
+                                     return make_cuda_backend(bf16, ignored);
+                                 }});
+            else if (bf16)
+                MESSAGE("skipped on a GPU: ", why_not);
+        }
+        if (const char* only = std::getenv("R1_BACKEND"))  // a porter's, or the one to be debugged
+            std::erase_if(found, [&](const Subject& s) { return !s.name.starts_with(only); });
+        return found;
+    }();
+    return all;
+}
+
+bool narrow(const Bench& b) { return b.backend->activation() == DType::BF16; }
+
+/// A matrix of weights: BF16 where activations are.
+Tensor weights(Bench& b, std::int64_t rows, std::int64_t cols, double scale = 1) {
+    return b.normal_activation(rows, cols, scale);
+}
+
+/// Rotary frequencies that float32 holds exactly: at position 100000 an angle shows every bit of them.
+Tensor frequencies(Bench& b, AttentionShape shape) {
+    std::vector<double> f(shape.head_dim / 2);
+    for (double& x : f) x = b.between(0, 1 << 20) * 0x1p-20;
+    return b.from(f, shape.head_dim / 2);
+}
+
+void check_conformance(const std::function<Outputs(Bench&)>& body, int seeds = 6) {
+    for (const Subject& subject : subjects())
+        for (int seed = 0; seed < seeds; ++seed) {
+            INFO(subject.name, ", seed ", seed);
+            Bench actual_bench(subject.make(), seed), again_bench(subject.make(), seed);
+            const bool bf16 = narrow(actual_bench);
+            Bench oracle_bench(make_cpu_backend(DType::F64), seed, bf16);
+            if (bf16) actual_bench.round_inputs(), again_bench.round_inputs();
+            const Outputs expected = body(oracle_bench), actual = body(actual_bench),
+                          again = body(again_bench);
+            REQUIRE(expected.size() == actual.size());
+            for (std::size_t o = 0; o < expected.size(); ++o) {
+                const auto &e = expected[o].values, &a = actual[o].values;
+                REQUIRE(e.size() == a.size());
+                // Bitwise the same, twice.
+                CHECK(std::memcmp(a.data(), again[o].values.data(), a.size() * sizeof(double)) == 0);
+                double largest = 1e-3;
+                for (double x : e) largest = std::max(largest, std::abs(x));
+                const double tolerance =
+                    (2 * expected[o].length * 0x1p-24 + (bf16 ? expected[o].roundings * 0x1p-8 : 0)) *
+                    largest;
+                for (std::size_t i = 0; i < e.size(); ++i)
+                    if (!(std::abs(e[i] - a[i]) <= tolerance)) {
+                        FAIL_CHECK(expected[o].name, "[", i, "] of ", e.size(), ": ", a[i], ", expected ",
+                                   e[i], " within ", tolerance);
+                        break;
+                    }
+            }
+        }
+}
+
+}  // namespace
+
+TEST_CASE("conformance: embedding, gather, scatter") {
+    check_conformance([](Bench& b) -> Outputs {
+        const int N = b.between(1, 600), C = b.between(0, 1) ? 8 * b.between(1, 9) : b.between(1, 70),
+                  V = b.between(1, 40);
+        std::vector<std::int32_t> id(N), order(N);
+        for (int n = 0; n < N; ++n) id[n] = b.between(0, V - 1), order[n] = n;
+        std::shuffle(order.begin(), order.end(), b.random);
+        order.resize(b.between(1, N));
+        const int M = static_cast<int>(order.size());
+        const Tensor ids = b.ints(id), index = b.ints(order), table = weights(b, V, C), out = b.tensor(N, C),
+                     dout = b.normal(N, C), dtable = b.normal(V, C), real = b.normal(N, C),
+                     real_rows = b.tensor(M, C), act = b.normal_activation(N, C),
+                     act_rows = b.activation(M, C), back = b.normal(N, C);
+        b.backend->embedding_forward(out, ids, table);
+        b.backend->embedding_backward(dtable, ids, dout);
+        b.backend->gather_rows(real_rows, real, index);
+        b.backend->gather_rows(act_rows, act, index);
+        b.backend->scatter_rows(back, real_rows, index);
+        return {{"out", b.values(out), 1, 0},
+                {"dtable", b.values(dtable), N, 0},
+                {"real rows", b.values(real_rows), 1, 0},
+                {"rows", b.values(act_rows), 1, 0},
+                {"scattered", b.values(back), 1, 0}};
+    });
+}
+
+TEST_CASE("conformance: RMSNorm with the residual add") {
+    check_conformance([](Bench& b) -> Outputs {
+        const int N = b.between(1, 70), C = b.between(0, 1) ? 8 * b.between(1, 100) : b.between(1, 300);
+        const bool adds = b.between(0, 2) > 0;
+        const Tensor x = b.normal(N, C), delta = adds ? b.normal_activation(N, C) : Tensor{}, w = b.normal(C),
+                     sum = adds && b.between(0, 1) ? b.tensor(N, C) : x, y = b.activation(N, C),
+                     rstd = b.tensor(N), dy = b.normal_activation(N, C), dx = b.normal(N, C),
+                     dw = b.normal(C);
+        b.backend->rmsnorm_forward(y, rstd, sum, x, delta, w, 1e-6f);
+        b.backend->rmsnorm_backward(dx, dw, dy, sum, rstd, w);
+        return {{"sum", b.values(sum), 2, 0},
+                {"y", b.values(y), C, 1},
+                {"rstd", b.values(rstd), C, 0},
+                {"dx", b.values(dx), C, 0},
+                {"dweight", b.values(dw), N + C, 0}};
+    });
+}
+
+TEST_CASE("conformance: RMSNorm of query and key heads") {
+    check_conformance([](Bench& b) -> Outputs {
+        const int K = b.between(1, 3), D = 2 * b.between(1, 70), N = b.between(1, 70);
+        const AttentionShape shape{K * b.between(1, 4), K, D};
+        const Tensor in = b.normal_activation(N, shape.qkv_cols()), qw = b.normal(D), kw = b.normal(D),
+                     out = b.activation(N, shape.qkv_cols()), rstd = b.tensor(N, shape.heads + K),
+                     d = b.normal_activation(N, shape.qkv_cols()), dq = b.normal(D), dk = b.normal(D);
+        b.backend->head_norm_forward(out, rstd, in, qw, kw, shape, 1e-6f);
+        b.backend->head_norm_backward(d, dq, dk, in, rstd, qw, kw, shape);
+        return {{"out", b.values(out), D, 1},
+                {"rstd", b.values(rstd), D, 0},
+                {"d", b.values(d), D, 1},
+                {"dq_weight", b.values(dq), D + N * shape.heads, 0},
+                {"dk_weight", b.values(dk), D + N * K, 0}};
+    });
+}
+
+TEST_CASE("conformance: RoPE and its inverse") {
+    check_conformance([](Bench& b) -> Outputs {
+        const AttentionShape shape{b.between(1, 5), 1, 2 * b.between(1, 64)};
+        const int N = b.between(1, 80);
+        std::vector<std::int32_t> position(N);
+        for (auto& p : position) p = b.between(0, 100000);
+        const Tensor qkv = b.normal_activation(N, shape.qkv_cols()), freq = frequencies(b, shape),
+                     positions = b.ints(position);
+        b.backend->rope(qkv, positions, freq, shape, false);
+        const auto rotated = b.values(qkv);
+        b.backend->rope(qkv, positions, freq, shape, true);
+        return {{"rotated", rotated, 4, 1}, {"and back", b.values(qkv), 8, 2}};
+    });
+}
+
+TEST_CASE("conformance: linear layers") {
+    check_conformance(
+        [](Bench& b) -> Outputs {
+            const int N = std::vector{1, 3, 5, 63, 64, 129}[b.between(0, 5)], I = b.between(1, 150),
+                      O = b.between(1, 300);
+            const Tensor x = b.normal_activation(N, I), w = weights(b, O, I), bias = b.normal(O),
+                         y = b.activation(N, O), logits = b.tensor(N, O), wide_dy = b.normal(N, O),
+                         dy = b.normal_activation(N, O), dx = b.activation(N, I),
+                         wide_dx = b.activation(N, I), dw = b.normal(O, I), dbias = b.normal(O),
+                         wide_dw = b.normal(O, I);
+            b.backend->linear_forward(y, x, w, bias);
+            b.backend->linear_forward(logits, x, w, {});
+            b.backend->linear_backward_input(dx, dy, w);
+            b.backend->linear_backward_input(wide_dx, wide_dy, w);  // the gradient of the residual stream
+            b.backend->linear_backward_weight(dw, dbias, dy, x);
+            b.backend->linear_backward_weight(wide_dw, {}, wide_dy, x);
+            return {{"y", b.values(y), I, 2},
+                    {"logits", b.values(logits), I, 0},
+                    {"dx", b.values(dx), O, 1},
+                    {"dx of float32", b.values(wide_dx), O, 2},
+                    {"dweight", b.values(dw), N, 0},
+                    {"dbias", b.values(dbias), N, 0},
+                    {"dweight of float32", b.values(wide_dw), N, 1}};
+        },
+        8);
+}
+
+TEST_CASE("conformance: attention over packed sequences") {
+    for (int D : {0, 64, 96, 128}) {  // 0: any
+        CAPTURE(D);
+        check_conformance(
+            [D](Bench& b) -> Outputs {
+                const int K = b.between(1, 2);
+                const AttentionShape shape{K * b.between(1, 3), K, D ? D : 2 * b.between(1, 40)};
+                const auto cu = b.sequences(b.between(1, 4), D ? 130 : 60);
+                const int N = cu.back();
+                const Tensor qkv = b.normal_activation(N, shape.qkv_cols()),
+                             out = b.activation(N, shape.q_cols()), lse = b.tensor(N, shape.heads),
+                             seq = b.ints(cu), dout = b.normal_activation(N, shape.q_cols()),
+                             dqkv = b.activation(N, shape.qkv_cols());
+                b.backend->attention_forward(out, lse, qkv, seq, shape);
+                b.backend->attention_backward(dqkv, dout, out, lse, qkv, seq, shape);
+                // roundings: probabilities and output; backward also the output it is given, and dS
+                return {{"out", b.values(out), N + shape.head_dim, 2},
+                        {"lse", b.values(lse), N + shape.head_dim, 0},
+                        {"dqkv", b.values(dqkv), (N + shape.head_dim) * shape.heads / K, 4}};
+            },
+            D ? 3 : 5);
+    }
+}
+
+TEST_CASE("conformance: decoding over a shared prompt and own rows") {
+    for (int D : {0, 64, 96, 128}) {
+        CAPTURE(D);
+        check_conformance(
+            [D](Bench& b) -> Outputs {
+                const int K = b.between(1, 2);
+                const AttentionShape shape{K * b.between(1, 7), K, D ? D : 2 * b.between(1, 40)};
+                const int B = b.between(1, 5), prefix = b.between(0, 1) ? b.between(0, 200) : 0;
+                const int own_blocks = 3, rows = (7 + B * own_blocks) * kKvBlock;
+                std::vector<std::int32_t> append, position, spans, ends;
+                for (int t = 0; t < prefix; ++t) append.push_back(t), position.push_back(t);
+                for (int s = 0; s < B; ++s) {
+                    const int own = b.between(1, own_blocks * kKvBlock),
+                              base = (7 + s * own_blocks) * kKvBlock;
+                    for (int t = 0; t < own; ++t) append.push_back(base + t), position.push_back(prefix + t);
+                    ends.push_back(static_cast<int>(append.size()) - 1);
+                    spans.insert(spans.end(), {0, prefix, base, own});
+                }
+                append.push_back(-1), position.push_back(3);  // a free slot: rotated, not stored
+                const int N = static_cast<int>(append.size());
+                const Tensor packed = b.normal_activation(N, shape.qkv_cols()),
+                             keys = b.normal_activation(rows, shape.kv_cols()),
+                             values = b.normal_activation(rows, shape.kv_cols()),
+                             query = b.activation(B, shape.qkv_cols()), out = b.activation(B, shape.q_cols());
+                b.backend->rope_append(keys, values, packed, b.ints(append), b.ints(position),
+                                       frequencies(b, shape), shape);
+                b.backend->gather_rows(query, packed, b.ints(ends));
+                b.backend->decode_attention(out, query, keys, values, b.ints(spans, 4), shape);
+                return {{"rotated", b.values(packed), 4, 1}, {"out", b.values(out), 300 + shape.head_dim, 4}};
+            },
+            D ? 3 : 5);
+    }
+}
+
+TEST_CASE("conformance: SwiGLU") {
+    check_conformance([](Bench& b) -> Outputs {
+        const int N = b.between(1, 40), F = b.between(0, 1) ? 8 * b.between(1, 20) : b.between(1, 90);
+        const Tensor in = b.normal_activation(N, 2 * F, 3), out = b.activation(N, F),
+                     dout = b.normal_activation(N, F), din = b.activation(N, 2 * F);
+        b.backend->swiglu_forward(out, in);
+        b.backend->swiglu_backward(din, dout, in);
+        return {{"out", b.values(out), 8, 1}, {"din", b.values(din), 8, 1}};
+    });
+}
+
+TEST_CASE("conformance: the head") {
+    check_conformance([](Bench& b) -> Outputs {
+        const int M = b.between(1, 90), C = b.between(1, 60), V = b.between(2, 1500);
+        const float temperature = b.between(0, 1) ? 1.0f : 0.7f;
+        std::vector<std::int32_t> target(M);
+        for (auto& t : target) t = b.between(0, V - 1);
+        const Tensor hidden = b.normal_activation(M, C, 0.5), w = weights(b, V, C, 0.5),
+                     targets = b.ints(target), logp = b.tensor(M), entropy = b.tensor(M),
+                     chunk = b.tensor(32, V), dlogp = b.normal(M),
+                     dentropy = b.between(0, 1) ? b.normal(M) : Tensor{}, dhidden = b.activation(M, C),
+                     dw = b.normal(V, C);
+        b.backend->head_forward(logp, entropy, hidden, w, targets, temperature, chunk);
+        b.backend->head_backward(dhidden, dw, dlogp, dentropy, hidden, w, targets, temperature, chunk);
+        return {{"logp", b.values(logp), C + 64, 0},
+                {"entropy", b.values(entropy), C + 64, 0},
+                {"dhidden", b.values(dhidden), C + V, 2},
+                {"dweight", b.values(dw), C + M, 1}};
+    });
+}
+
+TEST_CASE("conformance: the gradient's norm and AdamW") {
+    check_conformance([](Bench& b) -> Outputs {
+        const int n = b.between(1, 30000);
+        const Tensor p = b.normal(n), m = b.zeros(n), v = b.zeros(n);
+        std::vector<double> squares;
+        for (int step = 1; step <= 3; ++step) {
+            const Tensor g = b.normal(n);
+            squares.push_back(b.backend->sum_of_squares(g));
+            b.backend->adamw(p, g, m, v,
+                             {.lr = 0.01f, .weight_decay = 0.1f, .step = step, .grad_scale = 0.5f});
+        }
+        return {{"squares", squares, 1, 0},
+                {"param", b.values(p), 8, 0},
+                {"m", b.values(m), 8, 0},
+                {"v", b.values(v), 8, 0}};
+    });
+}
+
+TEST_CASE("conformance: sampling draws the CPU's tokens") {
+    for (const Subject& subject : subjects()) {
+        INFO(subject.name);
+        for (int V : {1, 7, 1501}) {
+            CAPTURE(V);
+            Bench bench(subject.make(), 3), reference(DType::F32, 3);
+            const int B = 12;
+            std::vector<std::int32_t> counters;
+            for (int i = 0; i < B; ++i) counters.insert(counters.end(), {1, 2, 3, i});
+            std::vector<double> row(static_cast<std::size_t>(B) * V);
+            std::normal_distribution<double> normal(0, 2);
+            // Half of the rows on a coarse grid: many equal logits.
+            for (std::size_t i = 0; i < row.size(); ++i)
+                row[i] = i / V % 2 ? normal(bench.random) : std::round(normal(bench.random));
+            for (SampleOptions o :
+                 {SampleOptions{}, SampleOptions{.temperature = 0.5f}, SampleOptions{.top_k = 4},
+                  SampleOptions{.top_p = 0.6f}, SampleOptions{.temperature = 2, .top_k = 7, .top_p = 0.7f},
+                  SampleOptions{.temperature = 0}, SampleOptions{.top_k = 1},
+                  SampleOptions{.top_p = 1e-6f}}) {
+                o.seed = 5;
+                CAPTURE(o.temperature);
+                CAPTURE(o.top_k);
+                CAPTURE(o.top_p);
+                auto draw = [&](Bench& b) {
+                    const Tensor logits = b.from(row, B, V), tokens = b.ints(std::vector<std::int32_t>(B)),
+                                 logp = b.tensor(B);
+                    b.backend->sample(tokens, logp, logits, b.ints(counters, 4), o);
+                    return std::pair(b.values(tokens), b.values(logp));
+                };
+                const auto [tokens, logp] = draw(bench);
+                const auto [expected_tokens, expected_logp] = draw(reference);
+                CHECK(tokens == expected_tokens);
+                for (int i = 0; i < B; ++i) CHECK(std::abs(logp[i] - expected_logp[i]) < 1e-5);
+            }
+        }
+    }
+}
+
+TEST_CASE("conformance: a recording is replayed with new inputs") {
+    for (const Subject& subject : subjects()) {
+        INFO(subject.name);
+        Bench b(subject.make(), 1);
+        const Tensor in = b.normal_activation(5, 16), out = b.activation(5, 8);
+        std::shared_ptr<void> recording;
+        for (int repeat = 0; repeat < 5; ++repeat) {
+            const Tensor fresh = b.normal_activation(5, 16), expected = b.activation(5, 8);
+            const auto rows = b.ints({0, 1, 2, 3, 4});
+            b.backend->gather_rows(in, fresh, rows);
+            b.backend->replay(recording, [&] { b.backend->swiglu_forward(out, in); });
+            b.backend->swiglu_forward(expected, fresh);
+            CHECK(b.values(out) == b.values(expected));
+        }
+    }
+}
