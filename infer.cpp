@@ -57,11 +57,11 @@ int infer(const Options& o) {
     const auto plan = Transformer::plan(config, options, backend.precision());
     if (!o.eval.empty())
         print_and_check_memory_plan(
-            backend, {{"parameters", plan.parameters},
-                      {"activations", plan.activations},
-                      {"key/value cache (--slots, --max-new-tokens)",
-                       Generator::bytes(config, slots, static_cast<int>(longest_prompt), max_new_tokens,
-                                        backend.precision())}});
+            device, {{"parameters", plan.parameters},
+                     {"activations", plan.activations},
+                     {"key/value cache (--slots, --max-new-tokens)",
+                      Generator::bytes(config, slots, static_cast<int>(longest_prompt), max_new_tokens,
+                                       backend.precision())}});
     Transformer model(backend, config, options);
     model.load_weights(o.model);
     Generator generator(model, slots, static_cast<int>(longest_prompt), max_new_tokens);

@@ -279,7 +279,7 @@ int Trainer::run() {
     save_model(model, o.model, o.model, o.out, saved_dtype(o.save_dtype, o.model));
     std::printf("memory: %s planned, %s at the peak\n",
                 human_bytes(static_cast<double>(planned_memory)).c_str(),
-                human_bytes(static_cast<double>(peak_memory())).c_str());
+                human_bytes(static_cast<double>(backend.peak_memory())).c_str());
     std::printf("model, log.jsonl and samples.jsonl are in %s\n", o.out.c_str());
     return 0;
 }
@@ -353,7 +353,7 @@ void Trainer::log_step(const Rollout& r, double rollout_seconds, double seconds,
                 {"logp_gap_max", maxima.gap},
                 {"logp_gap_mean", sums.gap / sums.gap_tokens},
                 {"tokens", sums.tokens / passes},
-                {"memory", {{"planned", planned_memory}, {"peak", peak_memory()}}},
+                {"memory", {{"planned", planned_memory}, {"peak", backend.peak_memory()}}},
                 {"seconds",
                  {{"step", seconds}, {"rollout", rollout_seconds}, {"train", seconds - rollout_seconds}}}});
     accuracy_curve.push_back(g.accuracy);
@@ -448,7 +448,7 @@ TransformerOptions Trainer::planned_options() {
     const auto plan = Transformer::plan(config, planned, backend.precision());
     const ParameterLayout layout(config);
     planned_memory = print_and_check_memory_plan(
-        backend,
+        device,
         {{"parameters", plan.parameters},
          {"gradients", plan.gradients},
          {"optimizer state", Optimizer::bytes(layout, backend.real())},

@@ -68,10 +68,10 @@ int train(const Options& o) {
                                            .max_tokens = o.token_budget};
     const auto plan = Transformer::plan(config, model_options, backend.precision());
     print_and_check_memory_plan(
-        backend, {{"parameters", plan.parameters},
-                  {"gradients", plan.gradients},
-                  {"optimizer state", Optimizer::bytes(ParameterLayout(config), backend.real())},
-                  {"activations (--token-budget, --recompute)", plan.activations}});
+        device, {{"parameters", plan.parameters},
+                 {"gradients", plan.gradients},
+                 {"optimizer state", Optimizer::bytes(ParameterLayout(config), backend.real())},
+                 {"activations (--token-budget, --recompute)", plan.activations}});
     Transformer model(backend, config, model_options);
     Optimizer optimizer(model);
     SftReader reader(o.data, o.no_shuffle ? std::nullopt : std::optional(static_cast<std::uint64_t>(o.seed)),

@@ -45,6 +45,8 @@ CudaBackend::CudaBackend(DType activation) : activation_(activation) {
     cudaDeviceProp properties;
     cuda::check(cudaGetDeviceProperties(&properties, 0), "properties");
     name_ = std::string("cuda, ") + properties.name;
+    std::size_t total = 0;
+    cuda::check(cudaMemGetInfo(&free_before_, &total), "memory");
     cuda::check(cudaStreamCreate(&stream_), "stream");
     check(cublasCreate(&cublas_));
     check(cublasSetStream(cublas_, stream_));
@@ -62,6 +64,12 @@ std::size_t CudaBackend::available_memory() const {
     std::size_t free = 0, total = 0;
     cuda::check(cudaMemGetInfo(&free, &total), "memory");
     return free > kReserve ? free - kReserve : 0;
+}
+
+std::size_t CudaBackend::used_memory() const {
+    std::size_t free = 0, total = 0;
+    cuda::check(cudaMemGetInfo(&free, &total), "memory");
+    return free_before_ > free ? free_before_ - free : 0;
 }
 
 void* CudaBackend::allocate(std::size_t bytes) {

@@ -23,6 +23,10 @@ class CudaBackend final : public Backend {
 
     // backend_cuda.cu
     std::size_t available_memory() const override;
+    std::size_t used_memory() const override;
+    std::size_t peak_memory() const override {
+        return used_memory();
+    }  // nothing is given back while a program runs
     void* allocate(std::size_t bytes) override;
     void release(void* data) override;
     void upload(Tensor to, const void* host) override;
@@ -70,6 +74,8 @@ class CudaBackend final : public Backend {
     // decode.cu
     void decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor v_pool, Tensor spans,
                           AttentionShape shape) override;
+    void advance(Tensor positions, Tensor rows, Tensor spans, Tensor counters) override;
+    DecodeHint decode_hint() const override { return {8, 16}; }
 
     // head.cu
     void head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight, Tensor targets,
@@ -107,6 +113,7 @@ class CudaBackend final : public Backend {
 
     DType activation_;
     std::string name_;
+    std::size_t free_before_ = 0;  ///< bytes, before this process took any
     cudaStream_t stream_ = nullptr;
     cublasHandle_t cublas_ = nullptr;
     std::map<Slot, Buffer> scratch_;

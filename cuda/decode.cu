@@ -163,7 +163,23 @@ __global__ void decode_attention_kernel(T* out, const T* qkv, const T* k_pool, c
         if (lane + 32 * c < D) out[item * D + lane + 32 * c] = from_float<T>(l > 0 ? o[c] / l : 0);
 }
 
+__global__ void advance_kernel(std::int32_t* positions, std::int32_t* rows, std::int32_t* spans,
+                               std::int32_t* counters, int B) {
+    const int b = blockIdx.x * blockDim.x + threadIdx.x;
+    if (b >= B || rows[b] < 0) return;
+    ++rows[b];
+    ++positions[b];
+    ++spans[4 * b + 3];
+    ++counters[4 * b + 3];
+}
+
 }  // namespace
+
+void CudaBackend::advance(Tensor positions, Tensor rows, Tensor spans, Tensor counters) {
+    launch(stream_, grid_of(ceil_div(rows.rows, 128)), 128, 0, advance_kernel, positions.as<std::int32_t>(),
+           rows.as<std::int32_t>(), spans.as<std::int32_t>(), counters.as<std::int32_t>(),
+           static_cast<int>(rows.rows));
+}
 
 void CudaBackend::decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor v_pool, Tensor spans,
                                    AttentionShape shape) {

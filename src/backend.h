@@ -42,6 +42,7 @@ struct SampleOptions {
     int top_k = 0;
     float top_p = 1;
     std::uint64_t seed = 0;
+    bool operator==(const SampleOptions&) const = default;
 };
 
 struct AdamWOptions {
@@ -65,6 +66,10 @@ class Backend {
 
     // ---- memory ----
     virtual std::size_t available_memory() const = 0;  ///< bytes that allocate() could still give
+    /// Bytes that this process holds, and has held at most: of the memory that allocate() gives, with what programs
+    /// and libraries take of it themselves.
+    virtual std::size_t used_memory() const = 0;
+    virtual std::size_t peak_memory() const = 0;
     /// 64-byte aligned; throws Error when there is not enough.
     virtual void* allocate(std::size_t bytes) = 0;
     virtual void release(void* data) = 0;
@@ -155,6 +160,16 @@ class Backend {
     /// out act [B, H D]; only the query columns of qkv act [B, (H + 2K) D] are read.
     virtual void decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor v_pool, Tensor spans,
                                   AttentionShape shape) = 0;
+
+    /// On to the next token: where rows[b] >= 0, one is added to it, to positions[b], to spans[b, 3] and to
+    /// counters[b, 3]. All in place; counters [B, 4] as in sample().
+    virtual void advance(Tensor positions, Tensor rows, Tensor spans, Tensor counters) = 0;
+    /// How the backend likes to decode: so many tokens between two looks of the host (what is decoded behind a stop
+    /// token is thrown away), in batches that are a multiple of so many rows.
+    struct DecodeHint {
+        int tokens = 1, rows = 1;
+    };
+    virtual DecodeHint decode_hint() const { return {}; }
 
     // ---- SwiGLU (arXiv 2002.05202) ----
     /// out = silu(gate) * up            gate_up act [N, 2F]: gate first; out act [N, F];

@@ -3,6 +3,8 @@
 // alone, never on the number of threads, and each output is written by one task: results are bitwise the same
 // for any number of threads.
 #include <omp.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
@@ -303,6 +305,16 @@ class CpuBackend final : public Backend {
             if (name == "MemAvailable:") return kibibytes * 1024;
         }
         return std::numeric_limits<std::size_t>::max();  // not Linux: unknown
+    }
+    std::size_t used_memory() const override {
+        std::size_t total = 0, resident = 0;
+        std::ifstream("/proc/self/statm") >> total >> resident;
+        return resident * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    }
+    std::size_t peak_memory() const override {
+        rusage usage{};
+        getrusage(RUSAGE_SELF, &usage);
+        return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
     }
     void* allocate(std::size_t bytes) override {
         void* p = std::aligned_alloc(64, std::max<std::size_t>(64, (bytes + 63) / 64 * 64));
@@ -671,6 +683,16 @@ class CpuBackend final : public Backend {
                               {{v + span[0] * cols, span[1]}, {v + span[2] * cols, span[3]}}, cols, D);
             }
         });
+    }
+
+    void advance(Tensor positions, Tensor rows, Tensor spans, Tensor counters) override {
+        for (int64_t b = 0; b < rows.rows; ++b)
+            if (rows.as<int32_t>()[b] >= 0) {
+                ++rows.as<int32_t>()[b];
+                ++positions.as<int32_t>()[b];
+                ++spans.as<int32_t>()[4 * b + 3];
+                ++counters.as<int32_t>()[4 * b + 3];
+            }
     }
 
     // ---- SwiGLU ----

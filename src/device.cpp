@@ -2,7 +2,6 @@
 
 #include <dlfcn.h>
 
-#include <cstdio>
 #include <filesystem>
 
 #include "src/error.h"
@@ -31,17 +30,16 @@ std::unique_ptr<Backend> make_cuda_backend(bool bfloat16, std::string& why_not) 
 }
 
 Device make_device(const std::string& device, const std::string& dtype) {
+    std::string why_not;
     if (device != "cpu") {
-        std::string why_not;
         if (auto cuda = make_cuda_backend(dtype != "float32", why_not)) {
             const bool bf16 = cuda->activation() == DType::BF16;
             return {std::move(cuda), bf16};
         }
         if (device == "cuda") fail("--device cuda: no GPU can be used: ", why_not);
-        if (!why_not.starts_with("this build"))
-            std::fprintf(stderr, "no GPU (%s); using the CPU\n", why_not.c_str());
+        why_not = "; no GPU: " + why_not;
     }
-    return {make_cpu_backend(), dtype == "bfloat16"};
+    return {make_cpu_backend(), dtype == "bfloat16", why_not};
 }
 
 }  // namespace r1

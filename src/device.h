@@ -7,13 +7,14 @@
 
 namespace r1 {
 
-/// device: "cpu", "cuda" or "auto" (a GPU if there is one, else the CPU; says so on stderr if a GPU was hoped for).
+/// device: "cpu", "cuda" or "auto" (a GPU if there is one, else the CPU).
 /// dtype: "float32", "bfloat16" or "auto" (bfloat16 on a GPU, float32 on the CPU), the type matrices are multiplied in.
 /// The CUDA backend is the library libr1_cuda.so beside the program: without it, or without a driver, nothing else is
 /// missing.
 struct Device {
     std::unique_ptr<Backend> backend;
     bool bf16_matrices = false;  ///< for TransformerOptions
+    std::string note{};          ///< why it is not a GPU, where one was hoped for
 };
 Device make_device(const std::string& device, const std::string& dtype);
 

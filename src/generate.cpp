@@ -1,6 +1,7 @@
 #include "src/generate.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace r1 {
 namespace {
@@ -8,7 +9,13 @@ namespace {
 using std::int32_t;
 using std::int64_t;
 
-int round_to_block(int rows) { return (rows + kKvBlock - 1) / kKvBlock * kKvBlock; }
+/// A backend may decode up to this many tokens between two looks of the host.
+constexpr int kMostTokensAtOnce = 16;
+
+int round_up(int count, int multiple) { return (count + multiple - 1) / multiple * multiple; }
+int round_to_block(int rows) { return round_up(rows, kKvBlock); }
+/// Rows of the cache for a completion and what is decoded behind its end.
+int own_rows(int max_new_tokens) { return round_to_block(max_new_tokens + kMostTokensAtOnce - 1); }
 
 /// A completion in flight.
 struct Slot {
@@ -32,19 +39,18 @@ int64_t Generator::cache_rows(int slots, int prompt_rows, int own_rows) {
 std::size_t Generator::bytes(const Config& config, int slots, int max_prompt_tokens, int max_new_tokens,
                              Precision precision) {
     return KvCache::bytes(
-        config, cache_rows(slots, round_to_block(max_prompt_tokens), round_to_block(max_new_tokens)),
-        precision);
+        config, cache_rows(slots, round_to_block(max_prompt_tokens), own_rows(max_new_tokens)), precision);
 }
 
 Generator::Generator(Transformer& model, int slots, int max_prompt_tokens, int max_new_tokens)
     : model_(model),
       slots_(slots),
       prompt_rows_(round_to_block(max_prompt_tokens)),
-      own_rows_(round_to_block(max_new_tokens)),
+      own_rows_(own_rows(max_new_tokens)),
       cache_(model.backend(), model.config(), cache_rows(slots, prompt_rows_, own_rows_)),
-      arena_(model.backend(), static_cast<std::size_t>(slots) * 32 + 256) {
-    tokens_ = arena_.take(DType::I32, slots);
-    logp_ = arena_.take(model.backend().real(), slots);
+      arena_(model.backend(), static_cast<std::size_t>(slots) * (kMostTokensAtOnce * 12 + 16) + 256) {
+    tokens_ = arena_.take(DType::I32, slots * kMostTokensAtOnce);
+    logp_ = arena_.take(model.backend().real(), slots * kMostTokensAtOnce);
     counters_ = arena_.take(DType::I32, slots, 4);
 }
 
@@ -104,12 +110,17 @@ std::vector<Completion> Generator::generate(const std::vector<Prompt>& prompts,
         flush_prefill();
         if (active.empty()) return result;
 
-        // One token for every completion in flight.
-        const std::size_t B = active.size();
-        std::vector<int32_t> tokens(B), positions(B), rows(B), spans(B * 4), drawn(B);
+        // A few tokens for every completion in flight. Rows beyond those are free slots.
+        const auto [steps, multiple] = backend.decode_hint();
+        const int running = static_cast<int>(active.size());
+        const int rounded = running < multiple
+                                ? static_cast<int>(std::bit_ceil(static_cast<unsigned>(running)))
+                                : round_up(running, multiple);
+        const auto B = static_cast<std::size_t>(std::min(rounded, slots_));
+        std::vector<int32_t> tokens(B), positions(B), rows(B, -1), spans(B * 4), drawn(B * steps);
         std::vector<std::uint32_t> counters(B * 4);
-        std::vector<float> logp(B);
-        for (std::size_t b = 0; b < B; ++b) {
+        std::vector<float> logp(B * steps);
+        for (std::size_t b = 0; b < active.size(); ++b) {
             const Completion& c = result[active[b].completion];
             const Prompt& p = prompts[c.prompt];
             const int prefix = static_cast<int>(p.tokens.size()) - 1,
@@ -126,22 +137,21 @@ std::vector<Completion> Generator::generate(const std::vector<Prompt>& prompts,
                                               static_cast<std::uint32_t>(positions[b])};
             std::copy(counter, counter + 4, &counters[b * 4]);
         }
-        const Tensor logits = model_.decode(tokens, positions, rows, spans, cache_);
-        const auto count = static_cast<int64_t>(B);
-        backend.upload(counters_.slice(0, count), counters.data());
-        backend.sample(tokens_.slice(0, count), logp_.slice(0, count), logits, counters_.slice(0, count),
-                       options.sample);
-        backend.download(drawn.data(), tokens_.slice(0, count));
-        backend.download(logp.data(), logp_.slice(0, count));
+        decode(model_.upload_decode_input(tokens, positions, rows, spans), counters, steps, options.sample,
+               drawn, logp);
 
         std::vector<Slot> still;
-        for (std::size_t b = 0; b < B; ++b) {
+        for (std::size_t b = 0; b < active.size(); ++b) {
             Completion& c = result[active[b].completion];
-            c.tokens.push_back(drawn[b]);
-            c.logp.push_back(logp[b]);
-            if (on_token) on_token(active[b].completion, drawn[b]);
-            c.stopped = std::ranges::find(options.stop_tokens, drawn[b]) != options.stop_tokens.end();
-            if (!c.stopped && static_cast<int>(c.tokens.size()) < new_token_limit(prompts[c.prompt])) {
+            const int limit = new_token_limit(prompts[c.prompt]);
+            for (std::size_t at = b;
+                 at < drawn.size() && !c.stopped && static_cast<int>(c.tokens.size()) < limit; at += B) {
+                c.tokens.push_back(drawn[at]);
+                c.logp.push_back(logp[at]);
+                if (on_token) on_token(active[b].completion, drawn[at]);
+                c.stopped = std::ranges::find(options.stop_tokens, drawn[at]) != options.stop_tokens.end();
+            }
+            if (!c.stopped && static_cast<int>(c.tokens.size()) < limit) {
                 still.push_back(active[b]);
                 continue;
             }
@@ -150,6 +160,28 @@ std::vector<Completion> Generator::generate(const std::vector<Prompt>& prompts,
         }
         active = std::move(still);
     }
+}
+
+/// Decodes and draws `steps` tokens for each of B rows, into drawn and logp [steps, B]. What is drawn is the next
+/// step's input; the host sees none of it before the last.
+void Generator::decode(Transformer::DecodeInput in, const std::vector<std::uint32_t>& counters, int steps,
+                       const SampleOptions& options, std::vector<int32_t>& drawn, std::vector<float>& logp) {
+    Backend& backend = model_.backend();
+    const int64_t B = in.tokens.rows;
+    const Tensor counter = counters_.slice(0, B);
+    backend.upload(counter, counters.data());
+    if (recorded_ != options) recordings_.clear();
+    recorded_ = options;
+    backend.replay(recordings_[B], [&] {
+        for (int step = 0; step < steps; ++step) {
+            const Tensor tokens = tokens_.slice(step * B, B);
+            backend.sample(tokens, logp_.slice(step * B, B), model_.decode(in, cache_), counter, options);
+            in.tokens = tokens;
+            if (step + 1 < steps) backend.advance(in.positions, in.cache_rows, in.spans, counter);
+        }
+    });
+    backend.download(drawn.data(), tokens_.slice(0, steps * B));
+    backend.download(logp.data(), logp_.slice(0, steps * B));
 }
 
 }  // namespace r1

@@ -3,6 +3,8 @@
 // prompt, sample, position) alone, never on the batch it happened to be in.
 #pragma once
 #include <functional>
+#include <map>
+#include <memory>
 #include <vector>
 
 #include "src/transformer.h"
@@ -43,12 +45,16 @@ class Generator {
                                      const std::function<void(std::size_t, std::int32_t)>& on_token = {});
 
   private:
+    void decode(Transformer::DecodeInput in, const std::vector<std::uint32_t>& counters, int steps,
+                const SampleOptions& options, std::vector<std::int32_t>& drawn, std::vector<float>& logp);
     static std::int64_t cache_rows(int slots, int prompt_rows, int own_rows);
     Transformer& model_;
     int slots_, prompt_rows_, own_rows_;  ///< rows a prompt and a completion get in the cache
     KvCache cache_;
     Arena arena_;
-    Tensor tokens_, logp_, counters_;
+    Tensor tokens_, logp_, counters_;  ///< drawn [tokens at a time, B], and their random counters [B, 4]
+    SampleOptions recorded_{};         ///< the recordings are of
+    std::map<std::int64_t, std::shared_ptr<void>> recordings_;  ///< by batch size
 };
 
 }  // namespace r1

@@ -616,17 +616,21 @@ void Transformer::prefill(const PackedBatch& batch, const std::vector<int32_t>& 
     });
 }
 
-Tensor Transformer::decode(const std::vector<int32_t>& tokens, const std::vector<int32_t>& positions,
-                           const std::vector<int32_t>& cache_rows, const std::vector<int32_t>& spans,
-                           KvCache& cache) {
-    const int64_t B = static_cast<int64_t>(tokens.size()), C = config_.hidden_size;
-    const Tensor ids = upload(work_.tokens, tokens);
-    const Tensor at = upload(work_.positions, positions);
-    const Tensor rows = upload(work_.cache_rows, cache_rows);
-    const Tensor attended = upload(work_.spans, spans).reshape(B, 4);
-    const auto last = run_layers(ids, [&](std::size_t layer, const LayerActivations& a) {
-        backend_.rope_append(cache.k[layer], cache.v[layer], a.qkv, rows, at, inv_freq_, config_.attention());
-        backend_.decode_attention(a.attention, a.qkv, cache.k[layer], cache.v[layer], attended,
+Transformer::DecodeInput Transformer::upload_decode_input(const std::vector<int32_t>& tokens,
+                                                          const std::vector<int32_t>& positions,
+                                                          const std::vector<int32_t>& cache_rows,
+                                                          const std::vector<int32_t>& spans) {
+    return {upload(work_.tokens, tokens), upload(work_.positions, positions),
+            upload(work_.cache_rows, cache_rows),
+            upload(work_.spans, spans).reshape(static_cast<int64_t>(tokens.size()), 4)};
+}
+
+Tensor Transformer::decode(const DecodeInput& in, KvCache& cache) {
+    const int64_t B = in.tokens.rows, C = config_.hidden_size;
+    const auto last = run_layers(in.tokens, [&](std::size_t layer, const LayerActivations& a) {
+        backend_.rope_append(cache.k[layer], cache.v[layer], a.qkv, in.cache_rows, in.positions, inv_freq_,
+                             config_.attention());
+        backend_.decode_attention(a.attention, a.qkv, cache.k[layer], cache.v[layer], in.spans,
                                   config_.attention());
     });
     const Tensor x = work_.scored.slice(0, B), hidden = work_.hidden.slice(0, B),

@@ -125,12 +125,18 @@ class Transformer {
     /// Runs a packed batch of prompts and stores their keys and values: token n goes to pool row
     /// cache_rows[n].
     void prefill(const PackedBatch& batch, const std::vector<std::int32_t>& cache_rows, KvCache& cache);
-    /// One token for each of B sequences. spans [B * 4] as in Backend::decode_attention, the token itself
-    /// included; its own pool row is cache_rows[b] (-1: a free slot). Returns logits [B, V] in backend
-    /// memory, valid until the next call.
-    Tensor decode(const std::vector<std::int32_t>& tokens, const std::vector<std::int32_t>& positions,
-                  const std::vector<std::int32_t>& cache_rows, const std::vector<std::int32_t>& spans,
-                  KvCache& cache);
+    /// One token for each of B sequences: it stands at positions[b] [B], its keys and values go to pool row
+    /// cache_rows[b] [B] (-1: a free slot), and it sees spans[b] [B, 4] as in Backend::decode_attention, itself
+    /// included. Returns logits [B, V], valid until the next call. All in backend memory.
+    struct DecodeInput {
+        Tensor tokens, positions, cache_rows, spans;
+    };
+    Tensor decode(const DecodeInput& input, KvCache& cache);
+    /// Brings it there; valid until the next call or batch. spans: [B * 4].
+    DecodeInput upload_decode_input(const std::vector<std::int32_t>& tokens,
+                                    const std::vector<std::int32_t>& positions,
+                                    const std::vector<std::int32_t>& cache_rows,
+                                    const std::vector<std::int32_t>& spans);
 
     const Config& config() const { return config_; }
     const ParameterLayout& layout() const { return layout_; }

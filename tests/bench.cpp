@@ -95,8 +95,8 @@ void bench_model(Backend& backend, const char* name, const Config& config, DType
             places[b] = b * own + context;
             spans.insert(spans.end(), {0, 0, b * own, context + 1});
         }
-        const double step =
-            median_seconds(repeats, [&] { model.decode(ids, positions, places, spans, cache); });
+        const double step = median_seconds(
+            repeats, [&] { model.decode(model.upload_decode_input(ids, positions, places, spans), cache); });
         // One step must read every weight once (tied embeddings are read as the head) and the cache of every
         // sequence.
         const double bytes = static_cast<double>(model.layout().matrices) * bytes_of(dtype) +

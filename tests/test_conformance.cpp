@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "src/device.h"
+#include "src/generate.h"
 #include "tests/support.h"
 
 extern "C" r1::Backend* r1_make_cuda_backend(bool bfloat16);  // cuda-on-cpu
@@ -364,6 +365,95 @@ TEST_CASE("conformance: a recording is replayed with new inputs") {
             b.backend->replay(recording, [&] { b.backend->swiglu_forward(out, in); });
             b.backend->swiglu_forward(expected, fresh);
             CHECK(b.values(out) == b.values(expected));
+        }
+    }
+}
+
+namespace {
+
+double relative_distance(const std::vector<double>& a, const std::vector<double>& b) {
+    double difference = 0, norm = 1e-30;
+    for (std::size_t i = 0; i < a.size(); ++i)
+        difference += (a[i] - b[i]) * (a[i] - b[i]), norm += b[i] * b[i];
+    return std::sqrt(difference / norm);
+}
+
+struct Trained {
+    std::vector<double> logp, entropy, gradients;
+    std::vector<Completion> completions;
+    std::vector<double> recomputed;  ///< log-probabilities of the completions by the training pass
+};
+
+/// Everything that a training step asks of a model: a forward and a backward pass, and a rollout.
+Trained run_model(std::unique_ptr<Backend> backend, const std::string& family, bool round, bool recompute,
+                  int seed) {
+    Bench b(std::move(backend), seed, round);
+    Config config = small_config(b, seed % 2, family);
+    if (seed % 3 == 0) config.head_dim = 64;
+    Transformer model(
+        *b.backend, config,
+        {.recompute = recompute, .bf16_matrices = narrow(b), .max_tokens = 256, .max_decode_rows = 5});
+    std::vector<float> parameters;
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal(0, 0.2f);
+    for (std::int64_t i = 0; i < model.layout().total; ++i) {
+        const float v = normal(random) + (i >= model.layout().matrices ? 0.5f : 0);
+        parameters.push_back(std::bit_cast<float>(std::bit_cast<std::uint32_t>(v) & 0xffff0000u));
+    }
+    model.upload_parameters(parameters);
+    const PackedBatch batch = random_batch(b, config, 5, 40);
+    std::vector<float> dlogp(batch.scored()), dentropy(batch.scored());
+    for (float& d : dlogp) d = normal(b.random);
+    for (float& d : dentropy) d = normal(b.random);
+    Trained t;
+    const auto scores = model.forward(batch, 0.8f);
+    t.logp.assign(scores.logp.begin(), scores.logp.end());
+    t.entropy.assign(scores.entropy.begin(), scores.entropy.end());
+    model.backward(dlogp, dentropy);
+    t.gradients = b.values(model.gradients());
+
+    Generator generator(model, 5, 12, 20);  // fewer slots than completions
+    std::vector<Prompt> prompts;
+    for (std::uint32_t p = 0; p < 4; ++p) {
+        prompts.push_back({p, {}});
+        for (int i = b.between(1, 12); i > 0; --i)
+            prompts.back().tokens.push_back(b.between(0, config.vocab_size - 1));
+    }
+    t.completions =
+        generator.generate(prompts, {.samples_per_prompt = 3, .max_new_tokens = 20, .stop_tokens = {0}});
+    PackedBatch sampled;
+    for (const Completion& c : t.completions) {
+        auto tokens = prompts[c.prompt].tokens;
+        tokens.insert(tokens.end(), c.tokens.begin(), c.tokens.end());
+        sampled.clear();
+        sampled.add(tokens, prompts[c.prompt].tokens.size());
+        for (float logp : model.forward(sampled).logp) t.recomputed.push_back(logp);
+    }
+    return t;
+}
+
+}  // namespace
+
+TEST_CASE("conformance: a whole model trains and samples as on the CPU") {
+    for (const Subject& subject : subjects()) {
+        if (subject.name == "cpu") continue;
+        const bool bf16 = subject.name.ends_with("bfloat16");
+        for (int seed = 0; seed < 6; ++seed) {
+            const std::string family = kFamilies[seed % 3];
+            INFO(subject.name, ", ", family, ", seed ", seed);
+            const Trained expected = run_model(make_cpu_backend(), family, true, false, seed),
+                          actual = run_model(subject.make(), family, true, seed >= 3, seed);
+            // Errors of rounding to bfloat16 (2^-9 at most, each) pass through up to three layers of seven steps.
+            const double tolerance = bf16 ? 3 * 7 * 0x1p-9 : 1e-5;
+            CHECK(relative_distance(actual.logp, expected.logp) < tolerance);
+            CHECK(relative_distance(actual.entropy, expected.entropy) < tolerance);
+            CHECK(relative_distance(actual.gradients, expected.gradients) < tolerance);
+            std::size_t at = 0;
+            for (std::size_t c = 0; c < actual.completions.size(); ++c) {
+                if (!bf16) CHECK(actual.completions[c].tokens == expected.completions[c].tokens);
+                for (float logp : actual.completions[c].logp)
+                    CHECK(std::abs(logp - actual.recomputed[at++]) < (bf16 ? 0.1 : 1e-5));
+            }
         }
     }
 }

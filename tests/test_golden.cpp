@@ -59,8 +59,9 @@ TEST_CASE("Hugging Face: logits of every token") {
         std::vector<double> logits;
         for (const auto& sequence : kSequences)
             for (std::int32_t t = 0; t < static_cast<std::int32_t>(sequence.size()); ++t) {
-                const auto row =
-                    m.bench.values(m.transformer.decode({sequence[t]}, {t}, {t}, {0, 0, 0, t + 1}, cache));
+                const auto input =
+                    m.transformer.upload_decode_input({sequence[t]}, {t}, {t}, {0, 0, 0, t + 1});
+                const auto row = m.bench.values(m.transformer.decode(input, cache));
                 logits.insert(logits.end(), row.begin(), row.end());
             }
         const auto [distance, cosine] = compare(logits, golden(name, "logits"));
