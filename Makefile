@@ -19,7 +19,7 @@ define compile
 	@cmake --build $(1) --parallel $(JOBS) --target $(3)
 endef
 
-.PHONY: help deps build test demo base bench fuzz format clean
+.PHONY: help deps build cuda test demo base bench bundle mutants fuzz format clean
 .NOTPARALLEL:
 
 help:  ## lists the targets
@@ -41,6 +41,10 @@ deps:  ## installs the Debian/Ubuntu packages that are missing
 
 build: deps  ## compiles the programs into build/
 	$(call compile,build,,$(PROGRAMS))
+
+cuda: deps  ## compiles the CUDA backend for sm_80 and sm_90 (wants nvcc), and lists its kernels' registers and spills
+	$(call compile,build,,r1_cuda)
+	@cuobjdump --dump-resource-usage build/libr1_cuda.so 2>/dev/null | tests/gpu/registers.sh
 
 test: deps  ## runs the tests, then runs them again under AddressSanitizer and UBSan
 	$(call compile,build,,r1_tests)
@@ -65,13 +69,20 @@ fuzz: deps  ## feeds the parsers hostile input under clang's sanitizers, FUZZ_SE
 	@cmake --build build-fuzz --parallel $(JOBS) --target r1_fuzz
 	@printf '%s\n' $(FUZZ_TARGETS) | xargs -P $(JOBS) -I{} tests/fuzz/run.sh {} $(FUZZ_SECONDS)
 
-bench: deps  ## times the primitives
+bench: deps  ## times training and decoding beside the machine's peaks
 	$(call compile,build,,r1_bench)
 	build/r1_bench
+
+mutants: deps  ## plants faults in the CUDA kernels, one at a time, and counts those that the tests catch
+	tests/mutants.sh
+
+bundle: deps  ## makes bundle/, which runs on a GPU machine without installing anything: bundle/gpu-check
+	$(call compile,build-bundle,-DR1_NATIVE=OFF -DCMAKE_DISABLE_FIND_PACKAGE_MPI=ON,$(PROGRAMS) r1_conformance r1_bench r1_cuda)
+	tests/gpu/bundle.sh build-bundle bundle
 
 format:  ## applies .clang-format to every source file
 	find . -path './build*' -prune -o \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -print0 \
 	    | xargs -0 clang-format -i
 
 clean:  ## removes what was built; runs/ stays
-	rm -rf build build-asan build-fuzz
+	rm -rf build build-asan build-fuzz build-mutants build-bundle bundle

@@ -54,14 +54,14 @@ int infer(const Options& o) {
         .bf16_matrices = device.bf16_matrices,
         .max_tokens = std::max<std::int64_t>(static_cast<std::int64_t>(longest_prompt), 1024),
         .max_decode_rows = slots};
-    const auto plan = Transformer::plan(config, options, backend.precision());
+    const auto plan = Transformer::plan(config, options, backend);
     if (!o.eval.empty())
         print_and_check_memory_plan(
-            device, {{"parameters", plan.parameters},
-                     {"activations", plan.activations},
-                     {"key/value cache (--slots, --max-new-tokens)",
-                      Generator::bytes(config, slots, static_cast<int>(longest_prompt), max_new_tokens,
-                                       backend.precision())}});
+            device,
+            {{"parameters", plan.parameters},
+             {"activations", plan.activations},
+             {"key/value cache (--slots, --max-new-tokens)",
+              Generator::bytes(config, slots, static_cast<int>(longest_prompt), max_new_tokens, backend)}});
     Transformer model(backend, config, options);
     model.load_weights(o.model);
     Generator generator(model, slots, static_cast<int>(longest_prompt), max_new_tokens);

@@ -42,7 +42,7 @@ struct Options {
     std::int64_t token_budget = 8192, seed = 1;
     int show_every = 20, save_every = 50, eval_samples = 1;
     bool recompute = false, resume = false, plain = false;
-    std::string save_dtype = "auto";
+    std::string save_dtype = "auto", state_dtype = "float32";
 };
 
 /// One response as the update sees it.
@@ -393,7 +393,7 @@ Trainer::Trainer(const Options& options)
       device(make_device(o.device, o.dtype)),
       backend(*device.backend),
       model(backend, config, planned_options()),
-      optimizer(model),
+      optimizer(model, static_cast<std::uint64_t>(o.seed)),
       generator(model, slots, prompt_tokens, max_new_tokens),
       order(train_problems.size(), static_cast<std::uint64_t>(o.seed)) {
     if (config.eos_token_ids.empty())
@@ -439,22 +439,24 @@ std::size_t Trainer::longest_prompt() const {
 
 /// Memory is planned, shown and checked before any of it is taken.
 TransformerOptions Trainer::planned_options() {
+    const DType state_dtype = o.state_dtype == "bfloat16" ? DType::BF16 : DType::F32;
     const TransformerOptions planned{
         .trainable = true,
         .recompute = o.recompute,
-        .bf16_matrices = device.bf16_matrices,
+        .bf16_matrices = device.bf16_matrices || state_dtype == DType::BF16,
+        .bf16_master = state_dtype == DType::BF16,
         .max_tokens = std::max<std::int64_t>(o.token_budget, prompt_tokens + max_new_tokens),
         .max_decode_rows = slots};
-    const auto plan = Transformer::plan(config, planned, backend.precision());
+    const auto plan = Transformer::plan(config, planned, backend);
     const ParameterLayout layout(config);
     planned_memory = print_and_check_memory_plan(
         device,
         {{"parameters", plan.parameters},
          {"gradients", plan.gradients},
-         {"optimizer state", Optimizer::bytes(layout, backend.real())},
+         {"optimizer state", Optimizer::bytes(layout, state_dtype)},
          {"activations (--token-budget, --recompute)", plan.activations},
          {"key/value cache (--prompts, --group, --max-new-tokens)",
-          Generator::bytes(config, slots, prompt_tokens, max_new_tokens, backend.precision())},
+          Generator::bytes(config, slots, prompt_tokens, max_new_tokens, backend)},
          {"reference policy (--beta 0 needs none)", o.beta > 0 ? 2 * layout.total * sizeof(float) : 0}});
     return planned;
 }
@@ -508,6 +510,7 @@ int main(int argc, char** argv) {
     app.add_option("--clip-norm", o.clip_norm, "largest gradient norm, 0: none")->check(kNonNegative);
     app.add_option("--token-budget", o.token_budget, "tokens a training pass (memory)")->check(kPositive);
     add_device_options(app, o.device, o.dtype);
+    add_state_dtype(app, o.state_dtype);
     app.add_flag("--recompute", o.recompute,
                  "recompute activations in the backward pass: less memory, a third more work");
     app.add_option("--show-every", o.show_every, "steps between sampled traces")->check(kPositive);

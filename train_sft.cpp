@@ -23,7 +23,7 @@ struct Options {
     std::int64_t steps = 1000, batch_tokens = 8192, token_budget = 8192, save_every = 500, warmup = 50,
                  seed = 1;
     double lr = 1e-3, weight_decay = 0, clip = 1;
-    std::string schedule = "cosine", save_dtype = "auto";
+    std::string schedule = "cosine", save_dtype = "auto", state_dtype = "float32";
     int threads = 0;
     bool resume = false, recompute = false, no_shuffle = false;
 };
@@ -62,18 +62,21 @@ int train(const Options& o) {
 
     const Device device = make_device(o.device, o.dtype);
     Backend& backend = *device.backend;
-    const TransformerOptions model_options{.trainable = true,
-                                           .recompute = o.recompute,
-                                           .bf16_matrices = device.bf16_matrices,
-                                           .max_tokens = o.token_budget};
-    const auto plan = Transformer::plan(config, model_options, backend.precision());
-    print_and_check_memory_plan(
-        device, {{"parameters", plan.parameters},
-                 {"gradients", plan.gradients},
-                 {"optimizer state", Optimizer::bytes(ParameterLayout(config), backend.real())},
-                 {"activations (--token-budget, --recompute)", plan.activations}});
+    const DType state_dtype = o.state_dtype == "bfloat16" ? DType::BF16 : DType::F32;
+    const TransformerOptions model_options{
+        .trainable = true,
+        .recompute = o.recompute,
+        .bf16_matrices = device.bf16_matrices || state_dtype == DType::BF16,
+        .bf16_master = state_dtype == DType::BF16,
+        .max_tokens = o.token_budget};
+    const auto plan = Transformer::plan(config, model_options, backend);
+    print_and_check_memory_plan(device,
+                                {{"parameters", plan.parameters},
+                                 {"gradients", plan.gradients},
+                                 {"optimizer state", Optimizer::bytes(ParameterLayout(config), state_dtype)},
+                                 {"activations (--token-budget, --recompute)", plan.activations}});
     Transformer model(backend, config, model_options);
-    Optimizer optimizer(model);
+    Optimizer optimizer(model, static_cast<std::uint64_t>(o.seed));
     SftReader reader(o.data, o.no_shuffle ? std::nullopt : std::optional(static_cast<std::uint64_t>(o.seed)),
                      o.tokenizer.empty() ? o.model : o.tokenizer);
     std::int64_t step = 0;
@@ -202,6 +205,7 @@ int main(int argc, char** argv) {
     app.add_option("--weight-decay", o.weight_decay, "AdamW's, on matrices")->check(kNonNegative);
     app.add_option("--clip", o.clip, "largest gradient norm, 0: none")->check(kNonNegative);
     add_device_options(app, o.device, o.dtype);
+    add_state_dtype(app, o.state_dtype);
     app.add_flag("--recompute", o.recompute,
                  "recompute activations in the backward pass: less memory, a third more work");
     app.add_option("--save-every", o.save_every, "steps between checkpoints")->check(kPositive);

@@ -83,11 +83,13 @@ void* CudaBackend::allocate(std::size_t bytes) {
 void CudaBackend::release(void* data) { cudaFree(data); }
 
 void CudaBackend::upload(Tensor to, const void* host) {
+    if (!to.size()) return;
     cuda::check(cudaMemcpyAsync(to.data, host, to.bytes(), cudaMemcpyHostToDevice, stream_), "upload");
     if (to.bytes() > 64 * 1024)  // smaller ones are copied aside before the call returns
         cuda::check(cudaStreamSynchronize(stream_), "upload");
 }
 void CudaBackend::download(void* host, Tensor from) {
+    if (!from.size()) return;
     cuda::check(cudaMemcpyAsync(host, from.data, from.bytes(), cudaMemcpyDeviceToHost, stream_), "download");
     cuda::check(cudaStreamSynchronize(stream_), "download");
 }

@@ -20,6 +20,9 @@ class CudaBackend final : public Backend {
     const char* name() const override { return name_.c_str(); }
     DType real() const override { return DType::F32; }
     DType activation() const override { return activation_; }
+    Preferences preferences() const override {
+        return {.decode_tokens = 8, .decode_rows = 16, .logit_rows = 2048};
+    }
 
     // backend_cuda.cu
     std::size_t available_memory() const override;
@@ -75,7 +78,6 @@ class CudaBackend final : public Backend {
     void decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor v_pool, Tensor spans,
                           AttentionShape shape) override;
     void advance(Tensor positions, Tensor rows, Tensor spans, Tensor counters) override;
-    DecodeHint decode_hint() const override { return {8, 16}; }
 
     // head.cu
     void head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight, Tensor targets,

@@ -1,5 +1,6 @@
 // Copies, SwiGLU, sums of squares, AdamW: one thread an element or eight.
 #include "cuda/backend_cuda.h"
+#include "src/philox.h"
 
 namespace r1::cuda {
 namespace {
@@ -83,15 +84,28 @@ __global__ void column_sums_kernel(float* out, const float* partial, std::int64_
     out[c] += sum;
 }
 
-/// Reads 16 bytes a parameter and writes 12.
-__global__ void adamw_kernel(float* param, const float* grad, float* m, float* v, std::int64_t size,
+/// Stores in float32, or in bfloat16 rounded by 16 random bits.
+__device__ void store_rounded(float* to, float value, std::uint64_t) { *to = value; }
+__device__ void store_rounded(bf16* to, float value, std::uint64_t random) {
+    const std::uint32_t bits = round_stochastically(__float_as_uint(value), random);
+    *to = __float2bfloat16(__uint_as_float(bits << 16));  // exact
+}
+
+/// Reads 4 bytes a parameter for the gradient, and reads and writes each state: 28 bytes in all in float32, 16 in
+/// bfloat16.
+template <class Param, class State>
+__global__ void adamw_kernel(Param* param, const float* grad, State* m, State* v, std::int64_t size,
                              AdamWOptions o, float correction1, float correction2) {
     for (std::int64_t i = thread_index(); i < size; i += all_threads()) {
-        const float g = o.grad_scale * grad[i];
-        const float m_i = m[i] = o.beta1 * m[i] + (1 - o.beta1) * g;
-        const float v_i = v[i] = o.beta2 * v[i] + (1 - o.beta2) * g * g;
-        param[i] -=
-            o.lr * (m_i * correction1 / (sqrtf(v_i * correction2) + o.eps) + o.weight_decay * param[i]);
+        const float g = o.grad_scale * grad[i], p = to_float(param[i]);
+        const float m_i = o.beta1 * to_float(m[i]) + (1 - o.beta1) * g,
+                    v_i = o.beta2 * to_float(v[i]) + (1 - o.beta2) * g * g;
+        const std::uint64_t random = std::is_same_v<State, bf16> ? rounding_bits(o.seed, o.step, i) : 0;
+        store_rounded(
+            param + i,
+            p - o.lr * (m_i * correction1 / (sqrtf(v_i * correction2) + o.eps) + o.weight_decay * p), random);
+        store_rounded(m + i, m_i, random >> 16);
+        store_rounded(v + i, v_i, random >> 32);
     }
 }
 
@@ -159,8 +173,18 @@ void CudaBackend::add_column_sums(Tensor out, const float* partial, std::int64_t
 void CudaBackend::adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& o) {
     if (!param.size()) return;
     auto correction = [&](double beta) { return static_cast<float>(1 / (1 - std::pow(beta, o.step))); };
-    launch(stream_, blocks_for(param.size()), 256, 0, adamw_kernel, param.as<float>(), grad.as<float>(),
-           m.as<float>(), v.as<float>(), param.size(), o, correction(o.beta1), correction(o.beta2));
+    auto run = [&](auto* p, auto* state_m, auto* state_v) {
+        using Param = std::remove_pointer_t<decltype(p)>;
+        using State = std::remove_pointer_t<decltype(state_m)>;
+        launch(stream_, blocks_for(param.size()), 256, 0, adamw_kernel<Param, State>, p, grad.as<float>(),
+               state_m, state_v, param.size(), o, correction(o.beta1), correction(o.beta2));
+    };
+    if (param.dtype == DType::BF16)
+        run(param.as<bf16>(), m.as<bf16>(), v.as<bf16>());
+    else if (m.dtype == DType::BF16)
+        run(param.as<float>(), m.as<bf16>(), v.as<bf16>());
+    else
+        run(param.as<float>(), m.as<float>(), v.as<float>());
 }
 
 }  // namespace r1::cuda

@@ -18,6 +18,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <span>
 
 #include "src/philox.h"
 #include "src/tensor.h"
@@ -47,13 +48,17 @@ struct SampleOptions {
 
 struct AdamWOptions {
     float lr = 1e-3f, beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, weight_decay = 0;
-    std::int64_t step = 1;  ///< 1 at the first update (bias correction)
-    float grad_scale = 1;   ///< multiplies the gradient first (clipping by global norm)
+    std::int64_t step = 1;   ///< 1 at the first update (bias correction)
+    float grad_scale = 1;    ///< multiplies the gradient first (clipping by global norm)
+    std::uint64_t seed = 0;  ///< of stochastic rounding
 };
 
-/// The types a backend computes with; see "Types" above.
-struct Precision {
-    DType real = DType::F32, activation = DType::F32;
+/// What a backend runs best with. None of it changes results.
+struct Preferences {
+    int decode_tokens =
+        1;  ///< between two looks of the host; those decoded behind a stop token are thrown away
+    int decode_rows = 1;   ///< batches that are a multiple of this
+    int logit_rows = 256;  ///< rows of logits at a time: memory against passes over the head
 };
 
 class Backend {
@@ -62,7 +67,7 @@ class Backend {
     virtual const char* name() const = 0;
     virtual DType real() const = 0;
     virtual DType activation() const { return real(); }
-    Precision precision() const { return {real(), activation()}; }
+    virtual Preferences preferences() const { return {}; }
 
     // ---- memory ----
     virtual std::size_t available_memory() const = 0;  ///< bytes that allocate() could still give
@@ -164,12 +169,6 @@ class Backend {
     /// On to the next token: where rows[b] >= 0, one is added to it, to positions[b], to spans[b, 3] and to
     /// counters[b, 3]. All in place; counters [B, 4] as in sample().
     virtual void advance(Tensor positions, Tensor rows, Tensor spans, Tensor counters) = 0;
-    /// How the backend likes to decode: so many tokens between two looks of the host (what is decoded behind a stop
-    /// token is thrown away), in batches that are a multiple of so many rows.
-    struct DecodeHint {
-        int tokens = 1, rows = 1;
-    };
-    virtual DecodeHint decode_hint() const { return {}; }
 
     // ---- SwiGLU (arXiv 2002.05202) ----
     /// out = silu(gate) * up            gate_up act [N, 2F]: gate first; out act [N, F];
@@ -207,11 +206,19 @@ class Backend {
     /// AdamW (arXiv 1711.05101, algorithm 2, with lr as the schedule): g = grad_scale grad;
     /// m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
     /// param -= lr (m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + eps) + weight_decay param)
+    /// grad real; param, and m and v, real or BF16. What is BF16 is rounded stochastically, up or down with
+    /// probabilities that make the mean exact (rounding_bits() of seed, step and index), so that updates too small for
+    /// bfloat16 are not lost on average.
     virtual void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& options) = 0;
 };
 
 /// The reference backend: plain loops on the CPU, oneDNN for GEMM. real: F32, or F64 for tests.
 std::unique_ptr<Backend> make_cpu_backend(DType real = DType::F32);
+
+/// F32 or BF16 (or F64, in tests), element by element, from and to floats on the host; a BF16 tensor is given what
+/// bfloat16 holds exactly.
+void download_floats(Backend& backend, Tensor from, std::span<float> to);
+void upload_floats(Backend& backend, Tensor to, std::span<const float> from);
 
 inline Buffer::Buffer(Backend& backend, std::size_t bytes)
     : backend_(&backend), data_(backend.allocate(bytes)), bytes_(bytes) {}

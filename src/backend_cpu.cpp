@@ -816,6 +816,8 @@ class CpuBackend final : public Backend {
                    gs = o.grad_scale;
         const Real c1 = static_cast<Real>(1 / (1 - std::pow(static_cast<double>(b1), o.step)));
         const Real c2 = static_cast<Real>(1 / (1 - std::pow(static_cast<double>(b2), o.step)));
+        if (param.dtype == DType::BF16 || m.dtype == DType::BF16)
+            return adamw_rounded(param, grad, m, v, o, c1, c2);
         parallel_chunks(param.size(), 1 << 14, [&](int64_t begin, int64_t end) {
             Real *p = param.as<Real>(), *mm = m.as<Real>(), *vv = v.as<Real>();
             const Real* gg = grad.as<Real>();
@@ -830,6 +832,33 @@ class CpuBackend final : public Backend {
     }
 
   private:
+    /// The same with states in bfloat16.
+    static void adamw_rounded(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& o, Real c1,
+                              Real c2) {
+        auto get = [](Tensor t, int64_t i) {
+            return t.dtype == DType::BF16 ? static_cast<Real>(widen(t.as<bf16>()[i])) : t.as<Real>()[i];
+        };
+        auto set = [](Tensor t, int64_t i, Real value, std::uint64_t random) {
+            if (t.dtype == DType::BF16)
+                t.as<bf16>()[i] =
+                    round_stochastically(std::bit_cast<std::uint32_t>(static_cast<float>(value)), random);
+            else
+                t.as<Real>()[i] = value;
+        };
+        parallel_chunks(param.size(), 1 << 14, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+                const Real g = o.grad_scale * grad.as<Real>()[i], p = get(param, i);
+                const Real mm = o.beta1 * get(m, i) + (1 - o.beta1) * g,
+                           vv = o.beta2 * get(v, i) + (1 - o.beta2) * g * g;
+                const std::uint64_t random = rounding_bits(o.seed, o.step, i);
+                set(param, i, p - o.lr * (mm * c1 / (std::sqrt(vv * c2) + o.eps) + o.weight_decay * p),
+                    random);
+                set(m, i, mm, random >> 16);
+                set(v, i, vv, random >> 32);
+            }
+        });
+    }
+
     template <int Slot>
     static float* copy_padded(const float* from, int64_t rows, int64_t cols, int64_t stride, int64_t padded) {
         float* to = scratch<float, Slot>(padded * cols);
@@ -908,6 +937,30 @@ class CpuBackend final : public Backend {
 };
 
 }  // namespace
+
+void download_floats(Backend& backend, Tensor from, std::span<float> to) {
+    if (from.dtype == DType::F32) return backend.download(to.data(), from);
+    if (from.dtype == DType::BF16) {
+        std::vector<bf16> narrow(to.size());
+        backend.download(narrow.data(), from);
+        std::ranges::transform(narrow, to.begin(), [](bf16 x) { return widen(x); });
+    } else {
+        std::vector<double> wide(to.size());
+        backend.download(wide.data(), from);
+        std::ranges::copy(wide, to.begin());
+    }
+}
+
+void upload_floats(Backend& backend, Tensor to, std::span<const float> from) {
+    if (to.dtype == DType::F32) return backend.upload(to, from.data());
+    if (to.dtype == DType::BF16) {
+        std::vector<bf16> rounded(from.size());
+        std::ranges::transform(from, rounded.begin(), [](float x) { return narrow(x); });
+        backend.upload(to, rounded.data());
+    } else {
+        backend.upload(to, std::vector<double>(from.begin(), from.end()).data());
+    }
+}
 
 std::unique_ptr<Backend> make_cpu_backend(DType real) {
     if (real == DType::F64) return std::make_unique<CpuBackend<double>>();

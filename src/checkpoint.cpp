@@ -15,7 +15,10 @@ std::filesystem::path file_in(const std::filesystem::path& folder) {
 
 /// What goes into the file straight from the backend and back, bit by bit: there is no room for a copy.
 std::vector<std::pair<std::string, Tensor>> tensors_of(const Transformer& model, const Optimizer& optimizer) {
-    return {{"parameters", model.parameters()}, {"adam.m", optimizer.m}, {"adam.v", optimizer.v}};
+    return {{"matrices", model.matrices()},
+            {"vectors", model.vectors()},
+            {"adam.m", optimizer.m},
+            {"adam.v", optimizer.v}};
 }
 
 /// What makes a model folder beside its weights. Those that it has are copied.
@@ -31,10 +34,13 @@ void save_checkpoint(const std::filesystem::path& folder, const Transformer& mod
     const std::int64_t total = model.layout().total;
     std::vector<SafeTensorOut> out;
     for (const auto& [name, tensor] : tensors_of(model, optimizer))
-        out.push_back(
-            {name, {total}, {}, [&backend = model.backend(), tensor = tensor](std::int64_t first, auto part) {
-                 backend.download(part.data(), tensor.slice(first, static_cast<std::int64_t>(part.size())));
-             }});
+        out.push_back({name,
+                       {tensor.rows},
+                       {},
+                       [&backend = model.backend(), tensor = tensor](std::int64_t first, auto part) {
+                           download_floats(backend,
+                                           tensor.slice(first, static_cast<std::int64_t>(part.size())), part);
+                       }});
     if (!checkpoint.reference.empty()) out.push_back({"reference", {total}, checkpoint.reference});
     auto numbers = checkpoint.numbers;
     numbers["updates"] = std::to_string(optimizer.updates);
@@ -49,8 +55,8 @@ Checkpoint load_checkpoint(const std::filesystem::path& folder, Transformer& mod
         fail(file_in(folder).string(),
              ": not a checkpoint of this program; remove it or choose another --out");
     for (const auto& [name, tensor] : tensors_of(model, optimizer))
-        file.read_f32(name, {total}, [&, tensor = tensor](std::int64_t first, auto part) {
-            model.backend().upload(tensor.slice(first, static_cast<std::int64_t>(part.size())), part.data());
+        file.read_f32(name, {tensor.rows}, [&, tensor = tensor](std::int64_t first, auto part) {
+            upload_floats(model.backend(), tensor.slice(first, static_cast<std::int64_t>(part.size())), part);
         });
     model.parameters_changed();
     optimizer.updates = std::stoll(checkpoint.numbers["updates"]);

@@ -38,6 +38,14 @@ inline void add_device_options(CLI::App& app, std::string& device, std::string& 
         ->check(CLI::IsMember({"auto", "float32", "bfloat16"}));
 }
 
+inline void add_state_dtype(CLI::App& app, std::string& choice) {
+    app.add_option("--state-dtype", choice,
+                   "of master weights and AdamW's moments; bfloat16, rounded stochastically, takes 10 bytes "
+                   "a parameter "
+                   "with its gradient, float32 16, or 18 with --dtype bfloat16")
+        ->check(CLI::IsMember({"float32", "bfloat16"}));
+}
+
 inline void add_save_dtype(CLI::App& app, std::string& choice) {
     app.add_option("--save-dtype", choice, "of the trained model's weights; auto: as the model came")
         ->check(CLI::IsMember({"auto", "float32", "bfloat16"}));

@@ -37,9 +37,9 @@ int64_t Generator::cache_rows(int slots, int prompt_rows, int own_rows) {
 }
 
 std::size_t Generator::bytes(const Config& config, int slots, int max_prompt_tokens, int max_new_tokens,
-                             Precision precision) {
+                             const Backend& backend) {
     return KvCache::bytes(
-        config, cache_rows(slots, round_to_block(max_prompt_tokens), own_rows(max_new_tokens)), precision);
+        config, cache_rows(slots, round_to_block(max_prompt_tokens), own_rows(max_new_tokens)), backend);
 }
 
 Generator::Generator(Transformer& model, int slots, int max_prompt_tokens, int max_new_tokens)
@@ -111,7 +111,7 @@ std::vector<Completion> Generator::generate(const std::vector<Prompt>& prompts,
         if (active.empty()) return result;
 
         // A few tokens for every completion in flight. Rows beyond those are free slots.
-        const auto [steps, multiple] = backend.decode_hint();
+        const int steps = backend.preferences().decode_tokens, multiple = backend.preferences().decode_rows;
         const int running = static_cast<int>(active.size());
         const int rounded = running < multiple
                                 ? static_cast<int>(std::bit_ceil(static_cast<unsigned>(running)))

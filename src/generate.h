@@ -37,7 +37,7 @@ class Generator {
     /// >= slots.
     Generator(Transformer& model, int slots, int max_prompt_tokens, int max_new_tokens);
     static std::size_t bytes(const Config& config, int slots, int max_prompt_tokens, int max_new_tokens,
-                             Precision precision);
+                             const Backend& backend);
 
     /// prompts.size() * samples_per_prompt completions, those of one prompt together and in order.
     /// on_token(completion index, token), if given, is called as tokens appear.

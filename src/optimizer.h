@@ -29,18 +29,18 @@ struct LearningRate {
     }
 };
 
-/// The moments live beside the parameters, in the same layout.
+/// The moments live beside the parameters, in the same layout: in real(), or in bfloat16 beside a bfloat16 master.
 class Optimizer {
   public:
-    explicit Optimizer(Transformer& model)
-        : model_(model), buffer_(model.backend(), 2 * model.parameters().bytes()) {
+    explicit Optimizer(Transformer& model, std::uint64_t seed = 0)
+        : model_(model), seed_(seed), buffer_(model.backend(), bytes(model.layout(), dtype_of(model))) {
         const std::int64_t total = model.layout().total;
-        const Tensor both{buffer_.data(), model.backend().real(), 2 * total, 1};
+        const Tensor both{buffer_.data(), dtype_of(model), 2 * total, 1};
         m = both.slice(0, total), v = both.slice(total, total);
         model.backend().zero(both);
     }
-    static std::size_t bytes(const ParameterLayout& layout, DType real) {
-        return 2 * layout.total * bytes_of(real);
+    static std::size_t bytes(const ParameterLayout& layout, DType dtype) {
+        return 2 * layout.total * bytes_of(dtype);
     }
 
     /// Clips the gradient to max_norm, updates the parameters, zeroes the gradient. Weight decay acts on
@@ -54,16 +54,16 @@ class Optimizer {
             AdamWOptions o;
             o.lr = static_cast<float>(lr), o.beta1 = beta1, o.beta2 = beta2, o.step = ++updates;
             o.grad_scale = static_cast<float>(max_norm > 0 && norm > max_norm ? max_norm / norm : 1);
-            const std::int64_t matrices = model_.layout().matrices,
-                               vectors = model_.layout().total - matrices;
-            auto update = [&](std::int64_t begin, std::int64_t count) {
-                backend.adamw(model_.parameters().slice(begin, count), gradients.slice(begin, count),
-                              m.slice(begin, count), v.slice(begin, count), o);
+            o.seed = seed_;
+            auto update = [&](Tensor parameters, std::int64_t begin) {
+                const std::int64_t count = parameters.rows;
+                backend.adamw(parameters, gradients.slice(begin, count), m.slice(begin, count),
+                              v.slice(begin, count), o);
             };
             o.weight_decay = static_cast<float>(weight_decay);
-            update(0, matrices);
+            update(model_.matrices(), 0);
             o.weight_decay = 0;
-            update(matrices, vectors);
+            update(model_.vectors(), model_.layout().matrices);
             model_.parameters_changed();
         }
         backend.zero(gradients);
@@ -74,7 +74,9 @@ class Optimizer {
     std::int64_t updates = 0;  ///< made so far
 
   private:
+    static DType dtype_of(const Transformer& model) { return model.matrices().dtype; }
     Transformer& model_;
+    std::uint64_t seed_;
     Buffer buffer_;
 };
 

@@ -245,27 +245,27 @@ void PackedBatch::add(const std::vector<int32_t>& sequence, const std::vector<bo
 }
 
 KvCache::KvCache(Backend& backend, const Config& config, int64_t rows)
-    : rows(rows), arena_(backend, bytes(config, rows, backend.precision())) {
+    : rows(rows), arena_(backend, bytes(config, rows, backend)) {
     for (int l = 0; l < config.num_hidden_layers; ++l) {
         k.push_back(arena_.take(backend.activation(), rows, config.attention().kv_cols()));
         v.push_back(arena_.take(backend.activation(), rows, config.attention().kv_cols()));
     }
 }
 
-std::size_t KvCache::bytes(const Config& config, int64_t rows, Precision precision) {
+std::size_t KvCache::bytes(const Config& config, int64_t rows, const Backend& backend) {
     Arena measure;
     for (int i = 0; i < 2 * config.num_hidden_layers; ++i)
-        measure.take(precision.activation, rows, config.attention().kv_cols());
+        measure.take(backend.activation(), rows, config.attention().kv_cols());
     return measure.used();
 }
 
 Transformer::Workspace Transformer::take_workspace(Arena& arena, const Config& c, const TransformerOptions& o,
-                                                   Precision precision) {
+                                                   const Backend& backend) {
     const int64_t N = std::max(o.max_tokens, o.max_decode_rows), M = o.max_tokens, B = o.max_decode_rows;
     const int64_t C = c.hidden_size, F = c.intermediate_size, V = c.vocab_size;
     const AttentionShape shape = c.attention();
-    auto real = [&](int64_t rows, int64_t cols = 1) { return arena.take(precision.real, rows, cols); };
-    auto act = [&](int64_t rows, int64_t cols) { return arena.take(precision.activation, rows, cols); };
+    auto real = [&](int64_t rows, int64_t cols = 1) { return arena.take(backend.real(), rows, cols); };
+    auto act = [&](int64_t rows, int64_t cols) { return arena.take(backend.activation(), rows, cols); };
     auto ints = [&](int64_t rows, int64_t cols = 1) { return arena.take(DType::I32, rows, cols); };
 
     Workspace w;
@@ -293,7 +293,8 @@ Transformer::Workspace Transformer::take_workspace(Arena& arena, const Config& c
     w.branch = act(N, C);
     w.scored = real(N, C), w.delta = act(M, C), w.hidden = act(N, C), w.rstd = real(N);
     w.logp = real(M), w.entropy = real(M);
-    w.logits = real(std::min<int64_t>(M, std::max<int64_t>(256, (1 << 20) / V)), V);
+    w.logits =
+        real(std::min<int64_t>(M, std::max<int64_t>(backend.preferences().logit_rows, (1 << 20) / V)), V);
     if (o.trainable) {
         w.dlogp = real(M), w.dentropy = real(M), w.dhidden = act(M, C), w.dscored = real(M, C);
         w.dx = real(N, C), w.dnorm = act(N, C), w.dattention = act(N, shape.q_cols());
@@ -306,14 +307,16 @@ Transformer::Workspace Transformer::take_workspace(Arena& arena, const Config& c
 }
 
 Transformer::Plan Transformer::plan(const Config& config, const TransformerOptions& options,
-                                    Precision precision) {
+                                    const Backend& backend) {
     const ParameterLayout layout(config);
     Arena measure;
-    take_workspace(measure, config, options, precision);
+    take_workspace(measure, config, options, backend);
     Plan p;
-    const std::size_t bytes = layout.total * bytes_of(precision.real);
-    p.parameters = bytes + (options.bf16_matrices ? layout.matrices * 2 : 0);
-    p.gradients = options.trainable ? bytes : 0;
+    const std::size_t real = bytes_of(backend.real());
+    p.parameters = (layout.total - layout.matrices) * real +
+                   layout.matrices * (options.bf16_master ? 0 : real) +
+                   layout.matrices * (options.bf16_matrices ? 2 : 0);
+    p.gradients = options.trainable ? layout.total * real : 0;
     p.activations = measure.used();
     return p;
 }
@@ -321,18 +324,25 @@ Transformer::Plan Transformer::plan(const Config& config, const TransformerOptio
 Transformer::Transformer(Backend& backend, const Config& config, const TransformerOptions& options)
     : backend_(backend), config_(config), options_(options), layout_(config) {
     const DType real = backend.real();
-    const auto bytes = layout_.total * bytes_of(real);
-    parameter_buffer_ = Buffer(backend, bytes);
-    parameters_ = {parameter_buffer_.data(), real, layout_.total, 1};
-    backend.zero(parameters_);
+    const int64_t matrices = layout_.matrices, vectors = layout_.total - matrices;
+    if (options.bf16_matrices) {
+        bf16_buffer_ = Buffer(backend, matrices * 2);
+        bf16_matrices_ = {bf16_buffer_.data(), DType::BF16, matrices, 1};
+    }
+    if (options.bf16_master) {
+        parameter_buffer_ = Buffer(backend, vectors * bytes_of(real));
+        matrices_ = bf16_matrices_;
+        vectors_ = {parameter_buffer_.data(), real, vectors, 1};
+    } else {
+        parameter_buffer_ = Buffer(backend, layout_.total * bytes_of(real));
+        const Tensor all{parameter_buffer_.data(), real, layout_.total, 1};
+        matrices_ = all.slice(0, matrices), vectors_ = all.slice(matrices, vectors);
+    }
+    backend.zero(matrices_), backend.zero(vectors_);
     if (options.trainable) {
-        gradient_buffer_ = Buffer(backend, bytes);
+        gradient_buffer_ = Buffer(backend, layout_.total * bytes_of(real));
         gradients_ = {gradient_buffer_.data(), real, layout_.total, 1};
         backend.zero(gradients_);
-    }
-    if (options.bf16_matrices) {
-        bf16_buffer_ = Buffer(backend, layout_.matrices * 2);
-        bf16_matrices_ = {bf16_buffer_.data(), DType::BF16, layout_.matrices, 1};
     }
     const int half = config.head_dim / 2;
     rope_buffer_ = Buffer(backend, half * bytes_of(real));
@@ -341,53 +351,46 @@ Transformer::Transformer(Backend& backend, const Config& config, const Transform
     if (real == DType::F64)
         backend.upload(inv_freq_, inv_freq.data());
     else
-        backend.upload(inv_freq_, std::vector<float>(inv_freq.begin(), inv_freq.end()).data());
+        upload_floats(backend, inv_freq_, std::vector<float>(inv_freq.begin(), inv_freq.end()));
     Arena measure;
-    take_workspace(measure, config, options, backend.precision());
+    take_workspace(measure, config, options, backend);
     arena_ = Arena(backend, measure.used());
-    work_ = take_workspace(arena_, config, options, backend.precision());
+    work_ = take_workspace(arena_, config, options, backend);
 }
 
 // ---- parameters ----
 
 Tensor Transformer::matrix(int64_t offset, int64_t rows, int64_t cols) const {
-    const Tensor& all = options_.bf16_matrices ? bf16_matrices_ : parameters_;
+    const Tensor& all = options_.bf16_matrices ? bf16_matrices_ : matrices_;
     return all.slice(offset, rows * cols).reshape(rows, cols);
 }
 Tensor Transformer::vector(int64_t offset, int64_t size) const {
-    return offset < 0 ? Tensor{} : parameters_.slice(offset, size);
+    return offset < 0 ? Tensor{} : vectors_.slice(offset - layout_.matrices, size);
 }
 Tensor Transformer::gradient(int64_t offset, int64_t rows, int64_t cols) const {
     return offset < 0 ? Tensor{} : gradients_.slice(offset, rows * cols).reshape(rows, cols);
 }
 
-void Transformer::download_parameters(int64_t first, std::span<float> out) const {
-    const Tensor part = parameters_.slice(first, static_cast<int64_t>(out.size()));
-    if (part.dtype == DType::F32) return backend_.download(out.data(), part);
-    std::vector<double> wide(out.size());
-    backend_.download(wide.data(), part);
-    std::ranges::copy(wide, out.begin());
-}
-
-void Transformer::upload_parameters(int64_t first, std::span<const float> values) {
-    const Tensor part = parameters_.slice(first, static_cast<int64_t>(values.size()));
-    if (part.dtype == DType::F32) return backend_.upload(part, values.data());
-    backend_.upload(part, std::vector<double>(values.begin(), values.end()).data());
+Tensor Transformer::parameters(int64_t first, int64_t count) const {
+    return first < layout_.matrices ? matrices_.slice(first, count)
+                                    : vectors_.slice(first - layout_.matrices, count);
 }
 
 std::vector<float> Transformer::download_parameters() const {
     std::vector<float> values(layout_.total);
-    download_parameters(0, values);
+    download_floats(backend_, matrices_, std::span(values).first(layout_.matrices));
+    download_floats(backend_, vectors_, std::span(values).subspan(layout_.matrices));
     return values;
 }
 
 void Transformer::upload_parameters(std::span<const float> values) {
-    upload_parameters(0, values);
+    upload_floats(backend_, matrices_, values.first(layout_.matrices));
+    upload_floats(backend_, vectors_, values.subspan(layout_.matrices));
     parameters_changed();
 }
 
 void Transformer::parameters_changed() {
-    if (options_.bf16_matrices) backend_.copy(bf16_matrices_, parameters_.slice(0, layout_.matrices));
+    if (options_.bf16_matrices && !options_.bf16_master) backend_.copy(bf16_matrices_, matrices_);
 }
 
 void Transformer::initialize(std::uint64_t seed) {
@@ -407,7 +410,7 @@ void Transformer::initialize(std::uint64_t seed) {
                     values[i] = static_cast<float>(0.02 * normal * (into_residual ? residual : 1));
                 }
             });
-        upload_parameters(e.offset, values);
+        upload_floats(backend_, parameters(e.offset, e.rows * e.cols), values);
     }
     parameters_changed();
 }
@@ -422,7 +425,8 @@ void Transformer::load_weights(const std::filesystem::path& folder) {
     const SafeTensors weights(folder);
     for (const auto& e : layout_.entries)
         weights.read_f32(e.name, shape_of(e), [&](int64_t first, std::span<const float> values) {
-            upload_parameters(e.offset + first, values);
+            upload_floats(backend_, parameters(e.offset + first, static_cast<int64_t>(values.size())),
+                          values);
         });
     parameters_changed();
 }
@@ -431,7 +435,9 @@ void Transformer::save_weights(const std::filesystem::path& folder, SafeDtype dt
     std::vector<SafeTensorOut> tensors;
     for (const auto& e : layout_.entries)
         tensors.push_back({e.name, shape_of(e), {}, [&](int64_t first, std::span<float> out) {
-                               download_parameters(e.offset + first, out);
+                               download_floats(backend_,
+                                               parameters(e.offset + first, static_cast<int64_t>(out.size())),
+                                               out);
                            }});
     std::filesystem::create_directories(folder);
     write_safetensors(folder / "model.safetensors", tensors, dtype);

@@ -41,7 +41,7 @@ struct Config {
     static Config load(const std::filesystem::path& path);
 };
 
-/// Every parameter, under its Hugging Face name, as a view into one contiguous float32 buffer: matrices first
+/// Every parameter, under its Hugging Face name, as a view into one contiguous buffer: matrices first
 /// (the part that may have a bfloat16 copy and weight decay), then norms and biases. Gradients and optimizer
 /// states use the same layout. Projections that share an input lie side by side, so q|k|v and gate|up are one
 /// GEMM each.
@@ -80,7 +80,7 @@ struct PackedBatch {
 /// Key/value cache: for every layer a pool of rows (see Backend::rope_append).
 struct KvCache {
     KvCache(Backend& backend, const Config& config, std::int64_t rows);
-    static std::size_t bytes(const Config& config, std::int64_t rows, Precision precision);
+    static std::size_t bytes(const Config& config, std::int64_t rows, const Backend& backend);
     std::int64_t rows;
     std::vector<Tensor> k, v;  ///< per layer [rows, K D]
 
@@ -92,6 +92,7 @@ struct TransformerOptions {
     bool trainable = true;       ///< allocate gradients
     bool recompute = false;      ///< keep one layer's activations, recompute the others in the backward pass
     bool bf16_matrices = false;  ///< multiply matrices in bfloat16; the float32 master stays
+    bool bf16_master = false;    ///< it does not: matrices exist in bfloat16 only (wants bf16_matrices)
     std::int64_t max_tokens = 4096;    ///< largest packed batch
     std::int64_t max_decode_rows = 0;  ///< largest decode batch, 0: none
 };
@@ -142,7 +143,9 @@ class Transformer {
     const ParameterLayout& layout() const { return layout_; }
     Backend& backend() const { return backend_; }
     std::int64_t max_tokens() const { return options_.max_tokens; }
-    Tensor parameters() const { return parameters_; }  ///< [layout().total], the float32 master
+    /// The master: layout().matrices elements, float32 or bfloat16, and the vectors behind them, float32.
+    Tensor matrices() const { return matrices_; }
+    Tensor vectors() const { return vectors_; }
     Tensor gradients() const { return gradients_; }
     std::vector<float> download_parameters() const;
     void upload_parameters(std::span<const float> values);
@@ -152,7 +155,7 @@ class Transformer {
     struct Plan {
         std::size_t parameters = 0, gradients = 0, activations = 0;
     };
-    static Plan plan(const Config& config, const TransformerOptions& options, Precision precision);
+    static Plan plan(const Config& config, const TransformerOptions& options, const Backend& backend);
 
   private:
     /// What the backward pass reads of one layer; see forward_layer. N tokens.
@@ -185,10 +188,10 @@ class Transformer {
         Tensor decode_logits;  ///< [B, V]
     };
     static Workspace take_workspace(Arena& arena, const Config& config, const TransformerOptions& options,
-                                    Precision precision);
+                                    const Backend& backend);
 
-    void download_parameters(std::int64_t first, std::span<float> out) const;
-    void upload_parameters(std::int64_t first, std::span<const float> values);
+    /// Elements [first, first + count) of the layout: all matrices or all vectors.
+    Tensor parameters(std::int64_t first, std::int64_t count) const;
     Tensor matrix(std::int64_t offset, std::int64_t rows, std::int64_t cols) const;
     Tensor vector(std::int64_t offset, std::int64_t size) const;
     Tensor gradient(std::int64_t offset, std::int64_t rows, std::int64_t cols = 1) const;
@@ -210,7 +213,9 @@ class Transformer {
     TransformerOptions options_;
     ParameterLayout layout_;
     Buffer parameter_buffer_, gradient_buffer_, bf16_buffer_, rope_buffer_;
-    Tensor parameters_, gradients_, bf16_matrices_, inv_freq_;
+    Tensor matrices_, vectors_, gradients_;
+    Tensor bf16_matrices_;  ///< a copy of the master, or the master itself
+    Tensor inv_freq_;
     Arena arena_;
     Workspace work_;
     Batch batch_;  ///< of the latest forward()

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "src/command_line.h"
-#include "src/generate.h"
-#include "src/memory_plan.h"
+#include "src/device.h"
+#include "src/optimizer.h"
 #include "src/parallel.h"
 #include "src/run_log.h"
 
@@ -17,38 +17,52 @@ using namespace r1;
 
 namespace {
 
-double median_seconds(int repeats, const std::function<void()>& body) {
-    body();  // warm-up: oneDNN compiles, pages are touched
+/// Waits for the device at the end of every run.
+double median_seconds(Backend& backend, int repeats, const std::function<void()>& body) {
+    Arena arena(backend, 64);
+    const Tensor flag = arena.take(DType::I32, 1);
+    std::int32_t ignored = 0;
     std::vector<double> seconds;
-    for (int i = 0; i < repeats; ++i) {
+    for (int i = -2; i < repeats; ++i) {  // two to warm up: libraries compile and choose, pages are touched
+        backend.download(&ignored, flag);
         const Stopwatch clock;
         body();
-        seconds.push_back(clock.seconds());
+        backend.download(&ignored, flag);
+        if (i >= 0) seconds.push_back(clock.seconds());
     }
     std::ranges::nth_element(seconds, seconds.begin() + repeats / 2);
     return seconds[repeats / 2];
 }
 
-/// FLOP/s of a square matrix product of the backend.
+/// FLOP/s of a square matrix product of the backend, on random numbers: zeros cost a GPU less power, and so run faster.
 double gemm_peak(Backend& backend, DType weights, std::int64_t n) {
-    Arena arena(backend, 4 * n * n * 4 + 1024);
-    const Tensor x = arena.take(DType::F32, n, n), w = arena.take(DType::F32, n, n),
-                 y = arena.take(DType::F32, n, n);
-    backend.zero(x), backend.zero(w);
-    Tensor weight = w;
-    if (weights == DType::BF16) {
-        weight = arena.take(DType::BF16, n, n);
-        backend.copy(weight, w);
+    Arena arena(backend, 6 * n * n * 4 + 1024);
+    std::vector<float> random(static_cast<std::size_t>(n) * n);
+    for (std::uint32_t i = 0; i < random.size(); ++i) {
+        const std::uint32_t counter[4] = {i, 0, 0, 0};
+        random[i] = static_cast<float>(philox_uniform(1, counter) - 0.5);
     }
-    return 2.0 * n * n * n / median_seconds(5, [&] { backend.linear_forward(y, x, weight, {}); });
+    const Tensor wide = arena.take(DType::F32, n, n), x = arena.take(backend.activation(), n, n),
+                 y = arena.take(backend.activation(), n, n), w = arena.take(weights, n, n);
+    backend.upload(wide, random.data());
+    backend.copy(x, wide), backend.copy(w, wide);
+    return 2.0 * n * n * n / median_seconds(backend, 5, [&] { backend.linear_forward(y, x, w, {}); });
 }
 
-/// Bytes/s of reading a large array on all threads.
-double read_bandwidth() {
-    constexpr std::int64_t chunk = 1 << 17, chunks = 512;  // 64-bit words: 512 MiB
+/// Bytes/s that the device moves between its memory and itself: reading 512 MiB on all threads of the CPU, copying as
+/// much (bytes read and written) on another device.
+double memory_bandwidth(Backend& backend, bool is_cpu) {
+    constexpr std::int64_t chunk = 1 << 17, chunks = 512;  // 64-bit words
+    constexpr double bytes = chunk * chunks * 8.0;
+    if (!is_cpu) {
+        Arena arena(backend, static_cast<std::size_t>(2 * bytes) + 1024);
+        const Tensor from = arena.take(DType::F32, chunk, 2 * chunks),
+                     to = arena.take(DType::F32, chunk, 2 * chunks);
+        return 2 * bytes / median_seconds(backend, 9, [&] { backend.copy(to, from); });
+    }
     const std::vector<std::uint64_t> words(chunk * chunks, 1);
     std::vector<std::uint64_t> sums(chunks);
-    const double seconds = median_seconds(5, [&] {
+    const double seconds = median_seconds(backend, 5, [&] {
         parallel_for(chunks, [&](std::int64_t c) {
             std::uint64_t sum = 0;
             for (std::int64_t i = c * chunk; i < (c + 1) * chunk; ++i) sum += words[i];
@@ -56,7 +70,7 @@ double read_bandwidth() {
         });
     });
     if (std::accumulate(sums.begin(), sums.end(), std::uint64_t{0}) != words.size()) fail("the sum is wrong");
-    return static_cast<double>(words.size()) * 8 / seconds;
+    return bytes / seconds;
 }
 
 /// 6 FLOPs a token and parameter, and 6 L C T for attention in a sequence of T tokens.
@@ -64,83 +78,129 @@ double train_flops(const Config& c, std::int64_t parameters, double T) {
     return 6.0 * static_cast<double>(parameters) + 6.0 * c.num_hidden_layers * c.attention().q_cols() * T;
 }
 
-void bench_model(Backend& backend, const char* name, const Config& config, DType dtype, int sequence,
-                 int sequences, const std::vector<int>& decode_rows, int context, double peak,
-                 double bandwidth, int repeats) {
-    const int rows = *std::ranges::max_element(decode_rows);
+struct Case {
+    const char* name;
+    Config config;
+    DType dtype;            ///< of the matrices
+    int sequences, length;  ///< of a training batch
+    std::vector<int> rows;  ///< of the decode batches
+    int context, repeats;
+};
+
+void bench_model(Backend& backend, const Case& c, double peak, double bandwidth) {
+    const int most = *std::ranges::max_element(c.rows);
+    const std::int64_t N = static_cast<std::int64_t>(c.sequences) * c.length;
     const TransformerOptions options{
-        .bf16_matrices = dtype == DType::BF16, .max_tokens = sequence * sequences, .max_decode_rows = rows};
-    Transformer model(backend, config, options);
+        .bf16_matrices = c.dtype == DType::BF16, .max_tokens = N, .max_decode_rows = most};
+    Transformer model(backend, c.config, options);
+    Optimizer optimizer(model);
     model.initialize(1);
-    std::vector<std::int32_t> tokens(sequence + 1);
-    for (int t = 0; t <= sequence; ++t) tokens[t] = t * 7919 % config.vocab_size;
+    std::vector<std::int32_t> tokens(c.length + 1);
+    for (int t = 0; t <= c.length; ++t) tokens[t] = t * 7919 % c.config.vocab_size;
     PackedBatch batch;
-    for (int s = 0; s < sequences; ++s) batch.add(tokens, 1);
+    for (int s = 0; s < c.sequences; ++s) batch.add(tokens, 1);
     const std::vector<float> dlogp(batch.scored(), -1.0f / static_cast<float>(batch.scored()));
-    const double seconds = median_seconds(repeats, [&] {
+    const double update = median_seconds(backend, c.repeats, [&] { optimizer.step(1e-6, 1, 0); });
+    const double seconds = median_seconds(backend, c.repeats, [&] {
         model.forward(batch);
         model.backward(dlogp);
     });
-    const double flops =
-        static_cast<double>(batch.size()) * train_flops(config, model.layout().total, sequence);
-    std::printf("%-16s %-9s train   %2d x %-4d  %10.0f tokens/s  %6.1f GFLOP/s = %4.1f%% of the GEMM peak\n",
-                name, name_of(dtype), sequences, sequence, static_cast<double>(batch.size()) / seconds,
-                flops / seconds / 1e9, 100 * flops / seconds / peak);
+    const double flops = static_cast<double>(N) * train_flops(c.config, model.layout().total, c.length);
+    std::printf(
+        "%-13s %-8s train  %3d x %-4d  %9.0f tokens/s  %7.1f GFLOP/s = %4.1f%% of the GEMM peak; update %.1f "
+        "ms\n",
+        c.name, name_of(c.dtype), c.sequences, c.length, static_cast<double>(N) / seconds,
+        flops / seconds / 1e9, 100 * flops / seconds / peak, 1e3 * update);
 
-    const int own = (context + kKvBlock) / kKvBlock * kKvBlock;
-    KvCache cache(backend, config, static_cast<std::int64_t>(rows) * own);
-    for (int B : decode_rows) {
-        std::vector<std::int32_t> ids(B, 1), positions(B, context), places(B), spans;
+    const int own = (c.context + kKvBlock) / kKvBlock * kKvBlock;
+    KvCache cache(backend, c.config, static_cast<std::int64_t>(most) * own);
+    for (const Tensor& t : cache.k) backend.zero(t);
+    for (const Tensor& t : cache.v) backend.zero(t);
+    Arena arena(backend, static_cast<std::size_t>(most) * 64 + 1024);
+    for (int B : c.rows) {
+        std::vector<std::int32_t> ids(B, 1), positions(B, c.context), places(B), spans, counters(B * 4);
         for (int b = 0; b < B; ++b) {
-            places[b] = b * own + context;
-            spans.insert(spans.end(), {0, 0, b * own, context + 1});
+            places[b] = b * own + c.context;
+            spans.insert(spans.end(), {0, 0, b * own, c.context + 1});
+            counters[b * 4] = b;
         }
-        const double step = median_seconds(
-            repeats, [&] { model.decode(model.upload_decode_input(ids, positions, places, spans), cache); });
+        arena.release_to(0);
+        const Tensor drawn = arena.take(DType::I32, B), logp = arena.take(backend.real(), B),
+                     counter = arena.take(DType::I32, B, 4);
+        backend.upload(counter, counters.data());
+        const auto input = model.upload_decode_input(ids, positions, places, spans);
+        std::shared_ptr<void> recording;
+        const double step = median_seconds(backend, 3 * c.repeats, [&] {
+            backend.replay(recording,
+                           [&] { backend.sample(drawn, logp, model.decode(input, cache), counter, {}); });
+        });
         // One step must read every weight once (tied embeddings are read as the head) and the cache of every
         // sequence.
-        const double bytes = static_cast<double>(model.layout().matrices) * bytes_of(dtype) +
-                             static_cast<double>(B) * (context + 1) * config.num_hidden_layers *
-                                 config.attention().kv_cols() * 2 * 4;
-        std::printf(
-            "%-16s %-9s decode  B = %-4d  %10.0f tokens/s  %6.1f GB/s     = %4.1f%% of the read bandwidth\n",
-            name, name_of(dtype), B, B / step, bytes / step / 1e9, 100 * bytes / step / bandwidth);
+        const double bytes =
+            static_cast<double>(model.layout().matrices) * static_cast<double>(bytes_of(c.dtype)) +
+            static_cast<double>(
+                KvCache::bytes(c.config, static_cast<std::int64_t>(B) * (c.context + 1), backend));
+        std::printf("%-13s %-8s decode B = %-4d   %9.0f tokens/s  %7.1f GB/s    = %4.1f%% of the bandwidth\n",
+                    c.name, name_of(c.dtype), B, B / step, bytes / step / 1e9,
+                    100 * bytes / step / bandwidth);
     }
+    std::fflush(stdout);
 }
 
-int bench(const std::string& tiny, bool quick) {
-    const auto backend = make_cpu_backend();
-    const double bandwidth = read_bandwidth();
-    const double peak32 = gemm_peak(*backend, DType::F32, quick ? 512 : 2048),
-                 peak16 = gemm_peak(*backend, DType::BF16, quick ? 512 : 2048);
-    std::printf("%d threads; GEMM peak %.0f GFLOP/s in float32, %.0f in bfloat16; read bandwidth %.1f GB/s\n",
-                threads(), peak32 / 1e9, peak16 / 1e9, bandwidth / 1e9);
-    bench_model(*backend, "tiny", Config::load(tiny), DType::F32, 100, 80, {256, 1}, 100, peak32, bandwidth,
-                9);
-    if (quick) return 0;
-    Config c;  // Qwen2.5-0.5B, https://huggingface.co/Qwen/Qwen2.5-0.5B/blob/main/config.json
-    c.hidden_size = 896, c.intermediate_size = 4864, c.num_hidden_layers = 24, c.num_attention_heads = 14,
-    c.num_key_value_heads = 2;
-    c.head_dim = 64, c.vocab_size = 151936, c.max_position_embeddings = 32768, c.rope_theta = 1e6,
+/// Qwen2.5's shapes, https://huggingface.co/Qwen/Qwen2.5-0.5B/blob/main/config.json and Qwen2.5-1.5B's.
+Config qwen(int hidden_size, int intermediate_size, int layers, int heads, int head_dim) {
+    Config c;
+    c.hidden_size = hidden_size, c.intermediate_size = intermediate_size, c.num_hidden_layers = layers;
+    c.num_attention_heads = heads, c.num_key_value_heads = 2, c.head_dim = head_dim;
+    c.vocab_size = 151936, c.max_position_embeddings = 32768, c.rope_theta = 1e6,
     c.tie_word_embeddings = true;
-    bench_model(*backend, "Qwen2.5-0.5B", c, DType::F32, 512, 2, {32, 1}, 256, peak32, bandwidth, 3);
-    bench_model(*backend, "Qwen2.5-0.5B", c, DType::BF16, 512, 2, {32, 1}, 256, peak16, bandwidth, 3);
+    return c;
+}
+
+int bench(const std::string& tiny, const std::string& device_name, bool quick) {
+    const Device device = make_device(device_name, "auto");
+    Backend& backend = *device.backend;
+    const bool is_cpu = std::string(backend.name()) == "cpu";
+    const double bandwidth = memory_bandwidth(backend, is_cpu);
+    const double peak16 = gemm_peak(backend, DType::BF16, is_cpu ? quick ? 512 : 2048 : 8192);
+    const Config half = qwen(896, 4864, 24, 14, 64);
+    std::printf("%s; GEMM peak %.0f GFLOP/s in bfloat16; memory bandwidth %.1f GB/s\n", backend.name(),
+                peak16 / 1e9, bandwidth / 1e9);
+    if (!is_cpu) {
+        bench_model(backend, {"tiny", Config::load(tiny), DType::BF16, 80, 100, {256, 1}, 100, 9}, peak16,
+                    bandwidth);
+        bench_model(backend, {"Qwen2.5-0.5B", half, DType::BF16, 32, 512, {256, 32, 1}, 512, 7}, peak16,
+                    bandwidth);
+        bench_model(
+            backend,
+            {"Qwen2.5-1.5B", qwen(1536, 8960, 28, 12, 128), DType::BF16, 32, 512, {256, 32, 1}, 512, 7},
+            peak16, bandwidth);
+        return 0;
+    }
+    const double peak32 = gemm_peak(backend, DType::F32, quick ? 512 : 2048);
+    std::printf("%d threads; GEMM peak %.0f GFLOP/s in float32\n", threads(), peak32 / 1e9);
+    bench_model(backend, {"tiny", Config::load(tiny), DType::F32, 80, 100, {256, 1}, 100, 9}, peak32,
+                bandwidth);
+    if (quick) return 0;
+    bench_model(backend, {"Qwen2.5-0.5B", half, DType::F32, 2, 512, {32, 1}, 256, 3}, peak32, bandwidth);
+    bench_model(backend, {"Qwen2.5-0.5B", half, DType::BF16, 2, 512, {32, 1}, 256, 3}, peak16, bandwidth);
     return 0;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-    std::string tiny = "data/tiny";
+    std::string tiny = "data/tiny", device = "auto";
     int thread_count = 0;
     bool quick = false;
     CLI::App app{"Training and decoding speed beside the machine's peaks", "r1_bench"};
     app.option_defaults()->always_capture_default();
     app.add_option("--tiny", tiny, "folder of the tiny model");
+    app.add_option("--device", device, "auto, cpu or cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}));
     app.add_option("--threads", thread_count, "0: one a core");
     app.add_flag("--quick", quick, "the tiny model only");
     return run_main(app, argc, argv, [&] {
         set_threads(thread_count);
-        return bench(tiny, quick);
+        return bench(tiny, device, quick);
     });
 }

@@ -314,6 +314,36 @@ TEST_CASE("conformance: the gradient's norm and AdamW") {
     });
 }
 
+TEST_CASE("conformance: AdamW with states in bfloat16, rounded as on the CPU") {
+    for (const Subject& subject : subjects()) {
+        INFO(subject.name);
+        const int n = 5000;
+        auto run = [&](Bench& b, bool bf16_parameters) {
+            const DType type = bf16_parameters ? DType::BF16 : DType::F32;
+            std::vector<double> ones(n, 1.0), zeros(n, 0.0);
+            const Tensor p = b.from(ones, n, 1, type), m = b.from(zeros, n, 1, DType::BF16),
+                         v = b.from(zeros, n, 1, DType::BF16);
+            for (int step = 1; step <= 20; ++step)
+                b.backend->adamw(p, b.normal(n), m, v, {.lr = 1e-4f, .step = step, .seed = 9});
+            return std::pair(b.values(p), b.values(v));
+        };
+        for (bool bf16_parameters : {false, true}) {
+            Bench actual(subject.make(), 4), expected(DType::F32, 4);
+            const auto [p, v] = run(actual, bf16_parameters);
+            const auto [p_expected, v_expected] = run(expected, bf16_parameters);
+            int different = 0;
+            for (int i = 0; i < n; ++i) different += v[i] != v_expected[i];
+            CHECK(different <
+                  n / 100);  // where an error of the last bit of float32 decides which way to round
+            // Steps of about 1e-4 are far below bfloat16's resolution at 1, and yet the mean keeps them: 20 random walks
+            // of rounding, each step by at most 2^-8, leave 2^-8 sqrt(20) / sqrt(n) of noise on it.
+            double mean = 0, mean_expected = 0;
+            for (int i = 0; i < n; ++i) mean += p[i] / n, mean_expected += p_expected[i] / n;
+            CHECK(std::abs(mean - mean_expected) < 4 * 0x1p-8 * std::sqrt(20.0 / n));
+        }
+    }
+}
+
 TEST_CASE("conformance: sampling draws the CPU's tokens") {
     for (const Subject& subject : subjects()) {
         INFO(subject.name);
