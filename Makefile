@@ -39,15 +39,15 @@ deps:  ## installs the Debian/Ubuntu packages that are missing
 	{ $$root apt-get update && $$root apt-get install -y --no-install-recommends $$missing; } </dev/null || \
 	{ echo "Could not install$$missing; see apt-get's message above" >&2; exit 1; }
 
-build: deps  ## compiles the programs into build/
-	$(call compile,build,,$(PROGRAMS))
+build: deps  ## compiles the programs into build/, and the CUDA backend where nvcc is
+	$(call compile,build,,$(PROGRAMS) r1_cuda)
 
 cuda: deps  ## compiles the CUDA backend for sm_80 and sm_90 (wants nvcc), and lists its kernels' registers and spills
 	$(call compile,build,,r1_cuda)
-	@cuobjdump --dump-resource-usage build/libr1_cuda.so 2>/dev/null | tests/gpu/registers.sh
+	@tests/gpu/registers.sh build/cuda/*.log
 
-test: deps  ## runs the tests, then runs them again under AddressSanitizer and UBSan
-	$(call compile,build,,r1_tests)
+test: deps  ## runs the tests, then runs them again under AddressSanitizer and UBSan; compiles the CUDA backend if nvcc is there
+	$(call compile,build,,r1_tests r1_cuda)
 	$(call compile,build-asan,-DR1_SANITIZE=ON,r1_tests)
 	@tests/run_tests.sh build/r1_tests build-asan/r1_tests
 

@@ -19,7 +19,7 @@ common.cuh|identity, operation);\n    __syncthreads();|identity, operation);|*th
 attention.cu|        __syncthreads();\n        const int keys|        const int keys|*attention over*
 attention.cu|threadIdx.x, 128);\n        __syncthreads();\n\n        float s|threadIdx.x, 128);\n        float s|*attention over*
 attention.cu|column_delta[threadIdx.x] = delta[at + head];\n            }\n            __syncthreads();|column_delta[threadIdx.x] = delta[at + head];\n            }|*attention over*
-decode.cu|        __syncwarp();\n        float s|        float s|*decoding*
+decode.cu|    __syncthreads();\n\n    const float scale|    const float scale|*decoding*
 decode.cu|    __syncthreads();\n    constexpr int kRow|    constexpr int kRow|*decoding*
 rope.cu|    __syncthreads();\n    T* token|    T* token|*RoPE*
 head.cu|        __syncthreads();  // what|        // what|*the head*
@@ -31,7 +31,7 @@ attention.cu|n + column < end[half]|n + column <= end[half]|*attention over*
 tensor_core.cuh|row < rows ? |row <= rows ? |*attention over*
 decode.cu|first + key < keys.count|first + key <= keys.count|*decoding*
 norm.cu|c < C; c += blockDim.x * W) {  // what|c <= C; c += blockDim.x * W) {  // what|*RMSNorm with*
-elementwise.cu|int c = blockIdx.x * 32 + lane|int c = blockIdx.x * 32 + lane + 1|*RMSNorm with*
+elementwise.cu| c = blockIdx.x * 32 + lane;| c = blockIdx.x * 32 + lane + 1;|*RMSNorm with*
 elementwise.cu|n * 2 * F + F + f);\n        for|n * 2 * F + f);\n        for|*SwiGLU*
 embedding.cu|n < N && ids[n] == id|n <= N && ids[n] == id|*embedding*
 sample.cu|__popc(tied & ((1u << lane) - 1)) < kept.ties|__popc(tied \& ((1u << lane) - 1)) <= kept.ties|*sampling*

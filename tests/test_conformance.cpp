@@ -51,7 +51,10 @@ const std::vector<Subject>& subjects() {
                 MESSAGE("skipped on a GPU: ", why_not);
         }
         if (const char* only = std::getenv("R1_BACKEND"))  // a porter's, or the one to be debugged
-            std::erase_if(found, [&](const Subject& s) { return !s.name.starts_with(only); });
+            std::erase_if(found, [&](const Subject& s) {
+                return !(s.name + " ").starts_with(only + std::string(" "));
+            });
+        if (found.empty()) FAIL("no backend of the name in R1_BACKEND can be used here");
         return found;
     }();
     return all;
@@ -69,6 +72,12 @@ Tensor frequencies(Bench& b, AttentionShape shape) {
     std::vector<double> f(shape.head_dim / 2);
     for (double& x : f) x = b.between(0, 1 << 20) * 0x1p-20;
     return b.from(f, shape.head_dim / 2);
+}
+
+/// Memory that nobody has written: NaN.
+Tensor nothing(Bench& b, std::int64_t rows, std::int64_t cols) {
+    return b.from(std::vector<double>(rows * cols, std::numeric_limits<double>::quiet_NaN()), rows, cols,
+                  b.backend->activation());
 }
 
 void check_conformance(const std::function<Outputs(Bench&)>& body, int seeds = 6) {
@@ -252,8 +261,8 @@ TEST_CASE("conformance: decoding over a shared prompt and own rows") {
                 append.push_back(-1), position.push_back(3);  // a free slot: rotated, not stored
                 const int N = static_cast<int>(append.size());
                 const Tensor packed = b.normal_activation(N, shape.qkv_cols()),
-                             keys = b.normal_activation(rows, shape.kv_cols()),
-                             values = b.normal_activation(rows, shape.kv_cols()),
+                             keys = nothing(b, rows, shape.kv_cols()),
+                             values = nothing(b, rows, shape.kv_cols()),
                              query = b.activation(B, shape.qkv_cols()), out = b.activation(B, shape.q_cols());
                 b.backend->rope_append(keys, values, packed, b.ints(append), b.ints(position),
                                        frequencies(b, shape), shape);
@@ -376,7 +385,8 @@ TEST_CASE("conformance: sampling draws the CPU's tokens") {
                 const auto [tokens, logp] = draw(bench);
                 const auto [expected_tokens, expected_logp] = draw(reference);
                 CHECK(tokens == expected_tokens);
-                for (int i = 0; i < B; ++i) CHECK(std::abs(logp[i] - expected_logp[i]) < 1e-5);
+                for (int i = 0; i < B; ++i)
+                    CHECK(std::abs(logp[i] - expected_logp[i]) < 2 * (V + 64) * 0x1p-24);  // a sum of V
             }
         }
     }
