@@ -77,8 +77,11 @@ int infer(const Options& o) {
         std::vector<std::uint32_t> ids(problems.size());
         std::iota(ids.begin(), ids.end(), 0u);
         const Stopwatch clock;
-        const auto responses = sample_responses(generator, tokenizer, problems, ids, sampling);
-        const Grades g = Grades(responses).means();
+        auto responses = sample_responses(generator, tokenizer, problems, ids, sampling);
+        grade(problems, responses);
+        Grades sums;
+        sums.add(responses);
+        const Grades g = sums.means();
         if (!o.out.empty()) {
             JsonLines lines(o.out, std::nullopt);
             for (const auto& r : responses)

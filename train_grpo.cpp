@@ -1,5 +1,5 @@
 // GRPO, from a prompt to a weight update, in one file: R1-Zero (DeepSeek-R1, arXiv 2501.12948, section 2.2)
-// with the algorithm of DeepSeekMath (arXiv 2402.03300, section 4.1). Each step:
+// with the algorithm of DeepSeekMath (arXiv 2402.03300, section 4.1) and its variants. Each step:
 //
 //   rollout     sample G responses o_1..o_G to each of P questions from the policy pi_theta
 //   reward      r_i by rules: is the answer right, is the format kept
@@ -8,8 +8,8 @@
 //               with rho = pi_theta(o_it) / pi_old(o_it)
 //   step        AdamW on the gradient of the loss
 //
-// The formulas themselves are in src/grpo.cpp, sampling in src/generate.cpp, rewards in src/rewards.cpp, the
-// transformer in src/transformer.cpp.
+// The formulas themselves are in src/grpo.cpp, sampling in src/generate.cpp, rewards in src/rewards.cpp and
+// src/reward_mix.cpp, the transformer in src/transformer.cpp.
 #include <cstdio>
 #include <numeric>
 
@@ -22,8 +22,10 @@
 #include "src/memory_plan.h"
 #include "src/optimizer.h"
 #include "src/parallel.h"
+#include "src/reward_mix.h"
 #include "src/rollout.h"
 #include "src/run_log.h"
+#include "src/text_measures.h"
 
 using namespace r1;
 
@@ -32,17 +34,45 @@ namespace {
 struct Options {
     std::string model, train, eval, out = "runs/grpo", prompt_template, device = "auto", dtype = "auto";
     int steps = 200, prompts = 32, group = 8, max_new_tokens = 256, threads = 0;
-    double temperature = 1, accuracy_weight = 1, format_weight = 0.2;
-    std::string loss = "grpo", scale = "group";
-    float clip_low = 0.2f, clip_high = 0.2f, beta = 0;
-    int inner_epochs = 1, mini_batches = 1, reference_refresh = 0;
+    double temperature = 1;
+    RewardOptions reward;
+    std::string loss = "grpo", scale = "group", ratio = "token", overlong = "keep";
+    float clip_low = 0.2f, clip_high = 0.2f, beta = 0, importance_cap = 0;
+    double entropy_bonus = 0, min_entropy = 1e-4;
+    int inner_epochs = 1, mini_batches = 1, reference_refresh = 0, dynamic_sampling = 0;
     double lr = 1e-6, weight_decay = 0, clip_norm = 1;
     std::string schedule = "constant";
     int warmup = 5;
     std::int64_t token_budget = 8192, seed = 1;
-    int show_every = 20, save_every = 50, eval_samples = 1;
-    bool recompute = false, resume = false, plain = false;
+    int show_every = 20, save_every = 50, eval_samples = 1, eval_every = 0;
+    bool recompute = false, resume = false, plain = false, explain = false;
     std::string save_dtype = "auto", state_dtype = "float32";
+};
+
+/// What a preset sets, as flags. A flag that is given beside it wins.
+struct Preset {
+    const char *name, *source;
+    std::vector<std::pair<const char*, const char*>> flags;
+};
+const Preset kPresets[] = {
+    {"r1-zero",
+     "DeepSeek-R1, arXiv 2501.12948 v2: 16 samples a question, 16 mini-batches a rollout, KL 0.001, "
+     "reference every 400",
+     {{"--group", "16"}, {"--mini-batches", "16"}, {"--beta", "0.001"}, {"--reference-refresh", "400"}}},
+    {"grpo",
+     "DeepSeekMath, arXiv 2402.03300, section 4.2: one update a rollout, KL 0.04",
+     {{"--beta", "0.04"}}},
+    {"dapo",
+     "DAPO, arXiv 2503.14476, section 3: clip higher, dynamic sampling, token-level loss, soft overlong "
+     "punishment",
+     {{"--loss", "dapo"}, {"--clip-high", "0.28"}, {"--dynamic-sampling", "8"}, {"--overlong", "soft"}}},
+    {"dr-grpo",
+     "Dr. GRPO, arXiv 2503.20783, section 3.2: no division by length, none by the standard deviation",
+     {{"--loss", "dr_grpo"}, {"--advantage-scale", "none"}}},
+    {"gspo",
+     "GSPO, arXiv 2507.18071, section 5.1: one ratio a sequence, clipped to a thousandth of GRPO's range, 4 "
+     "mini-batches",
+     {{"--ratio", "sequence"}, {"--clip-low", "3e-4"}, {"--clip-high", "4e-4"}, {"--mini-batches", "4"}}},
 };
 
 /// One response as the update sees it.
@@ -50,6 +80,7 @@ struct Sample {
     std::vector<std::int32_t> tokens;  ///< prompt and response
     std::size_t prompt_length;
     float advantage;
+    bool masked;                            ///< cut off, and --overlong mask: it has no part in the loss
     std::vector<float> sampled_logp;        ///< [response] recorded while sampling
     std::vector<float> old_logp, ref_logp;  ///< [response] pi_old and pi_ref; empty where not needed
     int length() const { return static_cast<int>(sampled_logp.size()); }
@@ -58,27 +89,30 @@ struct Sample {
 /// Cuts samples into micro-batches of at most token_budget tokens and calls body(samples of one, packed) for each.
 template <class Body>
 void for_each_micro_batch(std::span<Sample> samples, std::int64_t token_budget, Body body) {
-    for (std::size_t begin = 0, end = 0; begin < samples.size(); begin = end) {
-        PackedBatch batch;
-        while (end < samples.size() &&
-               (end == begin ||
-                batch.size() + static_cast<std::int64_t>(samples[end].tokens.size()) <= token_budget)) {
-            batch.add(samples[end].tokens, samples[end].prompt_length);
-            ++end;
-        }
-        body(samples.subspan(begin, end - begin), batch);
+    std::vector<Sample*> micro;
+    PackedBatch batch;
+    auto flush = [&] {
+        if (!micro.empty()) body(micro, batch);
+        micro.clear(), batch.clear();
+    };
+    for (Sample& s : samples) {
+        if (s.masked) continue;
+        if (batch.size() + static_cast<std::int64_t>(s.tokens.size()) > token_budget) flush();
+        batch.add(s.tokens, s.prompt_length);
+        micro.push_back(&s);
     }
+    flush();
 }
 
 /// Log-probabilities of every response token under the model's present weights, into `field` of each sample.
 void compute_log_probabilities(Transformer& model, std::span<Sample> samples, const Options& o,
                                std::vector<float> Sample::*field) {
-    for_each_micro_batch(samples, o.token_budget, [&](std::span<Sample> micro, const PackedBatch& batch) {
+    for_each_micro_batch(samples, o.token_budget, [&](std::span<Sample*> micro, const PackedBatch& batch) {
         const auto logp = model.forward(batch, static_cast<float>(o.temperature)).logp;
         auto at = logp.begin();
-        for (Sample& s : micro) {
-            (s.*field).assign(at, at + s.length());
-            at += s.length();
+        for (Sample* s : micro) {
+            (s->*field).assign(at, at + s->length());
+            at += s->length();
         }
     });
 }
@@ -86,13 +120,20 @@ void compute_log_probabilities(Transformer& model, std::span<Sample> samples, co
 /// What one step reports. Sums over this rank's responses and tokens: only doubles, so that ranks can add
 /// them up.
 struct StepSums {
-    Grades grades;
-    double reward = 0, reward_squares = 0, groups = 0, groups_without_spread = 0;
+    Grades grades;  ///< of all that was sampled
+    double reflective_words = 0, sampled_groups = 0, groups_without_spread = 0;
+    double parts[7] = {};                             ///< of the reward
+    double kept = 0, reward = 0, reward_squares = 0;  ///< what the update is made of
     double tokens = 0, loss = 0, kl = 0, entropy = 0, clip_low = 0, clip_high = 0;
-    double gap = 0, gap_tokens = 0;  ///< |log-probability sampled - log-probability trained|
+    /// Log-probabilities sampled and trained: |difference|, and the KL divergence it amounts to (k3).
+    double gap = 0, gap_kl = 0, gap_tokens = 0;
 };
 struct StepMaxima {
     double gap = 0, length = 0;
+};
+/// Where a step's time goes.
+struct StepSeconds {
+    double rollout = 0, reward = 0, reference = 0, train = 0;
 };
 /// A struct of doubles as the numbers it holds.
 template <class Struct>
@@ -100,11 +141,22 @@ std::span<double> doubles_of(Struct& s) {
     static_assert(std::is_trivially_copyable_v<Struct> && sizeof(Struct) % sizeof(double) == 0);
     return {reinterpret_cast<double*>(&s), sizeof(Struct) / sizeof(double)};
 }
+/// Adds the time that body() takes to `seconds`.
+template <class Body>
+auto timed(double& seconds, Body body) {
+    struct Timer {
+        double& seconds;
+        Stopwatch clock{};
+        ~Timer() { seconds += clock.seconds(); }
+    } timer{seconds};
+    return body();
+}
 
 class Trainer {
   public:
     explicit Trainer(const Options& options);
     int run();
+    int explain();
 
   private:
     struct Rollout {
@@ -114,10 +166,15 @@ class Trainer {
         std::vector<Sample> samples;
     };
     Rollout rollout();
+    void compute_old_and_reference(std::span<Sample> samples);
     void update(std::span<Sample> samples, double lr);
-    void log_step(const Rollout& rollout, double rollout_seconds, double seconds, double lr);
+    void check_health();
+    void log_step(const Rollout& rollout, double step_seconds, double lr);
     std::optional<Grades> evaluate();
 
+    ObjectiveOptions objective_options() const {
+        return {o.clip_low, o.clip_high, o.beta, o.ratio == "sequence", o.importance_cap};
+    }
     std::size_t longest_prompt() const;
     TransformerOptions planned_options();
     void save();
@@ -130,6 +187,7 @@ class Trainer {
 
     const Options o;
     const Comm comm;  ///< each rank rolls out and trains on its share of the questions
+    RewardMix reward_mix;
     const Config config;
     const Tokenizer tokenizer;
     const PromptTemplate prompt_template;
@@ -146,125 +204,199 @@ class Trainer {
     LearningRate learning_rate;
 
     int step = 0;                  ///< steps done
+    std::uint64_t questions = 0;   ///< drawn so far, by all ranks
     std::vector<float> reference;  ///< pi_ref's weights; empty if beta is 0
     StepSums sums;
     StepMaxima maxima;
+    StepSeconds seconds;
     double grad_norm = 0;
     int updates = 0;                                   ///< in this step
+    int collapsed_steps = 0;                           ///< in a row, with entropy below the least allowed
     std::vector<double> accuracy_curve, length_curve;  ///< for the charts at the end
     std::optional<JsonLines> log, samples_log;         ///< on the root rank
 };
 
-/// One step's questions, responses, rewards and advantages.
+/// One step's questions, responses, rewards and advantages. With dynamic sampling (DAPO, arXiv 2503.14476, section
+/// 3.2), groups whose rewards are all equal, which teach nothing, are replaced by those of further questions, in at most
+/// so many rounds.
 Trainer::Rollout Trainer::rollout() {
     Rollout r;
-    std::vector<std::uint32_t> ids;
-    for (int p = comm.rank(); p < o.prompts; p += comm.size()) {
-        ids.push_back(order.at(static_cast<std::uint64_t>(step) * o.prompts + p));
-        r.problems.push_back(train_problems[ids.back()]);
-    }
+    const std::size_t share = o.prompts / comm.size(), G = o.group;
+    std::vector<std::pair<Problem, std::vector<Response>>> spare;  // groups without spread, to fill up with
     sampling.step = static_cast<std::uint32_t>(step);
-    r.responses = sample_responses(generator, tokenizer, r.problems, ids, sampling);
+    for (int round = 1;; ++round) {
+        std::vector<Problem> problems;
+        std::vector<std::uint32_t> ids;
+        for (int p = comm.rank(); p < o.prompts; p += comm.size()) {
+            ids.push_back(order.at(questions + p));
+            problems.push_back(train_problems[ids.back()]);
+        }
+        questions += o.prompts;
+        auto responses = timed(
+            seconds.rollout, [&] { return sample_responses(generator, tokenizer, problems, ids, sampling); });
+        timed(seconds.reward, [&] {
+            grade(problems, responses);
+            reward_mix.apply(problems, responses);
+        });
+        sums.grades.add(responses);
+        for (const Response& response : responses) {
+            sums.reflective_words += reflective_words(response.text);
+            for (std::size_t p = 0; p < response.parts.size(); ++p) sums.parts[p] += response.parts[p];
+        }
+        for (std::size_t g = 0; g < problems.size(); ++g) {
+            const std::span group(responses.data() + g * G, G);
+            const bool spread =
+                std::ranges::any_of(group, [&](const Response& x) { return x.reward != group[0].reward; });
+            ++sums.sampled_groups;
+            sums.groups_without_spread += !spread;
+            if (spread || !o.dynamic_sampling) {
+                if (r.problems.size() == share) continue;
+                r.problems.push_back(problems[g]);
+                std::ranges::move(group, std::back_inserter(r.responses));
+            } else {
+                spare.emplace_back(problems[g], std::vector(group.begin(), group.end()));
+            }
+        }
+        double missing = static_cast<double>(share - r.problems.size());
+        comm.all_reduce_max({&missing, 1});
+        if (missing == 0 || round >= o.dynamic_sampling) break;
+        if (comm.is_root())
+            std::printf("step %d: %zu of %zu groups have spread after %d rounds of sampling\n", step + 1,
+                        r.problems.size(), share, round);
+    }
+    for (auto s = spare.begin(); r.problems.size() < share; ++s) {
+        r.problems.push_back(s->first);
+        std::ranges::move(s->second, std::back_inserter(r.responses));
+    }
 
-    for (const Response& response : r.responses)
-        r.rewards.push_back(static_cast<float>(o.accuracy_weight * response.accuracy.value +
-                                               o.format_weight * response.format.value));
-    r.advantages = group_advantages(r.rewards, o.group,
-                                    o.scale == "group" ? AdvantageScale::GroupStd : AdvantageScale::None);
+    for (const Response& response : r.responses) r.rewards.push_back(static_cast<float>(response.reward));
+    double all[3] = {};  // of all ranks: count, sum and squares of the rewards
+    for (float reward : r.rewards) ++all[0], all[1] += reward, all[2] += static_cast<double>(reward) * reward;
+    sums.kept = all[0], sums.reward = all[1], sums.reward_squares = all[2];
+    comm.all_reduce_sum(all);
+    const double batch_std = std::sqrt(std::max(0.0, (all[2] - all[1] * all[1] / all[0]) / (all[0] - 1)));
+    r.advantages = group_advantages(r.rewards, G, advantage_scale(o.scale), batch_std);
 
     for (std::size_t i = 0; i < r.responses.size(); ++i) {
         const Completion& c = r.responses[i].completion;
-        Sample s{tokenizer.encode(r.problems[c.prompt].prompt), 0, r.advantages[i], c.logp, {}, {}};
+        Sample s{tokenizer.encode(r.problems[i / G].prompt), 0, r.advantages[i], false, c.logp, {}, {}};
+        s.masked = o.overlong == "mask" && !c.stopped;
         s.prompt_length = s.tokens.size();  // tokens in, tokens out: the response is never encoded again
         s.tokens.insert(s.tokens.end(), c.tokens.begin(), c.tokens.end());
+        maxima.length = std::max(maxima.length, static_cast<double>(s.length()));
         r.samples.push_back(std::move(s));
     }
     return r;
 }
 
+/// Log-probabilities under pi_old and pi_ref, where they differ from the policy's own.
+void Trainer::compute_old_and_reference(std::span<Sample> samples) {
+    if (o.inner_epochs * o.mini_batches > 1 || o.explain)
+        compute_log_probabilities(model, samples, o, &Sample::old_logp);
+    if (o.beta > 0) {
+        const auto policy = model.download_parameters();
+        model.upload_parameters(reference);
+        compute_log_probabilities(model, samples, o, &Sample::ref_logp);
+        model.upload_parameters(policy);
+    }
+}
+
 /// One update of the policy: the gradient of the loss, micro-batch by micro-batch, then AdamW.
 void Trainer::update(std::span<Sample> samples, double lr) {
-    const ObjectiveOptions objective{o.clip_low, o.clip_high, o.beta};
     const LossAggregation aggregation = loss_aggregation(o.loss);
     const bool on_policy = updates == 0;  // the weights are still those that sampled
     UpdateSize size{static_cast<double>(samples.size()), 0};
-    for (const Sample& s : samples) size.tokens += s.length();
+    for (const Sample& s : samples) size.tokens += s.masked ? 0 : s.length();
     comm.all_reduce_sum(doubles_of(size));
 
-    for_each_micro_batch(samples, o.token_budget, [&](std::span<Sample> micro, const PackedBatch& batch) {
+    for_each_micro_batch(samples, o.token_budget, [&](std::span<Sample*> micro, const PackedBatch& batch) {
         const auto scores = model.forward(batch, static_cast<float>(o.temperature));
-        std::vector<float> dlogp(scores.logp.size());
-        std::size_t m = 0;
-        for (const Sample& s : micro) {
-            const float weight = token_weight(s.length(), size, aggregation, o.max_new_tokens);
-            for (int t = 0; t < s.length(); ++t, ++m) {
-                // With a single update per rollout pi_old is pi_theta: the ratio is 1, its gradient that of log pi.
-                const float logp = scores.logp[m], old = s.old_logp.empty() ? logp : s.old_logp[t];
-                const float ref = s.ref_logp.empty() ? logp : s.ref_logp[t];
-                const TokenObjective token = token_objective(logp, old, ref, s.advantage, objective);
-                dlogp[m] = weight * token.dloss_dlogp;
-                sums.loss += weight * token.loss;
-                sums.kl += token.kl;
-                sums.entropy += scores.entropy[m];
-                sums.clip_low += token.clipped_low;
-                sums.clip_high += token.clipped_high;
+        std::vector<float> dlogp, dentropy;
+        for (const Sample* s : micro) {
+            const std::size_t begin = dlogp.size();
+            const std::span<const float> policy(scores.logp.data() + begin, s->length());
+            // With a single update per rollout pi_old is pi_theta: the ratio is 1, its gradient that of log pi.
+            const auto terms = objective({.policy = policy,
+                                          .old = s->old_logp.empty() ? policy : s->old_logp,
+                                          .reference = s->ref_logp,
+                                          .sampled = s->sampled_logp},
+                                         s->advantage, objective_options());
+            const double weight = token_weight(s->length(), size, aggregation, o.max_new_tokens);
+            for (int t = 0; t < s->length(); ++t) {
+                const TokenObjective& term = terms[t];
+                const double entropy = scores.entropy[begin + t];
+                dlogp.push_back(static_cast<float>(weight * term.dloss_dlogp));
+                dentropy.push_back(static_cast<float>(-o.entropy_bonus / size.tokens));
+                sums.loss += weight * term.loss - o.entropy_bonus / size.tokens * entropy;
+                sums.kl += term.kl;
+                sums.entropy += entropy;
+                sums.clip_low += term.clipped_low;
+                sums.clip_high += term.clipped_high;
                 if (on_policy) {
-                    const double gap = std::abs(static_cast<double>(logp) - s.sampled_logp[t]);
-                    maxima.gap = std::max(maxima.gap, gap);
-                    sums.gap += gap;
+                    const double difference = static_cast<double>(policy[t]) - s->sampled_logp[t];
+                    maxima.gap = std::max(maxima.gap, std::abs(difference));
+                    sums.gap += std::abs(difference);
+                    sums.gap_kl += std::expm1(difference) - difference;
                     ++sums.gap_tokens;
                 }
             }
         }
         sums.tokens += static_cast<double>(dlogp.size());
-        model.backward(dlogp);
+        if (o.entropy_bonus == 0) dentropy.clear();
+        model.backward(dlogp, dentropy);
     });
     comm.all_reduce_sum(backend, model.gradients());
     grad_norm += optimizer.step(lr, o.clip_norm, o.weight_decay);
     ++updates;
 }
 
+/// Ends the run where going on would only spend time; the last checkpoint stays.
+void Trainer::check_health() {
+    if (!std::isfinite(grad_norm))
+        fail("step ", step + 1, ": the gradient is not finite; the last good checkpoint is in ", o.out,
+             "; lower --lr and go on with --resume");
+    double entropy[2] = {sums.entropy, sums.tokens};
+    comm.all_reduce_sum(entropy);
+    collapsed_steps = entropy[0] < o.min_entropy * entropy[1] ? collapsed_steps + 1 : 0;
+    if (collapsed_steps == 10)
+        fail("step ", step + 1, ": the entropy has been below ", o.min_entropy,
+             " for 10 steps: every response is the same, and nothing more can be learnt; the last checkpoint "
+             "is in ",
+             o.out, "; lower --lr or raise --entropy-bonus (--min-entropy 0 goes on regardless)");
+}
+
 int Trainer::run() {
-    std::optional<Grades> before;
+    std::optional<Grades> before, after;
     if (step == 0) before = evaluate();
     while (step < o.steps && !stop_requested_anywhere()) {
         const Stopwatch clock;
+        sums = {}, maxima = {}, seconds = {}, grad_norm = 0, updates = 0;
         Rollout r = rollout();
-        const double rollout_seconds = clock.seconds();
+        timed(seconds.reference, [&] { compute_old_and_reference(r.samples); });
 
-        // Old and reference log-probabilities, where they differ from the policy's own.
-        if (o.inner_epochs * o.mini_batches > 1)
-            compute_log_probabilities(model, r.samples, o, &Sample::old_logp);
-        if (o.beta > 0) {
-            const auto policy = model.download_parameters();
-            model.upload_parameters(reference);
-            compute_log_probabilities(model, r.samples, o, &Sample::ref_logp);
-            model.upload_parameters(policy);
-        }
-
-        sums = {}, maxima = {}, grad_norm = 0, updates = 0;
         const double lr = learning_rate.at(step + 1);
-        for (int epoch = 0; epoch < o.inner_epochs; ++epoch)
-            for (int part = 0; part < o.mini_batches; ++part) {  // whole groups
-                const std::size_t begin = r.problems.size() * part / o.mini_batches * o.group;
-                const std::size_t end = r.problems.size() * (part + 1) / o.mini_batches * o.group;
-                update(std::span(r.samples).subspan(begin, end - begin), lr);
-            }
-        if (!std::isfinite(grad_norm))
-            fail("step ", step + 1, ": the gradient is not finite; the last good checkpoint is in ", o.out,
-                 "; lower --lr and go on with --resume");
+        timed(seconds.train, [&] {
+            for (int epoch = 0; epoch < o.inner_epochs; ++epoch)
+                for (int part = 0; part < o.mini_batches; ++part) {  // whole groups
+                    const std::size_t begin = r.problems.size() * part / o.mini_batches * o.group;
+                    const std::size_t end = r.problems.size() * (part + 1) / o.mini_batches * o.group;
+                    update(std::span(r.samples).subspan(begin, end - begin), lr);
+                }
+        });
+        check_health();
         ++step;
         if (o.beta > 0 && o.reference_refresh > 0 && step % o.reference_refresh == 0)
             reference = model.download_parameters();
-        log_step(r, rollout_seconds, clock.seconds(), lr);
+        log_step(r, clock.seconds(), lr);
         if (step % o.save_every == 0) save();
+        if (o.eval_every > 0 && step % o.eval_every == 0 && step < o.steps) evaluate();
     }
     save();
     if (step < o.steps) {
         if (comm.is_root()) std::printf("stopped at step %d; go on with --resume\n", step);
         return 130;
     }
-    const auto after = evaluate();
+    after = evaluate();
     if (!comm.is_root()) return 0;
     if (!accuracy_curve.empty()) {
         std::printf("accuracy         %s\n", sparkline(accuracy_curve, 80, 0, 1).c_str());
@@ -284,6 +416,84 @@ int Trainer::run() {
     return 0;
 }
 
+/// One step on one question, printed so that it can be checked with a pocket calculator. The step is taken, so that old
+/// and new log-probabilities differ; nothing is saved.
+int Trainer::explain() {
+    Rollout r = rollout();
+    std::printf("\nThe question, as the model sees it:\n%s\n", r.problems[0].prompt.c_str());
+    double mean = 0, squares = 0;
+    for (float reward : r.rewards) mean += reward / o.group;
+    for (float reward : r.rewards) squares += (reward - mean) * (reward - mean);
+    std::printf("\n%d responses, sampled at temperature %g; reward = ", o.group, o.temperature);
+    std::printf("%s\n", o.reward.parts.c_str());
+    for (int i = 0; i < o.group; ++i) {
+        const Response& response = r.responses[i];
+        std::printf("%3d  %s\n     ", i + 1, response.text.c_str());
+        for (std::size_t p = 0; p < response.parts.size(); ++p)
+            std::printf("%s %g, ", reward_mix.parts()[p].c_str(), response.parts[p]);
+        std::printf("reward %g; answer: %s; format: %s; %d tokens%s\n", response.reward,
+                    response.accuracy.reason.c_str(), response.format.reason.c_str(), r.samples[i].length(),
+                    response.completion.stopped ? "" : ", cut off");
+    }
+    const double std = std::sqrt(squares / (o.group - 1));
+    std::printf("\nmean reward %.4f, standard deviation %.4f (with n - 1 = %d)\n", mean, std, o.group - 1);
+    std::printf("advantage = (reward - mean)%s\n", o.scale == "none" ? ""
+                                                   : o.scale == "group"
+                                                       ? " / (standard deviation + 0.0001)"
+                                                       : " / (standard deviation of all rewards + 0.0001)");
+    for (int i = 0; i < o.group; ++i)
+        std::printf("%3d  (%.4f - %.4f)%s = %+.4f\n", i + 1, r.rewards[i], mean,
+                    o.scale == "none" ? "" : (" / " + std::to_string(std + 1e-4)).c_str(), r.advantages[i]);
+    if (std == 0) {
+        std::printf(
+            "All rewards are equal: there is nothing to learn from this group. Try another --seed.\n");
+        return 0;
+    }
+
+    compute_old_and_reference(r.samples);
+    update(r.samples, o.lr);
+    std::vector<Sample> after = r.samples;
+    compute_log_probabilities(model, after, o, &Sample::old_logp);
+    UpdateSize size{static_cast<double>(r.samples.size()), 0};
+    for (const Sample& s : r.samples) size.tokens += s.masked ? 0 : s.length();
+    std::printf("\nAfter one update (learning rate %g, gradient norm %.4f), token by token:\n", o.lr,
+                grad_norm);
+    std::printf(
+        "ratio = exp(new - old), clipped to [%g, %g]; loss = -min(ratio A, clipped A)%s;\n"
+        "coefficient = weight x d loss / d new, and the gradient of the loss is the sum of coefficient x "
+        "grad "
+        "log pi\n",
+        1 - o.clip_low, 1 + o.clip_high, o.beta > 0 ? " + beta KL" : "");
+    const auto best = std::ranges::max_element(r.advantages), worst = std::ranges::min_element(r.advantages);
+    for (const auto chosen : {best, worst}) {
+        const std::size_t i = chosen - r.advantages.begin();
+        const Sample &s = r.samples[i], &now = after[i];
+        if (s.masked) continue;
+        const double weight = token_weight(s.length(), size, loss_aggregation(o.loss), o.max_new_tokens);
+        const auto terms = objective(
+            {.policy = now.old_logp, .old = s.old_logp, .reference = s.ref_logp, .sampled = s.sampled_logp},
+            s.advantage, objective_options());
+        std::printf("\nresponse %zu, advantage A = %+.4f, weight of a token %.3g\n", i + 1, s.advantage,
+                    weight);
+        std::printf("%-14s %9s %9s %9s %9s %8s %-5s %8s %9s %11s\n", "token", "sampled", "old", "new",
+                    "reference", "ratio", "clip", "KL", "loss", "coefficient");
+        for (int t = 0; t < std::min(s.length(), 12); ++t) {
+            const std::int32_t id = s.tokens[s.prompt_length + t];
+            const auto text = nlohmann::json(tokenizer.decode(std::span(&id, 1)))
+                                  .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+            std::printf("%-14s %9.4f %9.4f %9.4f %9.4f %8.4f %-5s %8.5f %+9.4f %+11.3e\n", text.c_str(),
+                        s.sampled_logp[t], s.old_logp[t], now.old_logp[t],
+                        s.ref_logp.empty() ? std::nan("") : s.ref_logp[t], terms[t].ratio,
+                        terms[t].clipped_low    ? "low"
+                        : terms[t].clipped_high ? "high"
+                                                : "-",
+                        terms[t].kl, terms[t].loss, weight * terms[t].dloss_dlogp);
+        }
+        if (s.length() > 12) std::printf("... and %d more\n", s.length() - 12);
+    }
+    return 0;
+}
+
 /// Held-out problems, sampled at the training temperature with randomness of their own, the same every time.
 std::optional<Grades> Trainer::evaluate() {
     if (eval_problems.empty()) return std::nullopt;
@@ -296,8 +506,10 @@ std::optional<Grades> Trainer::evaluate() {
     GenerateOptions options = sampling;
     options.samples_per_prompt = o.eval_samples;
     options.step = 0x80000000u;
-    const auto responses = sample_responses(generator, tokenizer, share, ids, options);
-    Grades g(responses);
+    auto responses = sample_responses(generator, tokenizer, share, ids, options);
+    grade(share, responses);
+    Grades g;
+    g.add(responses);
     comm.all_reduce_sum(doubles_of(g));
     g = g.means();
     if (!comm.is_root()) return g;
@@ -316,33 +528,30 @@ std::optional<Grades> Trainer::evaluate() {
     return g;
 }
 
-void Trainer::log_step(const Rollout& r, double rollout_seconds, double seconds, double lr) {
-    sums.grades = Grades(r.responses);
-    for (float reward : r.rewards) sums.reward += reward, sums.reward_squares += reward * reward;
-    for (std::size_t g = 0; g < r.rewards.size(); g += o.group) {
-        const std::span group(&r.rewards[g], o.group);
-        sums.groups_without_spread +=
-            std::ranges::all_of(group, [&](float reward) { return reward == group[0]; });
-        ++sums.groups;
-    }
-    for (const Sample& s : r.samples)
-        maxima.length = std::max(maxima.length, static_cast<double>(s.length()));
+void Trainer::log_step(const Rollout& r, double step_seconds, double lr) {
     comm.all_reduce_sum(doubles_of(sums));
     comm.all_reduce_max(doubles_of(maxima));
     if (!comm.is_root()) return;
 
     const Grades g = sums.grades.means();
-    const double reward = sums.reward / g.responses, passes = o.inner_epochs;
-    const double variance = std::max(0.0, sums.reward_squares / g.responses - reward * reward);
+    const double reward = sums.reward / sums.kept, passes = o.inner_epochs;
+    const double variance = std::max(0.0, sums.reward_squares / sums.kept - reward * reward);
+    const double other = step_seconds - seconds.rollout - seconds.reward - seconds.reference - seconds.train;
+    nlohmann::ordered_json parts;
+    for (std::size_t p = 0; p < reward_mix.parts().size(); ++p)
+        parts[reward_mix.parts()[p]] = sums.parts[p] / sums.grades.responses;
     log->write({{"step", step},
                 {"reward", reward},
                 {"reward_std", std::sqrt(variance)},
+                {"reward_parts", parts},
                 {"accuracy", g.accuracy},
                 {"format", g.format},
                 {"response_length", g.response_length},
                 {"response_length_max", maxima.length},
                 {"truncated", g.truncated},
-                {"groups_without_spread", sums.groups_without_spread / sums.groups},
+                {"reflective_words", sums.reflective_words / sums.grades.responses},
+                {"groups_without_spread", sums.groups_without_spread / sums.sampled_groups},
+                {"groups_sampled", sums.sampled_groups},
                 {"loss", sums.loss / updates},
                 {"entropy", sums.entropy / sums.tokens},
                 {"kl", sums.kl / sums.tokens},
@@ -352,17 +561,26 @@ void Trainer::log_step(const Rollout& r, double rollout_seconds, double seconds,
                 {"lr", lr},
                 {"logp_gap_max", maxima.gap},
                 {"logp_gap_mean", sums.gap / sums.gap_tokens},
+                {"logp_gap_kl", sums.gap_kl / sums.gap_tokens},
                 {"tokens", sums.tokens / passes},
+                {"tokens_per_second",
+                 {{"rollout", sums.grades.response_length / seconds.rollout},
+                  {"train", sums.tokens / seconds.train}}},
                 {"memory", {{"planned", planned_memory}, {"peak", backend.peak_memory()}}},
                 {"seconds",
-                 {{"step", seconds}, {"rollout", rollout_seconds}, {"train", seconds - rollout_seconds}}}});
+                 {{"step", step_seconds},
+                  {"rollout", seconds.rollout},
+                  {"reward", seconds.reward},
+                  {"reference", seconds.reference},
+                  {"train", seconds.train},
+                  {"other", other}}}});
     accuracy_curve.push_back(g.accuracy);
     length_curve.push_back(g.response_length);
     if (step % 20 == 1)
         std::printf("   step  reward  accuracy  format  length  entropy  grad norm  logp gap  s/step\n");
     std::printf("%7d  %6.3f  %7.1f%%  %5.1f%%  %6.1f  %7.3f  %9.3f  %8.1e  %6.2f\n", step, reward,
                 100 * g.accuracy, 100 * g.format, g.response_length, sums.entropy / sums.tokens,
-                grad_norm / updates, maxima.gap, seconds);
+                grad_norm / updates, maxima.gap, step_seconds);
     if (step % o.show_every == 0 || step == 1) {
         std::printf("  sample  %s%s   [%s]\n", r.problems[0].prompt.c_str(), r.responses[0].text.c_str(),
                     r.responses[0].accuracy.reason.c_str());
@@ -373,6 +591,7 @@ void Trainer::log_step(const Rollout& r, double rollout_seconds, double seconds,
                                 {"accuracy", r.responses[i].accuracy.value},
                                 {"reason", r.responses[i].accuracy.reason},
                                 {"format", r.responses[i].format.value},
+                                {"reward", r.rewards[i]},
                                 {"advantage", r.advantages[i]}});
     }
     std::fflush(stdout);
@@ -382,6 +601,7 @@ void Trainer::log_step(const Rollout& r, double rollout_seconds, double seconds,
 
 Trainer::Trainer(const Options& options)
     : o(options),
+      reward_mix(o.reward),
       config(Config::load(o.model)),
       tokenizer(Tokenizer::load(o.model)),
       prompt_template(load_prompt_template(o.model, config, tokenizer, o.prompt_template, o.plain)),
@@ -413,12 +633,13 @@ Trainer::Trainer(const Options& options)
     if (o.resume && has_checkpoint(o.out)) {
         Checkpoint checkpoint = load_checkpoint(o.out, model, optimizer);
         step = std::stoi(checkpoint.numbers.at("step"));
+        questions = std::stoull(checkpoint.numbers.at("questions"));
         reference = std::move(checkpoint.reference);
     } else {
         model.load_weights(o.model);
         if (o.beta > 0) reference = model.download_parameters();
     }
-    if (!comm.is_root()) return;
+    if (!comm.is_root() || o.explain) return;
     const auto resumed = step > 0 ? std::optional<std::int64_t>(step) : std::nullopt;
     log.emplace(std::filesystem::path(o.out) / "log.jsonl", resumed);
     samples_log.emplace(std::filesystem::path(o.out) / "samples.jsonl", resumed);
@@ -463,7 +684,9 @@ TransformerOptions Trainer::planned_options() {
 
 void Trainer::save() {
     if (comm.is_root())
-        save_checkpoint(o.out, model, optimizer, {{{"step", std::to_string(step)}}, reference});
+        save_checkpoint(
+            o.out, model, optimizer,
+            {{{"step", std::to_string(step)}, {"questions", std::to_string(questions)}}, reference});
 }
 
 }  // namespace
@@ -478,6 +701,8 @@ int main(int argc, char** argv) {
         ->required();
     app.add_option("--train", o.train, "training problems, JSONL")->required();
     app.add_option("--eval", o.eval, "held-out problems, JSONL: evaluated before and after");
+    app.add_option("--eval-every", o.eval_every, "and every so many steps between, 0: not")
+        ->check(kNonNegative);
     app.add_option("--eval-samples", o.eval_samples, "responses to each held-out problem")->check(kPositive);
     app.add_option("--out", o.out, "run folder: log.jsonl, samples.jsonl, checkpoint and the trained model");
     add_template_options(app, o.prompt_template, o.plain);
@@ -487,15 +712,53 @@ int main(int argc, char** argv) {
     app.add_option("--max-new-tokens", o.max_new_tokens, "longest response")->check(kPositive);
     app.add_option("--temperature", o.temperature, "of sampling, and of every log-probability")
         ->check(kPositive);
-    app.add_option("--accuracy-weight", o.accuracy_weight, "of the accuracy reward");
-    app.add_option("--format-weight", o.format_weight, "of the format reward");
+    app.add_option("--reward", o.reward.parts,
+                   "parts and weights: accuracy, format, language, repetition, overlong, length, program");
+    app.add_option("--script", o.reward.script,
+                   "that the language reward asks for: latin, cyrillic, han, ...");
+    app.add_option(
+        "--reward-program", o.reward.program,
+        "command behind the part program: reads JSON lines {problem, prompt, response}, answers numbers");
+    app.add_option("--reward-seconds", o.reward.program_seconds, "that it may take for a step's responses")
+        ->check(kPositive);
+    std::string preset, presets = "hyperparameters of a paper:";
+    for (const Preset& p : kPresets) presets += std::string(presets.ends_with(":") ? " " : ", ") + p.name;
+    app.add_option("--preset", preset, presets + "; flags given beside it win")
+        ->check([&](const std::string& name) {
+            return std::ranges::any_of(kPresets, [&](const Preset& p) { return name == p.name; })
+                       ? std::string()
+                       : "there is no preset \"" + name + "\"";
+        });
     app.add_option("--loss", o.loss, "aggregation over tokens")
         ->check(CLI::IsMember({"grpo", "dapo", "dr_grpo"}));
-    app.add_option("--advantage-scale", o.scale, "divide by the group's standard deviation, or not")
-        ->check(CLI::IsMember({"group", "none"}));
+    app.add_option("--advantage-scale", o.scale,
+                   "divide by the standard deviation of the group, of the batch, or not")
+        ->check(CLI::IsMember({"group", "batch", "none"}));
+    app.add_option("--ratio", o.ratio, "pi / pi_old of a token, or of its sequence (GSPO)")
+        ->check(CLI::IsMember({"token", "sequence"}));
     app.add_option("--clip-low", o.clip_low, "ratio clip: 1 - this")->check(kNonNegative);
     app.add_option("--clip-high", o.clip_high, "ratio clip: 1 + this")->check(kNonNegative);
     app.add_option("--beta", o.beta, "weight of the KL to the reference policy, 0: none")
+        ->check(kNonNegative);
+    app.add_option(
+           "--importance-cap", o.importance_cap,
+           "truncated importance sampling: weight tokens by pi_old / pi_sampled, at most this; 0: no weights")
+        ->check(kNonNegative);
+    app.add_option("--entropy-bonus", o.entropy_bonus, "weight of the mean entropy of a token")
+        ->check(kNonNegative);
+    app.add_option("--min-entropy", o.min_entropy, "below it for 10 steps, the run ends")
+        ->check(kNonNegative);
+    app.add_option(
+           "--overlong", o.overlong,
+           "responses that are cut off: keep, mask (out of the loss), or soft (the reward overlong=1)")
+        ->check(CLI::IsMember({"keep", "mask", "soft"}));
+    app.add_option(
+           "--overlong-cache", o.reward.overlong_cache,
+           "tokens before the longest response over which the overlong reward sinks to -1; 0: a fifth of it")
+        ->check(kNonNegative);
+    app.add_option("--dynamic-sampling", o.dynamic_sampling,
+                   "replace groups without spread by other questions', in at most so many rounds a step; 0: "
+                   "keep them")
         ->check(kNonNegative);
     app.add_option("--reference-refresh", o.reference_refresh,
                    "the policy becomes the reference every so many steps, 0: never")
@@ -519,9 +782,24 @@ int main(int argc, char** argv) {
     app.add_option("--seed", o.seed, "of sampling and of the order of problems");
     app.add_option("--threads", o.threads, "0: one a core; the result is the same")->check(kNonNegative);
     app.add_flag("--resume", o.resume, "go on from the checkpoint in --out, if there is one");
+    app.add_flag("--explain", o.explain, "print one step on one question, number by number, and end");
     return run_main(app, argc, argv, [&] {
+        for (const Preset& p : kPresets)
+            if (preset == p.name) {
+                std::printf("preset %s: %s\n", p.name, p.source);
+                for (const auto& [flag, value] : p.flags)
+                    if (CLI::Option* option = app.get_option(flag); option->count() == 0) {
+                        option->add_result(value);
+                        option->run_callback();
+                        std::printf("    %s %s\n", flag, value);
+                    }
+            }
+        if (o.overlong == "soft") o.reward.parts += ",overlong=1";
+        if (o.explain) o.prompts = 1, o.mini_batches = 1, o.dynamic_sampling = 0;
+        o.reward.max_new_tokens = o.max_new_tokens;
         install_stop_handler();
         set_threads(o.threads);
-        return Trainer(o).run();
+        Trainer trainer(o);
+        return o.explain ? trainer.explain() : trainer.run();
     });
 }

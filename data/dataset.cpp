@@ -182,6 +182,7 @@ std::vector<Problem> load_problems(const std::filesystem::path& file, const Prom
     for_each_line(mapped.bytes(), [&](std::size_t, std::string_view line, std::size_t number) {
         problems.push_back(at_line(file.string(), number,
                                    [&] { return parse_problem(json::parse(line), prompt_template); }));
+        problems.back().source = line;
     });
     if (problems.empty()) fail(file.string(), ": holds no problems");
     return problems;

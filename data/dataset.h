@@ -43,6 +43,7 @@ struct Problem {
     std::string prompt;  ///< the template, filled in
     Gold gold;
     AnswerIn answer_in = AnswerIn::Tags;
+    std::string source{};  ///< the line of the file
 };
 
 /// One object a line:

@@ -28,6 +28,8 @@ struct Response {
     std::string text;       ///< decoded, without the stop token: what the rewards read. Where the prompt
                             ///< itself opens the thought, it begins with that <think>
     Verdict accuracy, format;
+    std::vector<double> parts{};  ///< of the reward, unweighted, by RewardMix
+    double reward = 0;
 };
 
 /// "<think>" for a prompt that ends in it, else nothing.
@@ -36,7 +38,7 @@ inline std::string opened_thought(std::string_view prompt) {
     return end != prompt.npos && prompt.substr(0, end + 1).ends_with("<think>") ? "<think>" : "";
 }
 
-/// `ids[i]` names problem i in the random counter: its place in the data set.
+/// Responses, ungraded. `ids[i]` names problem i in the random counter: its place in the data set.
 inline std::vector<Response> sample_responses(Generator& generator, const Tokenizer& tokenizer,
                                               const std::vector<Problem>& problems,
                                               const std::vector<std::uint32_t>& ids,
@@ -47,20 +49,26 @@ inline std::vector<Response> sample_responses(Generator& generator, const Tokeni
     std::vector<Response> responses;
     for (auto& c : generator.generate(prompts, options)) {
         const std::span<const std::int32_t> tokens(c.tokens);
-        const Problem& problem = problems[c.prompt];
-        const std::string text =
-            opened_thought(problem.prompt) + tokenizer.decode(tokens.first(tokens.size() - c.stopped));
-        responses.push_back({std::move(c), text, accuracy_reward(text, problem.gold, problem.answer_in),
-                             format_reward(text, problem.answer_in)});
+        const std::string text = opened_thought(problems[c.prompt].prompt) +
+                                 tokenizer.decode(tokens.first(tokens.size() - c.stopped));
+        responses.push_back({std::move(c), text, {}, {}});
     }
     return responses;
+}
+
+inline void grade(const std::vector<Problem>& problems, std::vector<Response>& responses) {
+    for (Response& r : responses) {
+        const Problem& problem = problems[r.completion.prompt];
+        r.accuracy = accuracy_reward(r.text, problem.gold, problem.answer_in);
+        r.format = format_reward(r.text, problem.answer_in);
+    }
 }
 
 /// Sums over responses; divide by `responses`. Only doubles, so that ranks can add them up.
 struct Grades {
     double responses = 0, accuracy = 0, format = 0, response_length = 0, truncated = 0;
-    Grades() = default;
-    explicit Grades(const std::vector<Response>& all) : responses(static_cast<double>(all.size())) {
+    void add(const std::vector<Response>& all) {
+        responses += static_cast<double>(all.size());
         for (const auto& r : all) {
             accuracy += r.accuracy.value;
             format += r.format.value;

@@ -2,12 +2,79 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
 #include <random>
 
 #include "src/error.h"
 #include "src/grpo.h"
 
 using namespace r1;
+
+namespace {
+
+TokenObjective token_objective(float logp, float old, float reference, float advantage,
+                               const ObjectiveOptions& options) {
+    return objective({{&logp, 1}, {&old, 1}, {&reference, 1}, {}}, advantage, options)[0];
+}
+
+}  // namespace
+
+TEST_CASE("every variant's loss, gradient, KL and advantages are those of Hugging Face's TRL") {
+    std::ifstream in(R1_SOURCE_DIR "/tests/golden/grpo.jsonl");
+    int cases = 0;
+    for (std::string line; std::getline(in, line); ++cases) {
+        const auto golden = nlohmann::json::parse(line);
+        CAPTURE(cases);
+        const auto group = golden.at("group").get<std::size_t>();
+        const auto rewards = golden.at("rewards").get<std::vector<float>>();
+        double mean = 0, squares = 0;
+        for (float r : rewards) mean += r / static_cast<double>(rewards.size());
+        for (float r : rewards) squares += (r - mean) * (r - mean);
+        const double batch_std = std::sqrt(squares / static_cast<double>(rewards.size() - 1));
+        for (const char* scale : {"group", "none", "batch"}) {
+            const auto expected = golden.at("advantages").at(scale).get<std::vector<double>>();
+            const auto actual = group_advantages(rewards, group, advantage_scale(scale), batch_std);
+            for (std::size_t i = 0; i < rewards.size(); ++i) CHECK(std::abs(actual[i] - expected[i]) < 1e-6);
+        }
+
+        const ObjectiveOptions options{golden.at("clip_low"), golden.at("clip_high"), golden.at("beta"),
+                                       golden.at("sequence_ratio"), golden.at("importance_cap")};
+        const LossAggregation aggregation = loss_aggregation(golden.at("loss_type"));
+        auto rows = [&](const char* name) { return golden.at(name).get<std::vector<std::vector<float>>>(); };
+        const auto policy = rows("policy"), old = rows("old"), reference = rows("reference"),
+                   sampled = rows("sampled");
+        const auto gradient = golden.at("gradient").get<std::vector<std::vector<double>>>();
+        const auto advantages = group_advantages(rewards, group);
+        UpdateSize size{static_cast<double>(policy.size()), 0};
+        for (const auto& row : policy) size.tokens += static_cast<double>(row.size());
+        double loss = 0, kl = 0;
+        for (std::size_t i = 0; i < policy.size(); ++i) {
+            const int length = static_cast<int>(policy[i].size());
+            const auto terms =
+                objective({policy[i], old[i], reference[i], sampled[i]}, advantages[i], options);
+            for (int t = 0; t < length; ++t) {
+                const double weight = token_weight(length, size, aggregation, golden.at("max_length"));
+                loss += weight * terms[t].loss;
+                kl += terms[t].kl / size.tokens;
+                const double expected = gradient[i][t];
+                CHECK(std::abs(weight * terms[t].dloss_dlogp - expected) <=
+                      1e-6 * std::max(1.0, std::abs(expected)));
+            }
+        }
+        const double expected_loss = golden.at("loss"), expected_kl = golden.at("kl");
+        CHECK(std::abs(loss - expected_loss) <= 1e-6 * std::max(1.0, std::abs(expected_loss)));
+        CHECK(std::abs(kl - expected_kl) <= 1e-6 * std::max(1.0, std::abs(expected_kl)));
+    }
+    CHECK(cases == 54);
+}
+
+TEST_CASE("DAPO's soft overlong punishment") {
+    CHECK(overlong_penalty(80, 100, 20) == 0);
+    CHECK(overlong_penalty(90, 100, 20) == doctest::Approx(-0.5));
+    CHECK(overlong_penalty(100, 100, 20) == -1);
+    CHECK(overlong_penalty(100, 100, 0) == 0);
+}
 
 TEST_CASE("advantages: (r - mean) / (std + 1e-4) within each group, by place and not by value") {
     const std::vector<float> rewards = {1, 0, 0, 1, 0.2f, 1.2f, 0.2f, 0};

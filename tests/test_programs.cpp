@@ -44,7 +44,7 @@ std::vector<json> log_of(const fs::path& run_folder) {
     std::ifstream in(run_folder / "log.jsonl");
     for (std::string line; std::getline(in, line);) {
         lines.push_back(json::parse(line));
-        for (const char* key : {"seconds", "memory"}) lines.back().erase(key);
+        for (const char* key : {"seconds", "memory", "tokens_per_second"}) lines.back().erase(key);
     }
     return lines;
 }
@@ -151,7 +151,8 @@ TEST_CASE("two ranks under mpirun train as one process does") {
     CHECK(one[0] == two[0]);                           // the evaluation before
     for (const auto& [key, value] : one[1].items()) {  // the first step: sums in another order
         CAPTURE(key);
-        CHECK(two[1][key].get<double>() == doctest::Approx(value.get<double>()).epsilon(1e-4));
+        if (value.is_number())
+            CHECK(two[1][key].get<double>() == doctest::Approx(value.get<double>()).epsilon(1e-4));
     }
 }
 

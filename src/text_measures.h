@@ -1,0 +1,25 @@
+// What is measured about a response's text beside its answer: the language it is written in, repetition, words of
+// reflection. Pure functions on UTF-8.
+#pragma once
+#include <string>
+#include <string_view>
+
+namespace r1 {
+
+/// Scripts that language_consistency() tells apart: latin, greek, cyrillic, hebrew, arabic, devanagari, thai, hangul,
+/// kana, han. Throws Error for another name.
+void check_script(const std::string& script);
+
+/// The share of the words of a response's thought (of all of it, if it has none) that are written in the script, 1 if it
+/// has no words: DeepSeek-R1's language consistency reward (arXiv 2501.12948, section 2.3.2), with the script standing
+/// for the language. A word is a run of letters; each Han character is one; \commands of LaTeX are none.
+double language_consistency(std::string_view response, const std::string& script);
+
+/// The share of runs of four words (separated by white space) that have occurred before, 0 for fewer than five words.
+double repetition(std::string_view text);
+
+/// How often a text uses a word that DeepSeek-R1 (arXiv 2501.12948 v2, on self-evolution) counts as reflective: wait,
+/// mistake, however, but, retry, error, verify, wrong, evaluate, check.
+int reflective_words(std::string_view text);
+
+}  // namespace r1
