@@ -5,6 +5,7 @@
 
 #include "src/command_line.h"
 #include "src/device.h"
+#include "src/evaluation.h"
 #include "src/memory_plan.h"
 #include "src/parallel.h"
 #include "src/rollout.h"
@@ -96,11 +97,20 @@ int infer(const Options& o) {
         }
         double tokens = 0;
         for (const auto& r : responses) tokens += static_cast<double>(r.completion.tokens.size());
-        std::printf(
-            "%zu problems x %d samples: accuracy (pass@1) %.1f%%, format %.1f%%, response length %.1f, cut "
-            "off %.1f%%, %s tokens/s\n",
-            problems.size(), o.samples, 100 * g.accuracy, 100 * g.format, g.response_length,
-            100 * g.truncated, human_count(tokens / clock.seconds()).c_str());
+        std::printf("%zu problems x %d samples, temperature %g, top-p %g; 95%% intervals over problems\n",
+                    problems.size(), o.samples, o.temperature, o.top_p);
+        const Evaluation evaluation(problems, responses);
+        auto print = [&](const std::string& name, const Interval& i) {
+            std::printf("%-8s %5.1f%%  [%.1f, %.1f]\n", name.c_str(), 100 * i.mean, 100 * i.low,
+                        100 * i.high);
+        };
+        print("pass@1", evaluation.pass1);
+        if (o.samples > 1) {
+            print("cons@" + std::to_string(o.samples), evaluation.cons);
+            print("pass@" + std::to_string(o.samples), evaluation.pass_k);
+        }
+        std::printf("format %.1f%%, response length %.1f, cut off %.1f%%, %s tokens/s\n", 100 * g.format,
+                    g.response_length, 100 * g.truncated, human_count(tokens / clock.seconds()).c_str());
         return 0;
     }
 
@@ -160,7 +170,8 @@ int main(int argc, char** argv) {
     mode->add_option("--prompt", o.prompt,
                      "complete this (put into the template's {question}, if it has one)");
     mode->add_flag("--chat", o.chat, "read questions from the terminal");
-    mode->add_option("--eval", o.eval, "problems, JSONL: print pass@1");
+    mode->add_option("--eval", o.eval,
+                     "problems, JSONL: print pass@1, and of several samples cons@k and pass@k");
     mode->require_option(1);
     app.add_option("--out", o.out, "with --eval: every response and its grade, JSONL");
     add_template_options(app, o.prompt_template, o.plain);

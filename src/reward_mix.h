@@ -29,7 +29,7 @@ class RewardProgram {
 struct RewardOptions {
     std::string parts = "accuracy=1,format=0.2";
     std::string script = "latin";  ///< of language_consistency()
-    std::string program;           ///< the command behind "program"
+    std::string program{};         ///< the command behind "program"
     double program_seconds = 30;
     int max_new_tokens = 256,
         overlong_cache = 0;  ///< of overlong_penalty(); cache 0: a fifth of max_new_tokens

@@ -1,0 +1,30 @@
+// What a model's samples say about it: pass@1, cons@k and pass@k, each with a 95% interval.
+#pragma once
+#include <span>
+#include <string>
+#include <vector>
+
+#include "src/rollout.h"
+
+namespace r1 {
+
+struct Interval {
+    double mean = 0, low = 0, high = 0;
+};
+/// Of the mean of values between 0 and 1 that were drawn independently: mean +- 1.96 standard errors; where all are 0 or
+/// 1, Wilson's interval (1927), which does not collapse at the ends.
+Interval confidence_interval(std::span<const double> values);
+
+/// The answer that most of them agree on, as an index into `answers`; of equal votes the one given first. Mathematical
+/// answers are compared as mathematics, others as text without blanks and in lower case. An absent answer has no vote;
+/// if there are none, the result is answers.size().
+std::size_t majority(const std::vector<std::optional<std::string>>& answers, bool mathematical);
+
+/// responses: k for each problem, in order, graded. pass@1: the mean accuracy over k samples (DeepSeek-R1, arXiv
+/// 2501.12948, section 3); cons@k: is the majority's answer right; pass@k: is any. Intervals are over problems.
+struct Evaluation {
+    Interval pass1, cons, pass_k;
+    Evaluation(const std::vector<Problem>& problems, const std::vector<Response>& responses);
+};
+
+}  // namespace r1
