@@ -45,7 +45,7 @@ struct Options {
     int warmup = 5;
     std::int64_t token_budget = 8192, seed = 1;
     int show_every = 20, save_every = 50, eval_samples = 1, eval_every = 0;
-    bool recompute = false, resume = false, plain = false, explain = false;
+    bool recompute = false, resume = false, plain = false, explain = false, exact = false;
     std::string save_dtype = "auto", state_dtype = "float32";
 };
 
@@ -610,7 +610,7 @@ Trainer::Trainer(const Options& options)
       prompt_tokens(static_cast<int>(longest_prompt())),
       max_new_tokens(std::min(o.max_new_tokens, config.max_position_embeddings - 1)),
       slots(std::min(o.prompts * o.group / comm.size(), 256)),
-      device(make_device(o.device, o.dtype)),
+      device(make_device(o.device, o.dtype, o.exact)),
       backend(*device.backend),
       model(backend, config, planned_options()),
       optimizer(model, static_cast<std::uint64_t>(o.seed)),
@@ -773,6 +773,10 @@ int main(int argc, char** argv) {
     app.add_option("--clip-norm", o.clip_norm, "largest gradient norm, 0: none")->check(kNonNegative);
     app.add_option("--token-budget", o.token_budget, "tokens a training pass (memory)")->check(kPositive);
     add_device_options(app, o.device, o.dtype);
+    app.add_flag("--exact", o.exact,
+                 "on the CPU: sampling and training give a token the same log-probability to the last bit, "
+                 "at any size "
+                 "of model, and take longer");
     add_state_dtype(app, o.state_dtype);
     app.add_flag("--recompute", o.recompute,
                  "recompute activations in the backward pass: less memory, a third more work");

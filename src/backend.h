@@ -212,8 +212,11 @@ class Backend {
     virtual void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& options) = 0;
 };
 
-/// The reference backend: plain loops on the CPU, oneDNN for GEMM. real: F32, or F64 for tests.
-std::unique_ptr<Backend> make_cpu_backend(DType real = DType::F32);
+/// The reference backend: plain loops on the CPU, oneDNN for GEMM. real: F32, or F64 for tests. exact: a row's result
+/// does not depend, not even in its last bit, on how many rows there are, so that sampling and training give a token the
+/// same log-probability. Without it that holds for matrices of up to 2^18 weights; larger ones are multiplied in
+/// whatever blocks are fastest.
+std::unique_ptr<Backend> make_cpu_backend(DType real = DType::F32, bool exact = false);
 
 /// F32 or BF16 (or F64, in tests), element by element, from and to floats on the host; a BF16 tensor is given what
 /// bfloat16 holds exactly.

@@ -294,6 +294,7 @@ Real log_sum_exp(const Real* logits, Real inverse_temperature, int64_t vocab) {
 template <class Real>
 class CpuBackend final : public Backend {
   public:
+    explicit CpuBackend(bool exact) : exact_(exact) {}
     const char* name() const override { return "cpu"; }
     DType real() const override { return std::is_same_v<Real, double> ? DType::F64 : DType::F32; }
 
@@ -490,7 +491,7 @@ class CpuBackend final : public Backend {
     // ---- linear layers ----
     void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias) override {
         const int64_t N = x.rows, I = x.cols, O = weight.rows;
-        if (std::is_same_v<Real, double> || (N <= kGemvRows && O * I >= kGemvWeights)) {
+        if (std::is_same_v<Real, double> || (!exact_ && N <= kGemvRows && O * I >= kGemvWeights)) {
             with_weights<Real>(weight, [&](auto* w) {
                 parallel_chunks(O, 64, [&](int64_t begin, int64_t end) {
                     for (int64_t o = begin; o < end; ++o)
@@ -500,9 +501,10 @@ class CpuBackend final : public Backend {
             });
         } else {
             const bool is_bf16 = weight.dtype == DType::BF16;
-            const int64_t row_blocks = (N + kRowBlock - 1) / kRowBlock;
+            // oneDNN may sum in another order for another number of rows: `exact` always gives it the same.
+            const int64_t block = exact_ ? kRowPadding : kRowBlock, row_blocks = (N + block - 1) / block;
             parallel_for(row_blocks * ((O + kColBlock - 1) / kColBlock), [&](int64_t task) {
-                const int64_t n = task % row_blocks * kRowBlock, rows = std::min(kRowBlock, N - n);
+                const int64_t n = task % row_blocks * block, rows = std::min(block, N - n);
                 const int64_t o = task / row_blocks * kColBlock, cols = std::min(kColBlock, O - o);
                 matmul_rows(y, n, rows, o, cols, x,
                             static_cast<char*>(weight.data) + o * I * bytes_of(weight.dtype), 1, I, is_bf16);
@@ -832,6 +834,8 @@ class CpuBackend final : public Backend {
     }
 
   private:
+    const bool exact_;
+
     /// The same with states in bfloat16.
     static void adamw_rounded(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& o, Real c1,
                               Real c2) {
@@ -868,8 +872,8 @@ class CpuBackend final : public Backend {
     }
 
     /// out[n .. n + rows, col .. col + cols) = in[n .. n + rows, :] times a matrix with the given strides.
-    static void matmul_rows(Tensor out, int64_t n, int64_t rows, int64_t col, int64_t cols, Tensor in,
-                            const void* weight, int64_t w_row, int64_t w_col, bool is_bf16) {
+    void matmul_rows(Tensor out, int64_t n, int64_t rows, int64_t col, int64_t cols, Tensor in,
+                     const void* weight, int64_t w_row, int64_t w_col, bool is_bf16) const {
         const int64_t K = in.cols, padded = round_up(rows, kRowPadding);
         const float* from = in.as<float>() + n * K;
         const void* a = from;
@@ -882,7 +886,7 @@ class CpuBackend final : public Backend {
             a = copy_padded<0>(from, rows, K, K, padded);
         }
         float* to = out.as<float>() + n * out.cols + col;
-        if (rows == padded)
+        if (rows == padded && !exact_)  // another stride of the result is another order of summation
             return matmul(a, weight, to, {rows, cols, K, K, 1, w_row, w_col, out.cols, is_bf16, false});
         float* block = scratch<float, 1>(padded * cols);
         matmul(a, weight, block, {padded, cols, K, K, 1, w_row, w_col, cols, is_bf16, false});
@@ -962,9 +966,9 @@ void upload_floats(Backend& backend, Tensor to, std::span<const float> from) {
     }
 }
 
-std::unique_ptr<Backend> make_cpu_backend(DType real) {
-    if (real == DType::F64) return std::make_unique<CpuBackend<double>>();
-    return std::make_unique<CpuBackend<float>>();
+std::unique_ptr<Backend> make_cpu_backend(DType real, bool exact) {
+    if (real == DType::F64) return std::make_unique<CpuBackend<double>>(exact);
+    return std::make_unique<CpuBackend<float>>(exact);
 }
 
 }  // namespace r1

@@ -29,9 +29,11 @@ std::unique_ptr<Backend> make_cuda_backend(bool bfloat16, std::string& why_not) 
     return std::unique_ptr<Backend>(make(bfloat16));
 }
 
-Device make_device(const std::string& device, const std::string& dtype) {
+Device make_device(const std::string& device, const std::string& dtype, bool exact) {
+    if (exact && device == "cuda")
+        fail("--exact: only the CPU backend has exact arithmetic; choose --device cpu");
     std::string why_not;
-    if (device != "cpu") {
+    if (device != "cpu" && !exact) {
         if (auto cuda = make_cuda_backend(dtype != "float32", why_not)) {
             const bool bf16 = cuda->activation() == DType::BF16;
             return {std::move(cuda), bf16};
@@ -39,7 +41,7 @@ Device make_device(const std::string& device, const std::string& dtype) {
         if (device == "cuda") fail("--device cuda: no GPU can be used: ", why_not);
         why_not = "; no GPU: " + why_not;
     }
-    return {make_cpu_backend(), dtype == "bfloat16", why_not};
+    return {make_cpu_backend(DType::F32, exact), dtype == "bfloat16", why_not};
 }
 
 }  // namespace r1

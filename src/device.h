@@ -16,7 +16,8 @@ struct Device {
     bool bf16_matrices = false;  ///< for TransformerOptions
     std::string note{};          ///< why it is not a GPU, where one was hoped for
 };
-Device make_device(const std::string& device, const std::string& dtype);
+/// exact: see make_cpu_backend; a GPU has no such mode, and "auto" takes the CPU.
+Device make_device(const std::string& device, const std::string& dtype, bool exact = false);
 
 /// The CUDA backend, or the reason why there is none.
 std::unique_ptr<Backend> make_cuda_backend(bool bfloat16, std::string& why_not);

@@ -378,3 +378,26 @@ TEST_CASE("memory plans of real models: Qwen2.5-1.5B trains in 24 GB, 3B in 80 G
     CHECK(planned(qwen(1536, 8960, 28, 12), true, 32) < 24e9);
     CHECK(planned(qwen(2048, 11008, 36, 16), false, 64) < 80e9);
 }
+
+TEST_CASE("exact arithmetic: sampled and trained log-probabilities agree to the last bit where matrices are large") {
+    Bench bench(make_cpu_backend(DType::F32, true), 4);
+    Config config;
+    config.hidden_size = 512, config.intermediate_size = 1024, config.num_hidden_layers = 2;
+    config.num_attention_heads = 8, config.num_key_value_heads = 2, config.head_dim = 64, config.vocab_size = 700;
+    config.max_position_embeddings = 128;
+    Transformer model(*bench.backend, config, {.trainable = false, .max_tokens = 128, .max_decode_rows = 6});
+    model.initialize(5);
+    for (const auto& e : model.layout().entries)
+        if (e.is_matrix) REQUIRE(e.rows * e.cols >= 1 << 16);
+    for (int slots : {1, 6}) {
+        Generator generator(model, slots, 8, 30);
+        const std::vector<Prompt> prompts{{0, {1, 2, 3}}, {1, {4}}};
+        for (const Completion& c : generator.generate(prompts, {.samples_per_prompt = 3, .max_new_tokens = 30})) {
+            auto tokens = prompts[c.prompt].tokens;
+            tokens.insert(tokens.end(), c.tokens.begin(), c.tokens.end());
+            PackedBatch batch;
+            batch.add(tokens, prompts[c.prompt].tokens.size());
+            CHECK(model.forward(batch).logp == c.logp);
+        }
+    }
+}
