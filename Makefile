@@ -19,7 +19,7 @@ define compile
 	@cmake --build $(1) --parallel $(JOBS) --target $(3)
 endef
 
-.PHONY: help deps build cuda test demo base bench bundle mutants fuzz format clean
+.PHONY: help deps build cuda test demo base bench bundle mutants variants fuzz format clean
 .NOTPARALLEL:
 
 help:  ## lists the targets
@@ -72,6 +72,9 @@ fuzz: deps  ## feeds the parsers hostile input under clang's sanitizers, FUZZ_SE
 bench: deps  ## times training and decoding beside the machine's peaks
 	$(call compile,build,,r1_bench)
 	build/r1_bench
+
+variants: build  ## trains the tiny base with every preset, three seeds each, and prints a table (STEPS, SEEDS, PRESETS)
+	@BUILD=build tests/variants.sh
 
 mutants: deps  ## plants faults in the CUDA kernels, one at a time, and counts those that the tests catch
 	tests/mutants.sh

@@ -130,6 +130,47 @@ TEST_CASE(
     CHECK(read_file(f / "whole/model.safetensors") == read_file(f / "killed/model.safetensors"));
 }
 
+TEST_CASE("every preset, and what it sets, trains and resumes exactly; so do states in bfloat16") {
+    const TemporaryFolder f;
+    int number = 0;
+    for (const std::string flags :
+         {"--preset r1-zero --mini-batches 3", "--preset grpo", "--preset dapo --overlong-cache 30",
+          "--preset dr-grpo --advantage-scale batch", "--preset gspo --mini-batches 3",
+          "--overlong mask --entropy-bonus 0.01 --importance-cap 2", "--state-dtype bfloat16",
+          "--reward accuracy=1,language=0.1,repetition=0.1,length=0.1 --exact"}) {
+        CAPTURE(flags);
+        const std::string whole = f / ("whole" + std::to_string(number)),
+                          parts = f / ("parts" + std::to_string(number));
+        ++number;
+        const auto first = run(f, kSmall + flags + " --steps 4 --out " + whole);
+        REQUIRE_MESSAGE(first.status == 0, first.err);
+        REQUIRE(run(f, kSmall + flags + " --steps 2 --out " + parts).status == 0);
+        REQUIRE(run(f, kSmall + flags + " --steps 4 --resume --out " + parts).status == 0);
+        CHECK(log_of(whole) == log_of(parts));
+        CHECK(read_file(whole + "/model.safetensors") == read_file(parts + "/model.safetensors"));
+        for (const auto& line : log_of(whole)) {
+            CHECK(line["grad_norm"].get<double>() < 100);
+            if (flags.find("bfloat16") == std::string::npos) CHECK(line["logp_gap_max"].get<double>() == 0);
+            if (flags.find("dapo") != std::string::npos) CHECK(line["groups_sampled"].get<double>() >= 3);
+        }
+    }
+}
+
+TEST_CASE("--explain prints one step; a collapsed entropy ends a run and keeps its checkpoint") {
+    const TemporaryFolder f;
+    const auto explained = run(f, kSmall + "--explain --out " + (f / "none"));
+    CHECK(explained.status == 0);
+    for (const char* part : {"advantage = (reward - mean)", "ratio = exp(new - old)", "coefficient"})
+        CHECK(explained.out.find(part) != std::string::npos);
+    CHECK(!fs::exists(f / "none"));
+    const auto collapsed =
+        run(f, kSmall + "--min-entropy 100 --steps 20 --save-every 5 --out " + (f / "collapsed"));
+    CHECK(collapsed.status == 2);
+    CHECK(collapsed.err.find("step 10: the entropy has been below 100") != std::string::npos);
+    CHECK(fs::exists(f / "collapsed/checkpoint.safetensors"));
+    CHECK(!fs::exists(f / "collapsed/model.safetensors"));
+}
+
 TEST_CASE("two ranks under mpirun train as one process does") {
     const TemporaryFolder f;
     if (std::system("command -v mpirun >/dev/null") != 0 ||
