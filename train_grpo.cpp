@@ -613,7 +613,7 @@ Trainer::Trainer(const Options& options)
       device(make_device(o.device, o.dtype, o.exact)),
       backend(*device.backend),
       model(backend, config, planned_options()),
-      optimizer(model, static_cast<std::uint64_t>(o.seed)),
+      optimizer(model, state_type(o.state_dtype), static_cast<std::uint64_t>(o.seed)),
       generator(model, slots, prompt_tokens, max_new_tokens),
       order(train_problems.size(), static_cast<std::uint64_t>(o.seed)) {
     if (config.eos_token_ids.empty())
@@ -660,12 +660,12 @@ std::size_t Trainer::longest_prompt() const {
 
 /// Memory is planned, shown and checked before any of it is taken.
 TransformerOptions Trainer::planned_options() {
-    const DType state_dtype = o.state_dtype == "bfloat16" ? DType::BF16 : DType::F32;
+    const StateType states = state_type(o.state_dtype);
     const TransformerOptions planned{
         .trainable = true,
         .recompute = o.recompute,
-        .bf16_matrices = device.bf16_matrices || state_dtype == DType::BF16,
-        .bf16_master = state_dtype == DType::BF16,
+        .bf16_matrices = device.bf16_matrices || states != StateType::Float32,
+        .bf16_master = states != StateType::Float32,
         .max_tokens = std::max<std::int64_t>(o.token_budget, prompt_tokens + max_new_tokens),
         .max_decode_rows = slots};
     const auto plan = Transformer::plan(config, planned, backend);
@@ -674,7 +674,7 @@ TransformerOptions Trainer::planned_options() {
         device,
         {{"parameters", plan.parameters},
          {"gradients", plan.gradients},
-         {"optimizer state", Optimizer::bytes(layout, state_dtype)},
+         {"optimizer state", Optimizer::bytes(layout, backend, states)},
          {"activations (--token-budget, --recompute)", plan.activations},
          {"key/value cache (--prompts, --group, --max-new-tokens)",
           Generator::bytes(config, slots, prompt_tokens, max_new_tokens, backend)},

@@ -62,21 +62,21 @@ int train(const Options& o) {
 
     const Device device = make_device(o.device, o.dtype);
     Backend& backend = *device.backend;
-    const DType state_dtype = o.state_dtype == "bfloat16" ? DType::BF16 : DType::F32;
+    const StateType states = state_type(o.state_dtype);
     const TransformerOptions model_options{
         .trainable = true,
         .recompute = o.recompute,
-        .bf16_matrices = device.bf16_matrices || state_dtype == DType::BF16,
-        .bf16_master = state_dtype == DType::BF16,
+        .bf16_matrices = device.bf16_matrices || states != StateType::Float32,
+        .bf16_master = states != StateType::Float32,
         .max_tokens = o.token_budget};
     const auto plan = Transformer::plan(config, model_options, backend);
-    print_and_check_memory_plan(device,
-                                {{"parameters", plan.parameters},
-                                 {"gradients", plan.gradients},
-                                 {"optimizer state", Optimizer::bytes(ParameterLayout(config), state_dtype)},
-                                 {"activations (--token-budget, --recompute)", plan.activations}});
+    print_and_check_memory_plan(
+        device, {{"parameters", plan.parameters},
+                 {"gradients", plan.gradients},
+                 {"optimizer state", Optimizer::bytes(ParameterLayout(config), backend, states)},
+                 {"activations (--token-budget, --recompute)", plan.activations}});
     Transformer model(backend, config, model_options);
-    Optimizer optimizer(model, static_cast<std::uint64_t>(o.seed));
+    Optimizer optimizer(model, states, static_cast<std::uint64_t>(o.seed));
     SftReader reader(o.data, o.no_shuffle ? std::nullopt : std::optional(static_cast<std::uint64_t>(o.seed)),
                      o.tokenizer.empty() ? o.model : o.tokenizer);
     std::int64_t step = 0;

@@ -15,10 +15,9 @@ std::filesystem::path file_in(const std::filesystem::path& folder) {
 
 /// What goes into the file straight from the backend and back, bit by bit: there is no room for a copy.
 std::vector<std::pair<std::string, Tensor>> tensors_of(const Transformer& model, const Optimizer& optimizer) {
-    return {{"matrices", model.matrices()},
-            {"vectors", model.vectors()},
-            {"adam.m", optimizer.m},
-            {"adam.v", optimizer.v}};
+    auto tensors = optimizer.state();
+    tensors.insert(tensors.begin(), {{"matrices", model.matrices()}, {"vectors", model.vectors()}});
+    return tensors;
 }
 
 /// What makes a model folder beside its weights. Those that it has are copied.

@@ -39,11 +39,11 @@ inline void add_device_options(CLI::App& app, std::string& device, std::string& 
 }
 
 inline void add_state_dtype(CLI::App& app, std::string& choice) {
-    app.add_option("--state-dtype", choice,
-                   "of master weights and AdamW's moments; bfloat16, rounded stochastically, takes 10 bytes "
-                   "a parameter "
-                   "with its gradient, float32 16, or 18 with --dtype bfloat16")
-        ->check(CLI::IsMember({"float32", "bfloat16"}));
+    app.add_option(
+           "--state-dtype", choice,
+           "of master weights and AdamW's moments: float32 (16 bytes a parameter with its gradient, 18 with "
+           "--dtype bfloat16), bfloat16 (10), or float8 (bfloat16 weights, 8-bit moments: 8)")
+        ->check(CLI::IsMember({"float32", "bfloat16", "float8"}));
 }
 
 inline void add_save_dtype(CLI::App& app, std::string& choice) {

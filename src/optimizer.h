@@ -1,10 +1,14 @@
 // AdamW over the one parameter buffer, with gradient clipping and a learning-rate schedule.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numbers>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "src/float8.h"
 #include "src/transformer.h"
 
 namespace r1 {
@@ -29,18 +33,29 @@ struct LearningRate {
     }
 };
 
-/// The moments live beside the parameters, in the same layout: in real(), or in bfloat16 beside a bfloat16 master.
+/// What training keeps of each parameter. Float32: a float32 master and moments. BFloat16: both in bfloat16, Float8: a
+/// bfloat16 master, and moments of matrices in 8 bits; both rounded stochastically.
+enum class StateType { Float32, BFloat16, Float8 };
+inline StateType state_type(const std::string& name) {
+    return name == "float8"     ? StateType::Float8
+           : name == "bfloat16" ? StateType::BFloat16
+                                : StateType::Float32;
+}
+
 class Optimizer {
   public:
-    explicit Optimizer(Transformer& model, std::uint64_t seed = 0)
-        : model_(model), seed_(seed), buffer_(model.backend(), bytes(model.layout(), dtype_of(model))) {
-        const std::int64_t total = model.layout().total;
-        const Tensor both{buffer_.data(), dtype_of(model), 2 * total, 1};
-        m = both.slice(0, total), v = both.slice(total, total);
-        model.backend().zero(both);
+    explicit Optimizer(Transformer& model, StateType type = StateType::Float32, std::uint64_t seed = 0)
+        : model_(model),
+          seed_(seed),
+          arena_(model.backend(), bytes(model.layout(), model.backend(), type)),
+          regions_(take(arena_, model.layout(), model.backend(), type)) {
+        regions_[0].parameters = model.matrices(), regions_[1].parameters = model.vectors();
+        for (const auto& [name, tensor] : state()) model.backend().zero(tensor);
     }
-    static std::size_t bytes(const ParameterLayout& layout, DType dtype) {
-        return 2 * layout.total * bytes_of(dtype);
+    static std::size_t bytes(const ParameterLayout& layout, const Backend& backend, StateType type) {
+        Arena measure;
+        take(measure, layout, backend, type);
+        return measure.used();
     }
 
     /// Clips the gradient to max_norm, updates the parameters, zeroes the gradient. Weight decay acts on
@@ -55,29 +70,50 @@ class Optimizer {
             o.lr = static_cast<float>(lr), o.beta1 = beta1, o.beta2 = beta2, o.step = ++updates;
             o.grad_scale = static_cast<float>(max_norm > 0 && norm > max_norm ? max_norm / norm : 1);
             o.seed = seed_;
-            auto update = [&](Tensor parameters, std::int64_t begin) {
-                const std::int64_t count = parameters.rows;
-                backend.adamw(parameters, gradients.slice(begin, count), m.slice(begin, count),
-                              v.slice(begin, count), o);
-            };
-            o.weight_decay = static_cast<float>(weight_decay);
-            update(model_.matrices(), 0);
-            o.weight_decay = 0;
-            update(model_.vectors(), model_.layout().matrices);
+            for (const Region& r : regions_) {
+                o.weight_decay = static_cast<float>(&r == &regions_[0] ? weight_decay : 0);
+                backend.adamw(r.parameters, gradients.slice(r.begin, r.parameters.rows), r.m, r.v, r.scales,
+                              o);
+            }
             model_.parameters_changed();
         }
         backend.zero(gradients);
         return norm;
     }
 
-    Tensor m, v;               ///< [total] first and second moment
+    /// First and second moments, for checkpoints.
+    std::vector<std::pair<std::string, Tensor>> state() const {
+        std::vector<std::pair<std::string, Tensor>> all;
+        for (const Region& r : regions_) {
+            const std::string of = &r == &regions_[0] ? "matrices" : "vectors";
+            all.emplace_back("adam.m." + of, r.m), all.emplace_back("adam.v." + of, r.v);
+            if (r.scales) all.emplace_back("adam.scales." + of, r.scales.reshape(r.scales.size(), 1));
+        }
+        return all;
+    }
     std::int64_t updates = 0;  ///< made so far
 
   private:
-    static DType dtype_of(const Transformer& model) { return model.matrices().dtype; }
+    struct Region {  ///< matrices, or vectors
+        std::int64_t begin;
+        Tensor parameters, m, v, scales;
+    };
+    static std::array<Region, 2> take(Arena& arena, const ParameterLayout& layout, const Backend& backend,
+                                      StateType type) {
+        auto moments = [&](std::int64_t begin, std::int64_t count, DType dtype) {
+            Region r{begin, {}, arena.take(dtype, count), arena.take(dtype, count), {}};
+            if (dtype == DType::F8)
+                r.scales = arena.take(backend.real(), 2, (count + kFloat8Block - 1) / kFloat8Block);
+            return r;
+        };
+        const DType narrow = type == StateType::BFloat16 ? DType::BF16 : backend.real();
+        return {moments(0, layout.matrices, type == StateType::Float8 ? DType::F8 : narrow),
+                moments(layout.matrices, layout.total - layout.matrices, narrow)};
+    }
     Transformer& model_;
     std::uint64_t seed_;
-    Buffer buffer_;
+    Arena arena_;
+    std::array<Region, 2> regions_;
 };
 
 }  // namespace r1

@@ -11,14 +11,17 @@
 
 namespace r1 {
 
-/// F64 exists for tests (finite differences), BF16 for matrices only, I32 for ids, positions and lengths.
-enum class DType : std::uint8_t { F64, F32, BF16, I32 };
+/// F64 exists for tests (finite differences), I32 for ids, positions and lengths, F8 (float8.h) for AdamW's moments.
+enum class DType : std::uint8_t { F64, F32, BF16, I32, F8 };
 
-constexpr std::size_t bytes_of(DType t) { return t == DType::F64 ? 8 : t == DType::BF16 ? 2 : 4; }
+constexpr std::size_t bytes_of(DType t) {
+    return t == DType::F64 ? 8 : t == DType::BF16 ? 2 : t == DType::F8 ? 1 : 4;
+}
 constexpr const char* name_of(DType t) {
     return t == DType::F64    ? "float64"
            : t == DType::F32  ? "float32"
            : t == DType::BF16 ? "bfloat16"
+           : t == DType::F8   ? "float8"
                               : "int32";
 }
 

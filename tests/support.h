@@ -88,6 +88,12 @@ struct Bench {
         backend->upload(t, values.data());
         return t;
     }
+    /// Codes of 0.
+    Tensor bytes(std::int64_t rows) {
+        Tensor t = raw(DType::F8, rows, 1);
+        backend->zero(t);
+        return t;
+    }
     std::vector<double> values(Tensor t) {
         std::vector<double> wide(t.size());
         if (t.dtype == DType::F64) {
@@ -100,6 +106,10 @@ struct Bench {
             std::vector<std::int32_t> narrow(t.size());
             backend->download(narrow.data(), t);
             wide.assign(narrow.begin(), narrow.end());
+        } else if (t.dtype == DType::F8) {
+            std::vector<std::uint8_t> codes(t.size());
+            backend->download(codes.data(), t);
+            wide.assign(codes.begin(), codes.end());
         } else {
             std::vector<std::uint16_t> narrow(t.size());
             backend->download(narrow.data(), t);

@@ -8,9 +8,11 @@
 // Tolerances are not tuned. An output may err, relative to its largest element, by 2 length 2^-24 for the float32 sum
 // of `length` terms behind it, and by 2^-8 for each rounding to bfloat16 on the way: one unit in its last place.
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "src/device.h"
+#include "src/float8.h"
 #include "src/generate.h"
 #include "tests/support.h"
 
@@ -313,7 +315,7 @@ TEST_CASE("conformance: the gradient's norm and AdamW") {
         for (int step = 1; step <= 3; ++step) {
             const Tensor g = b.normal(n);
             squares.push_back(b.backend->sum_of_squares(g));
-            b.backend->adamw(p, g, m, v,
+            b.backend->adamw(p, g, m, v, {},
                              {.lr = 0.01f, .weight_decay = 0.1f, .step = step, .grad_scale = 0.5f});
         }
         return {{"squares", squares, 1, 0},
@@ -333,7 +335,7 @@ TEST_CASE("conformance: AdamW with states in bfloat16, rounded as on the CPU") {
             const Tensor p = b.from(ones, n, 1, type), m = b.from(zeros, n, 1, DType::BF16),
                          v = b.from(zeros, n, 1, DType::BF16);
             for (int step = 1; step <= 20; ++step)
-                b.backend->adamw(p, b.normal(n), m, v, {.lr = 1e-4f, .step = step, .seed = 9});
+                b.backend->adamw(p, b.normal(n), m, v, {}, {.lr = 1e-4f, .step = step, .seed = 9});
             return std::pair(b.values(p), b.values(v));
         };
         for (bool bf16_parameters : {false, true}) {
@@ -350,6 +352,28 @@ TEST_CASE("conformance: AdamW with states in bfloat16, rounded as on the CPU") {
             for (int i = 0; i < n; ++i) mean += p[i] / n, mean_expected += p_expected[i] / n;
             CHECK(std::abs(mean - mean_expected) < 4 * 0x1p-8 * std::sqrt(20.0 / n));
         }
+    }
+}
+
+TEST_CASE("conformance: AdamW with moments in 8 bits, rounded as on the CPU") {
+    for (const Subject& subject : subjects()) {
+        INFO(subject.name);
+        const int n = 5000, blocks = (n + kFloat8Block - 1) / kFloat8Block;
+        auto run = [&](Bench& b) {
+            const Tensor p = b.from(std::vector<double>(n, 1.0), n, 1, DType::BF16), m = b.bytes(n),
+                         v = b.bytes(n), scales = b.zeros(2, blocks);
+            for (int step = 1; step <= 10; ++step)
+                b.backend->adamw(p, b.normal(n), m, v, scales, {.lr = 1e-3f, .step = step, .seed = 9});
+            return std::array{b.values(p), b.values(m), b.values(v), b.values(scales)};
+        };
+        Bench actual(subject.make(), 4), expected(DType::F32, 4);
+        const auto a = run(actual), e = run(expected);
+        for (int part = 0; part < 3; ++part) {
+            int different = 0;
+            for (int i = 0; i < n; ++i) different += a[part][i] != e[part][i];
+            CHECK(different < n / 50);  // where the last bit of float32 decides, and what follows from it
+        }
+        for (int i = 0; i < 2 * blocks; ++i) CHECK(a[3][i] == doctest::Approx(e[3][i]).epsilon(0.05));
     }
 }
 
