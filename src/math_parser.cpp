@@ -306,11 +306,12 @@ class Parser {
     Ptr sum() {
         const Deeper deeper(depth_);
         std::vector<Ptr> terms;
-        Ptr result;
         for (bool first = true;; first = false) {
             if (take("pm") || take("mp")) {
-                Ptr left = terms.empty() ? nullptr : make(Node::Sum, terms);
-                terms = {make(Node::Plusminus, left ? std::vector{left, product()} : std::vector{product()})};
+                std::vector<Ptr> operands;
+                if (!terms.empty()) operands.push_back(make(Node::Sum, terms));
+                operands.push_back(product());
+                terms.assign(1, make(Node::Plusminus, operands));
             } else if (take('-')) {
                 terms.push_back(negative(product()));
             } else if (take('+') || first) {
