@@ -8,8 +8,8 @@ build=${1:-build-mutants}
 rm -rf "$build/planted"
 mkdir -p "$build/planted"
 cp -r cuda "$build/planted/cuda"
-cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DR1_SANITIZE=ON -DR1_KERNEL_FOLDER="$PWD/$build/planted" >"$build/log" || exit 2
-cmake --build "$build" --parallel "$(nproc)" --target r1_conformance >>"$build/log" || { cat "$build/log"; exit 2; }
+cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DR1_SANITIZE=ON -DR1_KERNEL_FOLDER="$PWD/$build/planted" >"$build/log" 2>&1 || { cat "$build/log"; exit 2; }
+cmake --build "$build" --parallel "$(nproc)" --target r1_conformance >>"$build/log" 2>&1 || { cat "$build/log"; exit 2; }
 
 # file | the line's text | what it becomes | the test cases that should notice
 mutants=$(grep -v '^#' <<'LIST'
@@ -60,7 +60,7 @@ while IFS='|' read -r file from to cases; do
         exit 2
     fi
     ((++planted))
-    if ! cmake --build "$build" --parallel "$(nproc)" --target r1_conformance >>"$build/log"; then
+    if ! cmake --build "$build" --parallel "$(nproc)" --target r1_conformance >>"$build/log" 2>&1; then
         echo "NOT BUILT  $what"
         exit 2
     elif R1_BACKEND=cuda-on-cpu timeout 300 "$build/r1_conformance" -tc="$cases" >>"$build/log" 2>&1; then

@@ -182,6 +182,14 @@ inline void check_gradient(Bench& bench, Tensor input, const std::vector<double>
     }
 }
 
+/// |a - b| / |b|, as vectors.
+inline double relative_distance(const std::vector<double>& a, const std::vector<double>& b) {
+    double difference = 0, norm = 1e-30;
+    for (std::size_t i = 0; i < a.size(); ++i)
+        difference += (a[i] - b[i]) * (a[i] - b[i]), norm += b[i] * b[i];
+    return std::sqrt(difference / norm);
+}
+
 constexpr const char* kFamilies[] = {"qwen2", "qwen3", "llama"};
 
 /// A small model with odd sizes.

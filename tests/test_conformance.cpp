@@ -435,13 +435,6 @@ TEST_CASE("conformance: a recording is replayed with new inputs") {
 
 namespace {
 
-double relative_distance(const std::vector<double>& a, const std::vector<double>& b) {
-    double difference = 0, norm = 1e-30;
-    for (std::size_t i = 0; i < a.size(); ++i)
-        difference += (a[i] - b[i]) * (a[i] - b[i]), norm += b[i] * b[i];
-    return std::sqrt(difference / norm);
-}
-
 struct Trained {
     std::vector<double> logp, entropy, gradients;
     std::vector<Completion> completions;

@@ -234,6 +234,8 @@ TEST_CASE("train_sft lowers its loss, resumes exactly, and writes a model that i
     const auto graded = run(f, "infer --model " + (f / "whole") + " --eval " + problems(f, 7) +
                                    " --samples 2 --out " + (f / "graded.jsonl"));
     CHECK(graded.status == 0);
+    for (const char* part : {"7 problems x 2 samples", "pass@1", "cons@2", "pass@2"})
+        CHECK(graded.out.find(part) != std::string::npos);
     const std::string lines = read_file(f / "graded.jsonl");
     CHECK(std::count(lines.begin(), lines.end(), '\n') == 14);
 }

@@ -15,13 +15,6 @@ namespace {
 
 std::vector<double> all(Bench& bench, Tensor t) { return bench.values(t); }
 
-double relative_distance(const std::vector<double>& a, const std::vector<double>& b) {
-    double difference = 0, norm = 1e-30;
-    for (std::size_t i = 0; i < a.size(); ++i)
-        difference += (a[i] - b[i]) * (a[i] - b[i]), norm += b[i] * b[i];
-    return std::sqrt(difference / norm);
-}
-
 std::vector<float> random_coefficients(Bench& bench, std::int64_t count) {
     std::normal_distribution<float> d;
     std::vector<float> c(count);
