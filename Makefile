@@ -4,7 +4,7 @@ export DEBIAN_FRONTEND = noninteractive
 JOBS ?= $(shell nproc)
 PACKAGES = g++ cmake make ninja-build pkg-config nlohmann-json3-dev libpcre2-dev libutf8proc-dev libcli11-dev \
            libdnnl-dev doctest-dev
-PROGRAMS = train_grpo train_sft infer make_countdown
+PROGRAMS = train_grpo train_sft infer make_countdown make_world report
 
 DEMO_FLAGS ?= --steps 400 --lr 2e-4 --warmup 40 --eval-samples 4
 BASE_FLAGS ?= --no-shuffle --steps 4000 --batch-tokens 8192 --lr 3e-3 --warmup 100 --weight-decay 0.01

@@ -1,142 +1,260 @@
-// Runs a model: completes a prompt, chats, or grades itself on a JSONL file of problems.
+// Runs a model: completes a prompt, chats, grades itself on problems, or writes samples of itself to be learnt from.
 #include <cstdio>
+#include <fstream>
 #include <iostream>
 #include <numeric>
+#include <set>
 
 #include "src/command_line.h"
 #include "src/device.h"
 #include "src/evaluation.h"
+#include "src/keep.h"
 #include "src/memory_plan.h"
 #include "src/parallel.h"
 #include "src/rollout.h"
 #include "src/run_log.h"
+#include "src/text_measures.h"
 
 using namespace r1;
 
 namespace {
 
 struct Options {
-    std::string model, prompt, eval, out, prompt_template, device = "auto", dtype = "auto";
-    bool chat = false, raw = false, plain = false;
-    int samples = 1, max_new_tokens = 256, threads = 0, slots = 256, context = 4096;
+    std::string model, prompt, eval, sample, out, keep, script = "latin", prompt_template, device = "auto", dtype = "auto";
+    bool chat = false, raw = false, plain = false, resume = false;
+    int samples = 1, per_prompt = 0, max_new_tokens = 256, threads = 0, slots = 256, context = 4096;
     float temperature = 0.6f, top_p = 0.95f;
     int top_k = 0;
     std::int64_t seed = 1;
 };
 
-int infer(const Options& o) {
-    set_threads(o.threads);
-    const Device device = make_device(o.device, o.dtype);
-    Backend& backend = *device.backend;
-    const Config config = Config::load(o.model);
-    const Tokenizer tokenizer = Tokenizer::load(o.model);
-    PromptTemplate prompt_template =
-        o.raw ? PromptTemplate("")
-              : load_prompt_template(o.model, config, tokenizer, o.prompt_template, o.plain);
-    if (prompt_template.chat() && o.prompt_template.empty() && o.eval.empty())  // just talking
-        prompt_template = PromptTemplate("{question}", prompt_template.chat());
-    const auto problems = o.eval.empty() ? std::vector<Problem>{} : load_problems(o.eval, prompt_template);
+class Program {
+  public:
+    explicit Program(const Options& options);
+    int run();
 
-    std::size_t longest_prompt =
-        o.chat ? static_cast<std::size_t>(std::min(o.context, config.max_position_embeddings)) : 1;
-    const std::string filled = prompt_template.fill(o.prompt);
-    if (!o.prompt.empty()) longest_prompt = tokenizer.encode(filled).size();
-    for (const auto& p : problems)
-        longest_prompt = std::max(longest_prompt, tokenizer.encode(p.prompt).size());
-    if (!o.chat && longest_prompt >= static_cast<std::size_t>(config.max_position_embeddings))
-        fail("the prompt has ", longest_prompt, " tokens, which leaves no room in the model's context of ",
-             config.max_position_embeddings);
+  private:
+    PromptTemplate choose_template() const;
+    std::size_t longest_prompt() const;
+    TransformerOptions planned_options() const;
+    int evaluate();
+    int sample();
+    template <class Body>
+    bool for_each_chunk(std::size_t first, Body body);
+    std::string complete(const std::string& text, std::uint32_t turn);
+    int chat();
 
-    const int slots =
-        o.eval.empty() ? o.samples : std::min<int>(o.slots, static_cast<int>(problems.size()) * o.samples);
-    const int max_new_tokens = std::min(o.max_new_tokens, config.max_position_embeddings - 1);
-    const TransformerOptions options{
-        .trainable = false,
-        .bf16_matrices = device.bf16_matrices,
-        .max_tokens = std::max<std::int64_t>(static_cast<std::int64_t>(longest_prompt), 1024),
-        .max_decode_rows = slots};
-    const auto plan = Transformer::plan(config, options, backend);
-    if (!o.eval.empty())
-        print_and_check_memory_plan(
-            device,
-            {{"parameters", plan.parameters},
-             {"activations", plan.activations},
-             {"key/value cache (--slots, --max-new-tokens)",
-              Generator::bytes(config, slots, static_cast<int>(longest_prompt), max_new_tokens, backend)}});
-    Transformer model(backend, config, options);
+    const Options o;
+    const std::string problems_file;  ///< of --eval or --sample
+    const Device device;
+    Backend& backend;
+    const Config config;
+    const Tokenizer tokenizer;
+    const PromptTemplate prompt_template;
+    const std::vector<Problem> problems;
+    const int prompt_tokens, max_new_tokens, slots;
+    Transformer model;
+    Generator generator;
+    GenerateOptions sampling;
+};
+
+Program::Program(const Options& options)
+    : o(options),
+      problems_file(o.eval + o.sample),
+      device(make_device(o.device, o.dtype)),
+      backend(*device.backend),
+      config(Config::load(o.model)),
+      tokenizer(Tokenizer::load(o.model)),
+      prompt_template(choose_template()),
+      problems(problems_file.empty() ? std::vector<Problem>{} : load_problems(problems_file, prompt_template)),
+      prompt_tokens(static_cast<int>(longest_prompt())),
+      max_new_tokens(std::min(o.max_new_tokens, config.max_position_embeddings - 1)),
+      slots(problems.empty() ? o.samples : std::min<int>(o.slots, static_cast<int>(problems.size()) * o.samples)),
+      model(backend, config, planned_options()),
+      generator(model, slots, prompt_tokens, max_new_tokens) {
     model.load_weights(o.model);
-    Generator generator(model, slots, static_cast<int>(longest_prompt), max_new_tokens);
-    GenerateOptions sampling{.sample = {.temperature = o.temperature,
-                                        .top_k = o.top_k,
-                                        .top_p = o.top_p,
-                                        .seed = static_cast<std::uint64_t>(o.seed)},
-                             .samples_per_prompt = o.samples,
-                             .max_new_tokens = max_new_tokens,
-                             .stop_tokens = config.eos_token_ids};
+    sampling = {.sample = {.temperature = o.temperature,
+                           .top_k = o.top_k,
+                           .top_p = o.top_p,
+                           .seed = static_cast<std::uint64_t>(o.seed)},
+                .samples_per_prompt = o.samples,
+                .max_new_tokens = max_new_tokens,
+                .stop_tokens = config.eos_token_ids};
+}
 
-    if (!o.eval.empty()) {
-        std::vector<std::uint32_t> ids(problems.size());
-        std::iota(ids.begin(), ids.end(), 0u);
-        const Stopwatch clock;
-        auto responses = sample_responses(generator, tokenizer, problems, ids, sampling);
-        grade(problems, responses);
-        Grades sums;
-        sums.add(responses);
-        const Grades g = sums.means();
-        if (!o.out.empty()) {
-            JsonLines lines(o.out, std::nullopt);
-            for (const auto& r : responses)
-                lines.write({{"problem", r.completion.prompt},
-                             {"prompt", problems[r.completion.prompt].prompt},
-                             {"response", r.text},
-                             {"accuracy", r.accuracy.value},
-                             {"reason", r.accuracy.reason},
-                             {"format", r.format.value},
-                             {"tokens", r.completion.tokens.size()},
-                             {"stopped", r.completion.stopped}});
-        }
-        double tokens = 0;
-        for (const auto& r : responses) tokens += static_cast<double>(r.completion.tokens.size());
-        std::printf("%zu problems x %d samples, temperature %g, top-p %g; 95%% intervals over problems\n",
-                    problems.size(), o.samples, o.temperature, o.top_p);
-        const Evaluation evaluation(problems, responses);
-        auto print = [&](const std::string& name, const Interval& i) {
-            std::printf("%-8s %5.1f%%  [%.1f, %.1f]\n", name.c_str(), 100 * i.mean, 100 * i.low,
-                        100 * i.high);
-        };
-        print("pass@1", evaluation.pass1);
-        if (o.samples > 1) {
-            print("cons@" + std::to_string(o.samples), evaluation.cons);
-            print("pass@" + std::to_string(o.samples), evaluation.pass_k);
-        }
-        std::printf("format %.1f%%, response length %.1f, cut off %.1f%%, %s tokens/s\n", 100 * g.format,
-                    g.response_length, 100 * g.truncated, human_count(tokens / clock.seconds()).c_str());
-        return 0;
+PromptTemplate Program::choose_template() const {
+    if (o.raw) return PromptTemplate("");
+    auto chosen = load_prompt_template(o.model, config, tokenizer, o.prompt_template, o.plain);
+    const bool just_talking = chosen.chat() && o.prompt_template.empty() && problems_file.empty();
+    return just_talking ? PromptTemplate("{question}", chosen.chat()) : chosen;
+}
+
+std::size_t Program::longest_prompt() const {
+    if (o.chat) return static_cast<std::size_t>(std::min(o.context, config.max_position_embeddings));
+    std::size_t longest = o.prompt.empty() ? 1 : tokenizer.encode(prompt_template.fill(o.prompt)).size();
+    for (const auto& p : problems) longest = std::max(longest, tokenizer.encode(p.prompt).size());
+    if (longest >= static_cast<std::size_t>(config.max_position_embeddings))
+        fail("the prompt has ", longest, " tokens, which leaves no room in the model's context of ",
+             config.max_position_embeddings);
+    return longest;
+}
+
+TransformerOptions Program::planned_options() const {
+    const TransformerOptions planned{.trainable = false,
+                                     .bf16_matrices = device.bf16_matrices,
+                                     .max_tokens = std::max<std::int64_t>(prompt_tokens, 1024),
+                                     .max_decode_rows = slots};
+    const auto plan = Transformer::plan(config, planned, backend);
+    if (!problems.empty())
+        print_and_check_memory_plan(
+            device, {{"parameters", plan.parameters},
+                     {"activations", plan.activations},
+                     {"key/value cache (--slots, --max-new-tokens)",
+                      Generator::bytes(config, slots, prompt_tokens, max_new_tokens, backend)}});
+    return planned;
+}
+
+/// Samples and grades the problems from `first` on, some at a time, and calls body(problems, their responses, index behind
+/// the last) for each chunk. False: stopped by a signal.
+template <class Body>
+bool Program::for_each_chunk(std::size_t first, Body body) {
+    const std::size_t chunk = std::max<std::size_t>(1, 4 * static_cast<std::size_t>(slots) / o.samples);
+    const Stopwatch clock;
+    for (std::size_t begin = first; begin < problems.size() && !stop_requested(); begin += chunk) {
+        const std::size_t end = std::min(begin + chunk, problems.size());
+        const std::vector<Problem> some(problems.begin() + begin, problems.begin() + end);
+        std::vector<std::uint32_t> ids(some.size());
+        std::iota(ids.begin(), ids.end(), static_cast<std::uint32_t>(begin));
+        auto responses = sample_responses(generator, tokenizer, some, ids, sampling);
+        grade(some, responses);
+        body(some, responses, end);
+        const double left = clock.seconds() / static_cast<double>(end - first) * static_cast<double>(problems.size() - end);
+        std::printf("\r%zu of %zu problems, %.0f s left   ", end, problems.size(), left);
+        std::fflush(stdout);
     }
+    std::printf("\n");
+    return !stop_requested();
+}
 
-    // Tokens are printed as they come, whole characters only; several samples one after the other. Returns the
-    // first one's text.
-    auto complete = [&](const std::string& text, std::uint32_t turn) {
-        StreamDecoder stream(tokenizer);
-        auto is_stop = [&](int token) {
-            return std::ranges::find(config.eos_token_ids, token) != config.eos_token_ids.end();
-        };
-        auto print = [&](std::size_t, std::int32_t token) {
-            if (o.samples == 1 && !is_stop(token)) std::cout << stream.push(token) << std::flush;
-        };
-        sampling.step = turn;
-        std::vector<std::string> texts;
-        for (const auto& c : generator.generate({{turn, tokenizer.encode(text)}}, sampling, print))
-            texts.push_back(tokenizer.decode(std::span(c.tokens).first(c.tokens.size() - c.stopped)));
-        std::cout << stream.flush() << "\n";
-        for (std::size_t i = 0; o.samples > 1 && i < texts.size(); ++i) std::cout << texts[i] << "\n";
-        return texts.at(0);
+/// What is known of a response, for a file.
+nlohmann::ordered_json measured(const Problem& problem, const Response& r, const std::string& script) {
+    nlohmann::ordered_json line = {{"accuracy", r.accuracy.value},
+                                   {"reason", r.accuracy.reason},
+                                   {"format", r.format.value},
+                                   {"language", language_consistency(r.text, script)},
+                                   {"reflective_words", reflective_words(r.text)},
+                                   {"tokens", r.completion.tokens.size()},
+                                   {"stopped", r.completion.stopped}};
+    const auto source = nlohmann::json::parse(problem.source);
+    if (const auto kind = source.find("kind"); kind != source.end()) line["kind"] = *kind;
+    return line;
+}
+
+int Program::evaluate() {
+    std::optional<JsonLines> lines;
+    if (!o.out.empty()) lines.emplace(o.out + ".partial", std::nullopt);
+    std::vector<Response> all;
+    const Stopwatch clock;
+    const bool done = for_each_chunk(0, [&](const auto& some, auto& responses, std::size_t end) {
+        for (Response& r : responses) {
+            const Problem& problem = some[r.completion.prompt];
+            r.completion.prompt += end - some.size();
+            if (lines) {
+                auto line = measured(problem, r, o.script);
+                line["problem"] = r.completion.prompt, line["prompt"] = problem.prompt, line["response"] = r.text;
+                lines->write(line);
+            }
+            all.push_back(std::move(r));
+        }
+    });
+    if (!done) return 130;
+    Grades sums;
+    sums.add(all);
+    const Grades g = sums.means();
+    std::printf("%zu problems x %d samples, temperature %g, top-p %g; 95%% intervals over problems\n", problems.size(),
+                o.samples, o.temperature, o.top_p);
+    const Evaluation evaluation(problems, all);
+    nlohmann::ordered_json summary;
+    auto report = [&](const std::string& name, const Interval& i) {
+        std::printf("%-8s %5.1f%%  [%.1f, %.1f]\n", name.c_str(), 100 * i.mean, 100 * i.low, 100 * i.high);
+        summary[name] = {{"mean", i.mean}, {"low", i.low}, {"high", i.high}};
     };
-    if (!o.chat) {
-        complete(filled, 0);
-        return 0;
+    report("pass@1", evaluation.pass1);
+    if (o.samples > 1) {
+        report("cons@" + std::to_string(o.samples), evaluation.cons);
+        report("pass@" + std::to_string(o.samples), evaluation.pass_k);
     }
-    // A chat model is shown the whole conversation; for another, every question stands alone.
+    const double length = g.response_length * g.responses;
+    std::printf("format %.1f%%, response length %.1f, cut off %.1f%%, %s tokens/s\n", 100 * g.format, g.response_length,
+                100 * g.truncated, human_count(length / clock.seconds()).c_str());
+    if (lines) {
+        lines->write({{"summary", summary}});
+        std::filesystem::rename(o.out + ".partial", o.out);
+    }
+    return 0;
+}
+
+/// Rejection sampling: the responses that pass --keep, each text once a problem, as examples for train_sft. OUT appears
+/// when it is complete; until then OUT.partial holds what --resume goes on from: problems before its last are done.
+int Program::sample() {
+    const Keep keep(o.keep, o.script);
+    const std::filesystem::path partial = o.out + ".partial";
+    std::size_t first = 0, kept = 0;
+    if (std::ifstream in(partial, std::ios::binary); o.resume && in) {
+        std::size_t bytes = 0, at = 0, count = 0;
+        for (std::string line; std::getline(in, line) && !in.eof(); at += line.size() + 1, ++count)
+            if (const auto p = nlohmann::json::parse(line).at("problem").get<std::size_t>(); p != first)
+                first = p, bytes = at, kept = count;
+        std::filesystem::resize_file(partial, bytes);
+    }
+    JsonLines lines(partial, first ? std::optional<std::int64_t>(0) : std::nullopt);
+    const bool done = for_each_chunk(first, [&](const auto& some, const auto& responses, std::size_t end) {
+        std::set<std::string> texts;
+        int of_problem = 0;
+        for (std::size_t i = 0; i < responses.size(); ++i) {
+            const Response& r = responses[i];
+            if (i % o.samples == 0) texts.clear(), of_problem = 0;
+            if ((o.per_prompt && of_problem == o.per_prompt) || !keep(r) || !texts.insert(r.text).second) continue;
+            const Problem& problem = some[r.completion.prompt];
+            nlohmann::ordered_json line = {{"prompt", problem.prompt},
+                                           {"completion", r.text.substr(opened_thought(problem.prompt).size())}};
+            if (!r.completion.stopped) line["eos"] = false;
+            line["problem"] = end - some.size() + r.completion.prompt;
+            line.update(measured(problem, r, o.script));
+            lines.write(line);
+            ++of_problem, ++kept;
+        }
+    });
+    if (!done) {
+        std::printf("stopped; go on with --resume\n");
+        return 130;
+    }
+    std::filesystem::rename(partial, o.out);
+    std::printf("%zu of %zu samples kept, in %s\n", kept, problems.size() * o.samples, o.out.c_str());
+    return 0;
+}
+
+/// Tokens are printed as they come, whole characters only; several samples one after the other. Returns the first one's
+/// text.
+std::string Program::complete(const std::string& text, std::uint32_t turn) {
+    StreamDecoder stream(tokenizer);
+    auto is_stop = [&](int token) {
+        return std::ranges::find(config.eos_token_ids, token) != config.eos_token_ids.end();
+    };
+    auto print = [&](std::size_t, std::int32_t token) {
+        if (o.samples == 1 && !is_stop(token)) std::cout << stream.push(token) << std::flush;
+    };
+    sampling.step = turn;
+    std::vector<std::string> texts;
+    for (const auto& c : generator.generate({{turn, tokenizer.encode(text)}}, sampling, print))
+        texts.push_back(tokenizer.decode(std::span(c.tokens).first(c.tokens.size() - c.stopped)));
+    std::cout << stream.flush() << "\n";
+    for (std::size_t i = 0; o.samples > 1 && i < texts.size(); ++i) std::cout << texts[i] << "\n";
+    return texts.at(0);
+}
+
+/// A chat model is shown the whole conversation; for another, every question stands alone.
+int Program::chat() {
     std::vector<Message> conversation;
     std::string line;
     for (std::uint32_t turn = 0; std::cout << "> " << std::flush, std::getline(std::cin, line); ++turn) {
@@ -158,11 +276,19 @@ int infer(const Options& o) {
     return 0;
 }
 
+int Program::run() {
+    if (!o.eval.empty()) return evaluate();
+    if (!o.sample.empty()) return sample();
+    if (o.chat) return chat();
+    complete(prompt_template.fill(o.prompt), 0);
+    return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
     Options o;
-    CLI::App app{"Complete a prompt, chat, or evaluate a model on problems", "infer"};
+    CLI::App app{"Complete a prompt, chat, evaluate a model on problems, or sample from it", "infer"};
     app.option_defaults()->always_capture_default();
     app.add_option("--model", o.model, "model folder: config.json, model.safetensors, tokenizer.json")
         ->required();
@@ -172,10 +298,22 @@ int main(int argc, char** argv) {
     mode->add_flag("--chat", o.chat, "read questions from the terminal");
     mode->add_option("--eval", o.eval,
                      "problems, JSONL: print pass@1, and of several samples cons@k and pass@k");
+    auto* sample = mode->add_option("--sample", o.sample,
+                                    "problems, JSONL: write --samples responses to each into --out, for train_sft");
     mode->require_option(1);
-    app.add_option("--out", o.out, "with --eval: every response and its grade, JSONL");
+    auto* out = app.add_option("--out", o.out, "with --eval: every response and its grade; with --sample: what is kept");
+    sample->needs(out);
+    app.add_option("--keep", o.keep,
+                   "with --sample: only what is correct, well-formed, readable, longest<N, language>=X, repetition<=X; "
+                   "all conditions, separated by commas")
+        ->needs(sample);
+    app.add_option("--per-prompt", o.per_prompt, "with --sample: at most so many of a problem, 0: all")
+        ->check(kNonNegative)
+        ->needs(sample);
+    app.add_flag("--resume", o.resume, "with --sample: go on where it was stopped")->needs(sample);
+    app.add_option("--script", o.script, "that language is measured by: latin, cyrillic, han, ...");
     add_template_options(app, o.prompt_template, o.plain);
-    app.add_flag("--raw", o.raw, "no template: the prompt as it is")->excludes("--eval");
+    app.add_flag("--raw", o.raw, "no template: the prompt as it is")->excludes("--eval")->excludes(sample);
     app.add_option("--samples", o.samples, "responses to each prompt")->check(kPositive);
     app.add_option("--temperature", o.temperature, "0: greedy")->check(kNonNegative);
     app.add_option("--top-p", o.top_p, "nucleus sampling, 1: off")->check(CLI::Range(0.0, 1.0));
@@ -183,10 +321,14 @@ int main(int argc, char** argv) {
     app.add_option("--max-new-tokens", o.max_new_tokens, "longest response")->check(kPositive);
     app.add_option("--context", o.context, "with --chat: longest conversation, in tokens (memory)")
         ->check(kPositive);
-    app.add_option("--slots", o.slots, "with --eval: responses in flight at a time (memory)")
+    app.add_option("--slots", o.slots, "with --eval and --sample: responses in flight at a time (memory)")
         ->check(kPositive);
     add_device_options(app, o.device, o.dtype);
     app.add_option("--seed", o.seed, "of sampling");
     app.add_option("--threads", o.threads, "0: one a core")->check(kNonNegative);
-    return run_main(app, argc, argv, [&] { return infer(o); });
+    return run_main(app, argc, argv, [&] { 
+        if (!o.eval.empty() || !o.sample.empty()) install_stop_handler();
+        set_threads(o.threads);
+        return Program(o).run();
+    });
 }

@@ -523,6 +523,15 @@ std::optional<Grades> Trainer::evaluate() {
         "held out (%zu unseen problems, %d sampled responses each): accuracy %.1f%%, format %.1f%%, "
         "response length %.1f\n",
         eval_problems.size(), o.eval_samples, 100 * g.accuracy, 100 * g.format, g.response_length);
+    for (std::size_t i = 0; i < std::min<std::size_t>(share.size(), 8); ++i) {  // the same questions every time
+        const Response& r = responses[i * o.eval_samples];
+        samples_log->write({{"step", step},
+                            {"held_out", i},
+                            {"prompt", share[i].prompt},
+                            {"response", r.text},
+                            {"accuracy", r.accuracy.value},
+                            {"reason", r.accuracy.reason}});
+    }
     std::printf("  for example  %s%s   [%s]\n", eval_problems[0].prompt.c_str(), responses[0].text.c_str(),
                 responses[0].accuracy.reason.c_str());
     return g;
@@ -696,7 +705,7 @@ int main(int argc, char** argv) {
     CLI::App app{std::string("GRPO with rule rewards: R1-Zero on a base model") +
                      (Comm::available() ? ". Under mpirun the ranks share the questions" : ""),
                  "train_grpo"};
-    app.option_defaults()->always_capture_default();
+    app.option_defaults()->always_capture_default()->take_last();  // of a flag given twice
     app.add_option("--model", o.model, "base model folder: config.json, model.safetensors, tokenizer.json")
         ->required();
     app.add_option("--train", o.train, "training problems, JSONL")->required();

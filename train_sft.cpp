@@ -185,7 +185,7 @@ int train(const Options& o) {
 int main(int argc, char** argv) {
     Options o;
     CLI::App app{"Supervised fine-tuning: cross-entropy on given completions or chats", "train_sft"};
-    app.option_defaults()->always_capture_default();
+    app.option_defaults()->always_capture_default()->take_last();  // of a flag given twice
     app.add_option("--model", o.model,
                    "model folder; one with config.json but no weights starts from random weights")
         ->required();

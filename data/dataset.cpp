@@ -93,7 +93,9 @@ Problem parse_problem(const json& line, const PromptTemplate& prompt_template) {
         Countdown gold{{}, read_integer(line.at("target"))};
         for (const json& number : line.at("nums")) gold.numbers.push_back(read_integer(number));
         if (gold.numbers.empty()) fail("\"nums\" is empty");
-        return {prompt_template.fill(gold), gold, answer_in};
+        return {line.contains("question") ? prompt_template.fill(line.at("question").get<std::string>())
+                                          : prompt_template.fill(gold),
+                gold, answer_in};
     }
     if (!prompt_template.has_question())
         fail("the prompt template has no {question}; give another with --template");

@@ -47,7 +47,7 @@ struct Problem {
 };
 
 /// One object a line:
-///   {"nums": [2, 12, 6], "target": 70}                           countdown
+///   {"nums": [2, 12, 6], "target": 70}                           countdown; with a "question" in words of its own
 ///   {"question": ..., "answer": "... #### 72"}                   GSM8K: what stands behind the last ####
 ///   {"problem": ..., "solution": "... \\boxed{\\frac34} ..."}    MATH: what stands in the last \boxed{}
 ///   {"problem": ..., "answer": "\\frac34" or 204}                MATH-500, AIME: mathematics

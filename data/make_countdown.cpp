@@ -1,10 +1,12 @@
 // Writes the tiny world's files: problems, tokenizer, pretraining corpus.
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "data/countdown.h"
+#include "data/tokenizer_file.h"
 #include "src/command_line.h"
 
 using namespace r1;
@@ -38,17 +40,15 @@ void write_problems(const std::filesystem::path& folder) {
     std::printf("%d training problems, %d held out\n", counts[0], counts[1]);
 }
 
-/// Byte-level BPE over the few bytes this world needs. One token a number, operator, word or tag; words carry
-/// their spaces.
+/// One token a number, operator, word or tag; words carry their spaces.
 void write_tokenizer(const std::filesystem::path& folder) {
-    const std::string space = "\u0120";  // how byte-level BPE spells a blank
-    ordered_json vocab = ordered_json::object(), merges = ordered_json::array(),
-                 added = ordered_json::array();
+    // Up to two digits; a word with the blanks around it; or one other character.
+    TokenizerFile file{.tokens = {}, .merges = {}, .pattern = "\\d{1,2}| ?[a-z]+ ?|[^\\da-z]"};
     auto add = [&](const std::string& token) {
-        if (!vocab.contains(token)) vocab.emplace(token, vocab.size());
+        if (std::ranges::find(file.tokens, token) == file.tokens.end()) file.tokens.push_back(token);
     };
     auto merge = [&](const std::string& a, const std::string& b) {
-        merges.push_back(ordered_json::array({a, b}));
+        file.merges.emplace_back(a, b);
         add(a + b);
     };
     for (char c = '0'; c <= '9'; ++c) add({c});
@@ -56,49 +56,15 @@ void write_tokenizer(const std::filesystem::path& folder) {
         for (int ones = 0; ones <= 9; ++ones) merge(std::to_string(tens), std::to_string(ones));
     for (const char* symbol : {"+", "-", "*", "/", "=", ",", ":", "(", ")"}) add(symbol);
     for (const char* letter : {"a", "c", "e", "h", "i", "k", "n", "o", "s", "t", "w", "y"}) add(letter);
-    add(space);
-    merge("n", "o"), merge(space, "no"), merge(space + "no", space);                      // " no "
-    merge("y", "e"), merge("ye", "s"), merge(space, "yes"), merge(space + "yes", space);  // " yes "
+    add(" ");
+    merge("n", "o"), merge(" ", "no"), merge(" no", " ");                      // " no "
+    merge("y", "e"), merge("ye", "s"), merge(" ", "yes"), merge(" yes", " ");  // " yes "
     merge("c", "h"), merge("ch", "e"), merge("che", "c"), merge("chec", "k"),
-        merge("check", space);                                                   // "check "
-    merge("w", "a"), merge("wa", "i"), merge("wai", "t"), merge("wait", space);  // "wait "
-    for (const char* tag : {"<think>", "</think>", "<answer>", "</answer>", "<|endoftext|>"})
-        added.push_back({{"id", vocab.size() + added.size()},
-                         {"content", tag},
-                         {"single_word", false},
-                         {"lstrip", false},
-                         {"rstrip", false},
-                         {"normalized", false},
-                         {"special", std::string(tag) == "<|endoftext|>"}});
-    // Up to two digits; a word with the blanks around it; or one other character.
-    const ordered_json split = {{"type", "Split"},
-                                {"pattern", {{"Regex", "\\d{1,2}| ?[a-z]+ ?|[^\\da-z]"}}},
-                                {"behavior", "Isolated"},
-                                {"invert", false}};
-    const ordered_json bytes = {
-        {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", false}, {"use_regex", false}};
-    const ordered_json file = {{"version", "1.0"},
-                               {"truncation", nullptr},
-                               {"padding", nullptr},
-                               {"added_tokens", added},
-                               {"normalizer", nullptr},
-                               {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {split, bytes}}}},
-                               {"post_processor", nullptr},
-                               {"decoder", bytes},
-                               {"model",
-                                {{"type", "BPE"},
-                                 {"dropout", nullptr},
-                                 {"unk_token", nullptr},
-                                 {"continuing_subword_prefix", nullptr},
-                                 {"end_of_word_suffix", nullptr},
-                                 {"fuse_unk", false},
-                                 {"byte_fallback", false},
-                                 {"ignore_merges", false},
-                                 {"vocab", vocab},
-                                 {"merges", merges}}}};
-    create(folder / "tokenizer.json") << file.dump(1) << "\n";
+        merge("check", " ");                                                 // "check "
+    merge("w", "a"), merge("wa", "i"), merge("wai", "t"), merge("wait", " ");  // "wait "
+    file.write(folder / "tokenizer.json");
     create(folder / "prompt_template.txt") << "{numbers}={target}:\n";
-    std::printf("%zu tokens\n", vocab.size() + added.size());
+    std::printf("%zu tokens\n", file.size());
 }
 
 void write_corpus(const std::filesystem::path& file, std::int64_t documents, std::uint64_t seed) {

@@ -75,13 +75,13 @@ void save_model(const Transformer& model, const std::filesystem::path& config_fo
     auto config = nlohmann::ordered_json::parse(std::ifstream(config_file));
     config[config.contains("dtype") ? "dtype" : "torch_dtype"] =
         dtype == SafeDtype::BF16 ? "bfloat16" : "float32";
-    model.save_weights(folder, dtype);
     std::ofstream(folder / "config.json") << config.dump(2) << "\n";
     for (const char* file : kCompanions)
         if (const auto from = tokenizer_folder / file;
             std::filesystem::exists(from) && !std::filesystem::equivalent(tokenizer_folder, folder))
             std::filesystem::copy_file(from, folder / file,
                                        std::filesystem::copy_options::overwrite_existing);
+    model.save_weights(folder, dtype);  // last: where weights are, the folder is complete
 }
 
 SafeDtype saved_dtype(const std::string& choice, const std::filesystem::path& model_folder) {

@@ -92,6 +92,12 @@ double language_consistency(std::string_view response, const std::string& script
     };
     bool after_backslash = false;
     while (!text.empty()) {
+        for (const std::string_view tag : {"<think>", "</think>", "<answer>", "</answer>"})
+            if (text.starts_with(tag)) {
+                end_word();
+                text.remove_prefix(tag.size());
+            }
+        if (text.empty()) break;
         const std::uint32_t c = next_character(text);
         const std::string_view of = script_of(c);
         if (of.empty()) {
@@ -123,9 +129,11 @@ double repetition(std::string_view text) {
 }
 
 int reflective_words(std::string_view text) {
+    int count = 0;
+    for (const std::string_view word : {"等等", "错误", "然而", "但是", "重试", "验证", "评估", "检查"})
+        for (auto at = text.find(word); at != text.npos; at = text.find(word, at + word.size())) ++count;
     static const std::unordered_set<std::string> words = {"wait",  "mistake", "however", "but",      "retry",
                                                           "error", "verify",  "wrong",   "evaluate", "check"};
-    int count = 0;
     std::string word;
     auto end_word = [&] {
         count += static_cast<int>(words.count(word));

@@ -11,7 +11,7 @@ namespace r1 {
 void check_script(const std::string& script);
 
 /// The share of the words of a response's thought (of all of it, if it has none) that are written in the script, 1 if it
-/// has no words: DeepSeek-R1's language consistency reward (arXiv 2501.12948, section 2.3.2), with the script standing
+/// has no words (the tags are none): DeepSeek-R1's language consistency reward (arXiv 2501.12948, section 2.3.2), with the script standing
 /// for the language. A word is a run of letters; each Han character is one; \commands of LaTeX are none.
 double language_consistency(std::string_view response, const std::string& script);
 
@@ -19,7 +19,8 @@ double language_consistency(std::string_view response, const std::string& script
 double repetition(std::string_view text);
 
 /// How often a text uses a word that DeepSeek-R1 (arXiv 2501.12948 v2, on self-evolution) counts as reflective: wait,
-/// mistake, however, but, retry, error, verify, wrong, evaluate, check.
+/// mistake, however, but, retry, error, verify, wrong, evaluate, check; or its Chinese equivalent, since a model that mixes
+/// languages reflects in both.
 int reflective_words(std::string_view text);
 
 }  // namespace r1

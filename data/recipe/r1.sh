@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# The recipe of DeepSeek-R1 (arXiv 2501.12948 v2, figure 2), stage by stage, each one command:
+#
+#   base    --GRPO--> zero                             zero --sample, keep the right and readable--> cold.jsonl
+#   base    --SFT, cold.jsonl--> dev1
+#   dev1    --GRPO, language rewarded too--> dev2      dev2 --the same, and general answers 3 : 1--> mixed.jsonl
+#   base    --SFT, mixed.jsonl--> dev3
+#   dev3    --GRPO, questions of every kind--> r1      r1   --the same--> teacher.jsonl
+#   student --SFT, teacher.jsonl--> distilled          student --GRPO as for zero--> student-rl
+#
+# Then every model answers the held-out questions, and a report is written. What is finished is skipped, what was stopped
+# goes on, so that the script can be interrupted and started again at any time.
+#
+#     data/recipe/r1.sh [SETTINGS]     data/recipe/tiny.sh, or another file beside it; variables of the environment win
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+BIN=${BIN:-build} SEED=${SEED:-1}
+common="--seed $SEED --threads ${THREADS:-0} --device ${DEVICE:-auto}"
+
+# stage NAME OUTPUT COMMAND...: runs the command, unless its output is there. What it prints is also in NAME.txt.
+child=
+trap 'wait $child; exit 130' INT # the terminal has told the child, too
+trap 'kill -TERM $child; wait $child; exit 143' TERM
+stage() {
+    local name=$1 output=$2 start=$SECONDS status=0
+    shift 2
+    [ ! -e "$output" ] || return 0
+    echo "== $name: $*"
+    "$@" > >(exec tee -ia "$OUT/$name.txt") 2>&1 &
+    child=$!
+    wait $child || status=$?
+    [ $status = 0 ] || { echo "r1.sh: stopped in stage $name (status $status); start it again to go on" >&2; exit $status; }
+    printf '%s\t%d\t%s\n' "$name" $((SECONDS - start)) "$*" >>"$OUT/stages.tsv"
+}
+
+grpo() { # NAME MODEL PROBLEMS REWARD FLAGS...: reinforcement learning of one model into another
+    local name=$1 model=$2 problems=$3 reward=$4
+    shift 4
+    stage "$name" "$OUT/$name/model.safetensors" "$BIN/train_grpo" --model "$model" --train "$problems" --eval "$TEST" \
+        --reward "$reward" --out "$OUT/$name" --resume $common $GRPO "$@"
+}
+sft() { # NAME MODEL EXAMPLES FLAGS...: supervised fine-tuning
+    local name=$1 model=$2 examples=$3
+    shift 3
+    stage "$name" "$OUT/$name/model.safetensors" "$BIN/train_sft" --model "$model" --data "$examples" --out "$OUT/$name" \
+        --resume $common $SFT "$@"
+}
+sample() { # NAME MODEL PROBLEMS FLAGS...: rejection sampling
+    local name=$1 model=$2 problems=$3
+    shift 3
+    stage "$name" "$OUT/$name.jsonl" "$BIN/infer" --model "$model" --sample "$problems" --out "$OUT/$name.jsonl" \
+        --keep "$KEEP" --resume $common $SAMPLE "$@"
+}
+mix() { # three reasoning samples to a general one, as in section 2.3.3: 600k and 200k
+    local general
+    general=$(($(wc -l <"$1") / 3))
+    { cat "$1" && head -n $general "$2"; } >"$3.partial" && mv "$3.partial" "$3"
+}
+
+. "${1:-data/recipe/tiny.sh}" # sets the variables, and defines prepare()
+mkdir -p "$OUT"
+prepare
+
+grpo zero "$MODEL" "$TRAIN" accuracy=1,format=0.2,language=0 --steps $ZERO_STEPS
+sample cold "$OUT/zero" "$TRAIN"
+sft dev1 "$MODEL" "$OUT/cold.jsonl" --steps $COLD_STEPS
+grpo dev2 "$OUT/dev1" "$TRAIN" accuracy=1,format=0.2,language=$LANGUAGE --steps $DEV2_STEPS
+sample reasoning "$OUT/dev2" "$TRAIN"
+stage mixed "$OUT/mixed.jsonl" mix "$OUT/reasoning.jsonl" "$GENERAL" "$OUT/mixed.jsonl"
+sft dev3 "$MODEL" "$OUT/mixed.jsonl" --steps $DEV3_STEPS
+grpo r1 "$OUT/dev3" "$TRAIN_ALL" accuracy=1,format=0.2,language=$LANGUAGE --steps $R1_STEPS
+
+sample teacher "$OUT/r1" "$TRAIN_ALL"
+sft distilled "$STUDENT" "$OUT/teacher.jsonl" --steps $DISTILL_STEPS
+grpo student-rl "$STUDENT" "$TRAIN_ALL" accuracy=1,format=0.2,language=$LANGUAGE --steps $STUDENT_STEPS
+
+for name in base zero dev1 dev2 dev3 r1 student distilled student-rl; do
+    case $name in base) model=$MODEL ;; student) model=$STUDENT ;; *) model=$OUT/$name ;; esac
+    stage "eval-$name" "$OUT/eval/$name.jsonl" "$BIN/infer" --model "$model" --eval "$TEST" --out "$OUT/eval/$name.jsonl" \
+        $common $EVAL
+done
+stage report "$OUT/report.html" "$BIN/report" --out "$OUT/report.html" "$OUT"
