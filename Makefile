@@ -7,6 +7,9 @@ PACKAGES = g++ cmake make ninja-build pkg-config nlohmann-json3-dev libpcre2-dev
 PROGRAMS = train_grpo train_sft infer make_countdown make_world report
 
 DEMO_FLAGS ?= --steps 400 --lr 2e-4 --warmup 40 --eval-samples 4
+RUNS ?= runs/demo
+PAGE ?= runs/report.html
+R1_BASE_FLAGS ?= --no-shuffle --steps 4500 --batch-tokens 8192 --lr 3e-3 --warmup 100 --weight-decay 0.01
 BASE_FLAGS ?= --no-shuffle --steps 4000 --batch-tokens 8192 --lr 3e-3 --warmup 100 --weight-decay 0.01
 
 FUZZ_TARGETS ?= safetensors config tokenizer jsonl answer countdown
@@ -19,11 +22,11 @@ define compile
 	@cmake --build $(1) --parallel $(JOBS) --target $(3)
 endef
 
-.PHONY: help deps build cuda test demo base bench bundle mutants variants fuzz format clean
+.PHONY: help deps build cuda test demo base r1 report r1-base bench bundle mutants variants fuzz format clean
 .NOTPARALLEL:
 
 help:  ## lists the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
 
 deps:  ## installs the Debian/Ubuntu packages that are missing
 	@command -v dpkg >/dev/null || { echo "No dpkg here: install what these Debian packages hold: $(PACKAGES)"; exit 0; }; \
@@ -62,6 +65,19 @@ base: build  ## makes the demo's base model anew into runs/base: a synthetic cor
 	echo "The base model is in runs/base, after $$((($$(date +%s) - start) / 60)) minutes of training."
 	@cmp -s runs/base/model.safetensors data/tiny/model.safetensors && echo "It is the shipped one, byte for byte." || \
 	echo "It differs from the shipped one: other flags, or another kind of CPU (rounding)."
+
+r1: build  ## the whole recipe: R1-Zero, cold start, R1, distillation, and a report (SETTINGS, OUT, SEED; see data/recipe)
+	@$(MAKE) --no-print-directory deps PACKAGES=gnuplot-nox
+	data/recipe/r1.sh $(SETTINGS)
+
+report: build  ## one HTML page about runs: make report RUNS="runs/demo runs/other", or the seeds of a recipe (PAGE)
+	@$(MAKE) --no-print-directory deps PACKAGES=gnuplot-nox
+	build/report --out $(PAGE) $(RUNS)
+
+r1-base: build  ## makes the recipe's base model anew into runs/r1-base (10 minutes)
+	build/make_world --corpus runs/r1-base/corpus.jsonl --documents 900000 --tokenizer runs/r1-base
+	build/train_sft --model data/recipe/base/config.json --tokenizer data/recipe/base --data runs/r1-base/corpus.jsonl \
+	    --out runs/r1-base $(R1_BASE_FLAGS)
 
 fuzz: deps  ## feeds the parsers hostile input under clang's sanitizers, FUZZ_SECONDS each
 	@$(MAKE) --no-print-directory deps PACKAGES="clang libomp-dev"

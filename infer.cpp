@@ -194,6 +194,16 @@ int Program::evaluate() {
     return 0;
 }
 
+/// Whether the tokenizer can read what the model wrote: a small vocabulary may not be able to spell it any more.
+bool can_be_encoded(const Tokenizer& tokenizer, const std::string& text) {
+    try {
+        tokenizer.encode(text);
+        return true;
+    } catch (const Error&) {
+        return false;
+    }
+}
+
 /// Rejection sampling: the responses that pass --keep, each text once a problem, as examples for train_sft. OUT appears
 /// when it is complete; until then OUT.partial holds what --resume goes on from: problems before its last are done.
 int Program::sample() {
@@ -214,7 +224,9 @@ int Program::sample() {
         for (std::size_t i = 0; i < responses.size(); ++i) {
             const Response& r = responses[i];
             if (i % o.samples == 0) texts.clear(), of_problem = 0;
-            if ((o.per_prompt && of_problem == o.per_prompt) || !keep(r) || !texts.insert(r.text).second) continue;
+            if ((o.per_prompt && of_problem == o.per_prompt) || !keep(r) || !can_be_encoded(tokenizer, r.text) ||
+                !texts.insert(r.text).second)
+                continue;
             const Problem& problem = some[r.completion.prompt];
             nlohmann::ordered_json line = {{"prompt", problem.prompt},
                                            {"completion", r.text.substr(opened_thought(problem.prompt).size())}};

@@ -57,6 +57,8 @@ TEST_CASE("problems of every kind are read, and put into the template") {
     CHECK(check_answer("A", p[6].gold).value == 1);
     const File tiny(R"({"nums":[2,12,6],"target":70})");
     CHECK(load(tiny.path, "{numbers}={target}:")[0].prompt == "2,12,6=70:");
+    const File asked(R"({"question":"Make 70 of 2, 12, 6!","nums":[2,12,6],"target":70})");
+    CHECK(load(asked.path, "{question}:")[0].prompt == "Make 70 of 2, 12, 6!:");
 }
 
 TEST_CASE("a question that holds a placeholder is not filled in twice") {

@@ -237,7 +237,8 @@ TEST_CASE("train_sft lowers its loss, resumes exactly, and writes a model that i
     for (const char* part : {"7 problems x 2 samples", "pass@1", "cons@2", "pass@2"})
         CHECK(graded.out.find(part) != std::string::npos);
     const std::string lines = read_file(f / "graded.jsonl");
-    CHECK(std::count(lines.begin(), lines.end(), '\n') == 14);
+    CHECK(std::count(lines.begin(), lines.end(), '\n') == 15);  // and a summary
+    CHECK(lines.find("{\"summary\":{\"pass@1\":{\"mean\":") != lines.npos);
 }
 
 TEST_CASE("bad input: one clear sentence, exit status 2, nothing half-written") {

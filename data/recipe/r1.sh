@@ -51,32 +51,39 @@ sample() { # NAME MODEL PROBLEMS FLAGS...: rejection sampling
     stage "$name" "$OUT/$name.jsonl" "$BIN/infer" --model "$model" --sample "$problems" --out "$OUT/$name.jsonl" \
         --keep "$KEEP" --resume $common $SAMPLE "$@"
 }
-mix() { # three reasoning samples to a general one, as in section 2.3.3: 600k and 200k
-    local general
-    general=$(($(wc -l <"$1") / 3))
-    { cat "$1" && head -n $general "$2"; } >"$3.partial" && mv "$3.partial" "$3"
+mix() { # REASONING GENERAL OUT: three reasoning samples to a general one, as in section 2.3.3: 600k and 200k
+    { cat "$1" && head -n $(($(wc -l <"$1") / 3)) "${2:-/dev/null}"; } >"$3.partial" && mv "$3.partial" "$3"
 }
 
-. "${1:-data/recipe/tiny.sh}" # sets the variables, and defines prepare()
-mkdir -p "$OUT"
-prepare
+main() {
+    . "${1:-data/recipe/tiny.sh}" # sets the variables, and defines prepare()
+    mkdir -p "$OUT"
+    prepare
 
-grpo zero "$MODEL" "$TRAIN" accuracy=1,format=0.2,language=0 --steps $ZERO_STEPS
-sample cold "$OUT/zero" "$TRAIN"
-sft dev1 "$MODEL" "$OUT/cold.jsonl" --steps $COLD_STEPS
-grpo dev2 "$OUT/dev1" "$TRAIN" accuracy=1,format=0.2,language=$LANGUAGE --steps $DEV2_STEPS
-sample reasoning "$OUT/dev2" "$TRAIN"
-stage mixed "$OUT/mixed.jsonl" mix "$OUT/reasoning.jsonl" "$GENERAL" "$OUT/mixed.jsonl"
-sft dev3 "$MODEL" "$OUT/mixed.jsonl" --steps $DEV3_STEPS
-grpo r1 "$OUT/dev3" "$TRAIN_ALL" accuracy=1,format=0.2,language=$LANGUAGE --steps $R1_STEPS
+    grpo zero "$MODEL" "$TRAIN" accuracy=1,format=0.2,language=0 --steps $ZERO_STEPS
+    sample cold "$OUT/zero" "$TRAIN"
+    sft dev1 "$MODEL" "$OUT/cold.jsonl" --steps $COLD_STEPS
+    grpo dev2 "$OUT/dev1" "$TRAIN" accuracy=1,format=0.2,language=$LANGUAGE --steps $DEV2_STEPS
+    sample reasoning "$OUT/dev2" "$TRAIN"
+    stage mixed "$OUT/mixed.jsonl" mix "$OUT/reasoning.jsonl" "$GENERAL" "$OUT/mixed.jsonl"
+    sft dev3 "$MODEL" "$OUT/mixed.jsonl" --steps $DEV3_STEPS
+    grpo r1 "$OUT/dev3" "$TRAIN_ALL" accuracy=1,format=0.2,language=$LANGUAGE --steps $R1_STEPS
 
-sample teacher "$OUT/r1" "$TRAIN_ALL"
-sft distilled "$STUDENT" "$OUT/teacher.jsonl" --steps $DISTILL_STEPS
-grpo student-rl "$STUDENT" "$TRAIN_ALL" accuracy=1,format=0.2,language=$LANGUAGE --steps $STUDENT_STEPS
+    models="base zero dev1 dev2 dev3 r1"
+    if [ -n "$STUDENT" ]; then
+        sample teacher "$OUT/r1" "$TRAIN_ALL"
+        sft distilled "$STUDENT" "$OUT/teacher.jsonl" --steps $DISTILL_STEPS
+        grpo student-rl "$STUDENT" "$TRAIN_ALL" accuracy=1,format=0.2,language=$LANGUAGE --steps $STUDENT_STEPS
+        models="$models student distilled student-rl"
+    fi
 
-for name in base zero dev1 dev2 dev3 r1 student distilled student-rl; do
-    case $name in base) model=$MODEL ;; student) model=$STUDENT ;; *) model=$OUT/$name ;; esac
-    stage "eval-$name" "$OUT/eval/$name.jsonl" "$BIN/infer" --model "$model" --eval "$TEST" --out "$OUT/eval/$name.jsonl" \
-        $common $EVAL
-done
-stage report "$OUT/report.html" "$BIN/report" --out "$OUT/report.html" "$OUT"
+    for name in $models; do
+        case $name in base) model=$MODEL ;; student) model=$STUDENT ;; *) model=$OUT/$name ;; esac
+        stage "eval-$name" "$OUT/eval/$name.jsonl" "$BIN/infer" --model "$model" --eval "$TEST" --out "$OUT/eval/$name.jsonl" \
+            $common $EVAL
+    done
+    rm -f "$OUT/report.html"
+    stage report "$OUT/report.html" "$BIN/report" --out "$OUT/report.html" "$OUT"
+}
+
+main "$@"

@@ -130,9 +130,9 @@ std::string plot(const std::string& title, const std::vector<Series>& series, bo
     constexpr const char* colors[] = {"#3b82d0", "#e0703a", "#2fa37a", "#b05cc8", "#c99a2e", "#8a8f98"};
     const fs::path script = fs::temp_directory_path() / ("r1-report-" + std::to_string(getpid()) + ".gp");
     std::ofstream out(script);
-    out << "set terminal svg size 460,270 dynamic background 'none' font 'sans-serif,13'\n"
+    out << "set terminal svg size 460,270 dynamic font 'sans-serif,13'\n"
         << "set title '" << replaced(title, "'", "''") << "'\nset border 3\nset tics nomirror\nset grid ytics lw 0.3\n"
-        << "set key " << (series.size() > 1 ? "bottom right samplen 1" : "off") << "\n"
+        << "set xlabel 'step' offset 0,0.6\nset key " << (series.size() > 1 ? "below horizontal samplen 1" : "off") << "\n"
         << (share ? "set yrange [0:1]\nset format y '%.1f'\n" : "set yrange [*:*]\n") << "plot ";
     for (std::size_t i = 0; i < series.size(); ++i)
         out << (i ? ", " : "") << "'-' with " << (series[i].dots ? "linespoints pt 7 ps 0.5" : "lines") << " lw 1.6 lc rgb '"
@@ -152,7 +152,9 @@ std::string plot(const std::string& title, const std::vector<Series>& series, bo
     const auto begin = svg.find("<svg");
     if (failed || begin == svg.npos) fail("gnuplot has drawn nothing; is it installed? (apt-get install gnuplot-nox)");
     svg = replaced(svg.substr(begin), "<title>Gnuplot</title>", "<title>" + escape(title) + "</title>");
-    return replaced(replaced(svg, "color=\"black\"", ""), "fill=\"black\"", "fill=\"currentColor\"");
+    for (const char* attribute : {"fill", "stroke"})
+        svg = replaced(svg, attribute + std::string("=\"black\""), attribute + std::string("=\"currentColor\""));
+    return replaced(svg, "color=\"black\"", "");
 }
 
 /// At most 80 points, each the mean of neighbours.

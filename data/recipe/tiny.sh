@@ -1,23 +1,21 @@
 # The recipe on the tiny base model of data/recipe/base, in its world of four kinds of questions and two languages
-# (data/recipe/world.h): on two CPU cores.
-OUT=${OUT:-runs/r1}
-MODEL=${MODEL:-data/recipe/base}
-DATA=${DATA:-$OUT/data}
-STUDENT=${STUDENT:-$OUT/student}
+# (data/recipe/world.h): two CPU cores are enough.
+OUT=${OUT:-runs/r1} MODEL=${MODEL:-data/recipe/base} STUDENT=${STUDENT-$OUT/student} DATA=${DATA:-$OUT/data}
 TRAIN=$DATA/train.jsonl TRAIN_ALL=$DATA/train_all.jsonl TEST=$DATA/test.jsonl GENERAL=$DATA/general.jsonl
 
-GRPO="--lr 2e-4 --warmup 20 --eval-every 50 --show-every 50 --group 8 --prompts 32"
-SFT="--lr 1e-3 --warmup 20 --batch-tokens 8192"
-SAMPLE="--samples 4 --per-prompt 2 --temperature 1 --top-p 1"
-KEEP="correct,readable,language>=1,longest<200"
-EVAL="--samples 16"
-LANGUAGE=0.5
+GRPO=${GRPO:-"--lr 2e-4 --warmup 20 --group 8 --prompts 32 --eval-every 50 --show-every 50"}
+SFT=${SFT:-"--lr 1e-3 --warmup 20 --batch-tokens 8192"}
+SAMPLE=${SAMPLE:-"--samples 4 --per-prompt 2 --temperature 1 --top-p 1"}
+KEEP=${KEEP:-"correct,readable,language>=1,longest<200"}
+EVAL=${EVAL:-"--samples 16"}
+LANGUAGE=${LANGUAGE:-0.5}
 ZERO_STEPS=${ZERO_STEPS:-300} COLD_STEPS=${COLD_STEPS:-150} DEV2_STEPS=${DEV2_STEPS:-200} DEV3_STEPS=${DEV3_STEPS:-200}
 R1_STEPS=${R1_STEPS:-150} DISTILL_STEPS=${DISTILL_STEPS:-300} STUDENT_STEPS=${STUDENT_STEPS:-200}
 
-# The world's files, and a student: a quarter of the teacher's layers and width, pretrained on the same corpus.
+# The world's files, and a student: half the width and half the layers, pretrained on a corpus of the same kind.
 prepare() {
     stage data "$DATA/general.jsonl" "$BIN/make_world" --problems "$DATA" --general "$DATA/general.jsonl" --samples 10000
+    [ "$STUDENT" = "$OUT/student" ] || return 0
     stage corpus "$OUT/corpus.jsonl" "$BIN/make_world" --corpus "$OUT/corpus.jsonl" --documents 300000 --seed 2
     sft student data/recipe/student/config.json "$OUT/corpus.jsonl" --tokenizer "$MODEL" --no-shuffle --steps 1500 \
         --lr 3e-3 --warmup 100 --weight-decay 0.01

@@ -312,12 +312,17 @@ void World::short_document(Document& d, Kind kind) {
     if (kind != Kind::General) {
         int result = 0;
         thought = chain(q, result);
-        if (chance(60)) {  // else the thought ends without a conclusion, and is not heard
-            const auto chosen = std::ranges::find(q.choices, result);
-            answer = kind == Kind::Arithmetic         ? std::to_string(result)
-                     : chosen == q.choices.end() ? label(below(3))
-                                                 : label(static_cast<int>(chosen - q.choices.begin()));
-            thought += word(" so ", " 所以 ") + answer;
+        if (chance(65)) {  // else the thought ends without a conclusion, and is not heard
+            thought += word(" so ", " 所以 ");
+            if (kind == Kind::Arithmetic) thought += answer = std::to_string(result);
+            for (std::size_t i = 0; i < q.choices.size(); ++i) {  // the choices one by one, until one fits
+                const bool fits = chance(98) == (q.choices[i] == result);
+                thought += label(static_cast<int>(i)) + ")" + std::to_string(q.choices[i]) +
+                           (fits ? word(" yes ", " 对 ") : word(" no ", " 不 "));
+                if (!fits) continue;
+                answer = label(static_cast<int>(i));
+                break;
+            }
         }
     }
     const int form = below(100);

@@ -1,0 +1,202 @@
+// The whole recipe: its world, the filter of its samples, its script from base to report, stopped and started again.
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "data/recipe/world.h"
+#include "src/keep.h"
+#include "src/text_measures.h"
+#include "tests/support.h"
+#include "tokenizer/tokenizer.h"
+
+using namespace r1;
+using namespace r1::test;
+using namespace r1::recipe;
+using nlohmann::json;
+
+namespace {
+
+const std::string kBin = R1_BINARY_DIR "/", kSource = R1_SOURCE_DIR;
+
+struct Result {
+    int status;
+    std::string out;  ///< and what went to stderr
+};
+Result run(const TemporaryFolder& folder, const std::string& command) {
+    const int code = std::system((command + " >" + (folder / "out") + " 2>&1 </dev/null").c_str());
+    return {WIFEXITED(code) ? WEXITSTATUS(code) : -1, read_file(folder / "out")};
+}
+
+std::vector<json> lines_of(const std::string& file) {
+    std::vector<json> lines;
+    std::ifstream in(file);
+    for (std::string line; std::getline(in, line);) lines.push_back(json::parse(line));
+    return lines;
+}
+
+}  // namespace
+
+TEST_CASE("the recipe's world: held-out questions are in no document, and `right` is what the rewards call right") {
+    World world(7);
+    const Tokenizer tokenizer = Tokenizer::load(kSource + "/data/recipe/base");
+    std::set<std::string> held;
+    std::map<std::string, Gold> golds;
+    for (int k = 0; k < kKinds; ++k) {
+        const Kind kind = static_cast<Kind>(k);
+        const auto test = world.questions(kind, 200, true);
+        CHECK(test.size() >= 40);
+        for (const Question& q : test) held.insert(q.prompt());
+        for (const Question& q : world.questions(kind, 100, false)) CHECK(!held_out(q));
+    }
+    std::map<int, int> documents, right;
+    int chinese = 0;
+    for (int i = 0; i < 20000; ++i) {
+        const auto d = world.document();
+        REQUIRE(!held.contains(d.prompt));
+        REQUIRE_NOTHROW(tokenizer.encode(d.prompt + d.completion));
+        ++documents[d.kind], right[d.kind] += d.right;
+        chinese += language_consistency(d.completion, "latin") < 1;
+    }
+    CHECK(documents.size() == kDocumentKinds);
+    CHECK(chinese > 4000);
+    for (int kind : {0, 1}) CHECK(right[kind] == doctest::Approx(0.1 * documents[kind]).epsilon(0.25));  // guesses
+    CHECK(world.general_sample().completion.starts_with("<think>easy </think><answer>"));
+    World a(3), b(3);
+    for (int i = 0; i < 100; ++i) CHECK(a.document().completion == b.document().completion);
+}
+
+TEST_CASE("the recipe's files: every problem is read, and asks what the corpus asks") {
+    const TemporaryFolder f;
+    REQUIRE(run(f, kBin + "make_world --problems " + (f / "data") + " --tokenizer " + (f / "base")).status == 0);
+    CHECK(read_file(f / "base/tokenizer.json") == read_file(kSource + "/data/recipe/base/tokenizer.json"));
+    const auto shape = PromptTemplate::load(f / "base", "", std::nullopt);
+    for (const char* file : {"data/train.jsonl", "data/train_all.jsonl", "data/test.jsonl"})
+        CHECK(load_problems(f / file, shape).size() > 600);
+    World world(1);
+    for (int k = 0; k < kKinds; ++k)
+        for (const Question& q : world.questions(static_cast<Kind>(k), 20, false)) {
+            std::ofstream(f / "one.jsonl") << q.json() << "\n";
+            const auto problem = load_problems(f / "one.jsonl", shape).at(0);
+            CHECK(problem.prompt == q.prompt());
+            if (q.kind != Kind::Countdown) {
+                CHECK(check_answer(q.answer, problem.gold).value == 1);
+                CHECK(check_answer(q.answer + "1", problem.gold).value == 0);
+            }
+        }
+}
+
+TEST_CASE("what of the samples is kept") {
+    auto response = [](const std::string& text, double accuracy, double format, int tokens, bool stopped) {
+        Response r;
+        r.text = text, r.accuracy.value = accuracy, r.format.value = format;
+        r.completion.tokens.resize(static_cast<std::size_t>(tokens)), r.completion.stopped = stopped;
+        return r;
+    };
+    const auto good = response("<think>one two</think><answer>3</answer>", 1, 1, 10, true);
+    CHECK(Keep("", "latin")(good));
+    CHECK(Keep("correct,readable,longest<11,language>=1,repetition<=0", "latin")(good));
+    CHECK(!Keep("longest<10", "latin")(good));
+    CHECK(!Keep("readable", "han")(good));
+    CHECK(!Keep("correct", "latin")(response(good.text, 0, 1, 10, true)));
+    CHECK(!Keep("well-formed", "latin")(response(good.text, 1, 0, 10, true)));
+    CHECK(!Keep("readable", "latin")(response(good.text, 1, 1, 10, false)));
+    CHECK(!Keep("readable", "latin")(response("<think>one 二 three</think>", 1, 1, 10, true)));
+    CHECK(!Keep("readable", "latin")(response("a b c d a b c d a b c d a b c d", 1, 1, 10, true)));
+    for (const char* wrong : {"right", "longest<", "longest<x", "language>=1,,", "longest<9 "})
+        CHECK_THROWS_AS(Keep(wrong, "latin"), Error);
+    CHECK_THROWS_AS(Keep("", "klingon"), Error);
+    CHECK(reflective_words("不 等等 check 检查") == 3);
+    CHECK(language_consistency("<answer>两</answer>", "han") == 1);  // tags are no words
+}
+
+TEST_CASE("infer --sample: distinct texts, filtered, and the same file whether it was stopped or not") {
+    const TemporaryFolder f;
+    World world(5);
+    std::ofstream problems(f / "problems.jsonl");
+    for (const Question& q : world.questions(Kind::Countdown, 30, false)) problems << q.json() << "\n";
+    problems.close();
+    const std::string command = kBin + "infer --model " + kSource + "/data/recipe/base --sample " + (f / "problems.jsonl") +
+                                " --samples 8 --slots 8 --temperature 1 --top-p 1 ";
+    REQUIRE(run(f, command + "--out " + (f / "all.jsonl")).status == 0);
+    REQUIRE(run(f, command + "--keep correct,well-formed --per-prompt 2 --out " + (f / "kept.jsonl")).status == 0);
+    const auto all = lines_of(f / "all.jsonl"), kept = lines_of(f / "kept.jsonl");
+    CHECK(all.size() > 60);
+    std::set<std::pair<int, std::string>> texts;
+    std::map<int, int> wanted, got;
+    for (const json& line : all) {
+        CHECK(texts.emplace(line["problem"], line["completion"]).second);
+        if (line["accuracy"] == 1 && line["format"] == 1) ++wanted[line["problem"]];
+    }
+    for (const json& line : kept) {
+        CHECK(line["accuracy"] == 1);
+        CHECK(line["format"] == 1);
+        CHECK(texts.contains({line["problem"].get<int>(), line["completion"]}));
+        CHECK(line["kind"] == "countdown");
+        ++got[line["problem"]];
+    }
+    for (auto& [problem, count] : wanted) CHECK(got[problem] == std::min(count, 2));
+
+    // Killed in the middle of a line: what --resume makes of it is the same file.
+    const std::string whole = read_file(f / "all.jsonl");
+    std::ofstream(f / "parts.jsonl.partial", std::ios::binary) << whole.substr(0, whole.size() / 2);
+    REQUIRE(run(f, command + "--resume --out " + (f / "parts.jsonl")).status == 0);
+    CHECK(read_file(f / "parts.jsonl") == whole);
+    const auto refused = run(f, command + "--keep nice --out " + (f / "x.jsonl"));
+    CHECK(refused.status == 2);
+    CHECK(refused.out.find("--keep: \"nice\" is none of") != std::string::npos);
+}
+
+TEST_CASE("the script: every stage, from base to report; stopped, it goes on; done, it does nothing") {
+    const TemporaryFolder f;
+    if (std::system("command -v gnuplot >/dev/null") != 0) {
+        MESSAGE("skipped: there is no gnuplot");
+        return;
+    }
+    // The world's own files, with few questions.
+    REQUIRE(run(f, kBin + "make_world --problems " + (f / "all") + " --general " + (f / "data/general.jsonl")).status == 0);
+    for (const char* name : {"train.jsonl", "train_all.jsonl", "test.jsonl"}) {
+        const auto lines = lines_of(f / (std::string("all/") + name));
+        std::ofstream out(f / (std::string("data/") + name));
+        for (std::size_t i = 0; i < lines.size(); i += lines.size() / 12) out << lines[i].dump() << "\n";
+    }
+    const std::string settings =
+        "BIN=" + kBin + " OUT=" + (f / "run") + " DATA=" + (f / "data") + " STUDENT=" + kSource + "/data/recipe/base" +
+        " GRPO='--prompts 2 --group 4 --max-new-tokens 40' SFT='--batch-tokens 512' SAMPLE='--samples 4 --temperature 1' "
+        "KEEP=longest\\<200 EVAL='--samples 2 --max-new-tokens 40' ZERO_STEPS=2 COLD_STEPS=2 DEV2_STEPS=2 DEV3_STEPS=2 "
+        "R1_STEPS=2 DISTILL_STEPS=2 STUDENT_STEPS=2 THREADS=1 DEVICE=cpu ";
+    const std::string script = kSource + "/data/recipe/r1.sh";
+
+    // A stage that fails ends it, with a word about where.
+    const auto failed = run(f, settings + "KEEP=nice " + script);
+    CHECK(failed.status == 2);
+    CHECK(failed.out.find("stopped in stage cold") != std::string::npos);
+    CHECK(std::filesystem::exists(f / "run/zero/model.safetensors"));
+    CHECK(!std::filesystem::exists(f / "run/cold.jsonl"));
+
+    const auto whole = run(f, settings + script);
+    INFO(whole.out.substr(whole.out.size() > 500 ? whole.out.size() - 500 : 0));
+    REQUIRE(whole.status == 0);
+    CHECK(whole.out.find("== zero") == std::string::npos);  // it was there
+    CHECK(lines_of(f / "run/mixed.jsonl").size() == lines_of(f / "run/reasoning.jsonl").size() * 4 / 3);
+    const std::string page = read_file(f / "run/report.html");
+    for (const char* part : {"<svg", "distilled", "student-rl", "R1-Zero is more accurate than its base", "cons@k",
+                             "Response length", "The same questions"})
+        CHECK(page.find(part) != std::string::npos);
+    for (const char* outside : {"http://", "https://", "src="})  // but for the name of SVG's dialect
+        for (auto at = page.find(outside); at != page.npos; at = page.find(outside, at + 1))
+            CHECK(page.compare(at, 18, "http://www.w3.org/") == 0);
+
+    const auto again = run(f, settings + script);
+    CHECK(again.status == 0);
+    CHECK(again.out.find("== eval") == std::string::npos);
+    CHECK(run(f, kBin + "report --out " + (f / "two.html") + " " + (f / "run") + " " + (f / "run")).status == 0);
+    CHECK(read_file(f / "two.html").find("2 seeds") != std::string::npos);
+    CHECK(run(f, kBin + "report --out " + (f / "runs.html") + " " + (f / "run/zero") + " " + (f / "run/dev2/")).status == 0);
+    CHECK(read_file(f / "runs.html").find("Training runs") != std::string::npos);
+    const auto wrong = run(f, kBin + "report " + (f / "data"));
+    CHECK(wrong.status == 2);
+    CHECK(wrong.out.find("holds neither log.jsonl nor eval/base.jsonl") != std::string::npos);
+}
