@@ -9,14 +9,14 @@ SAMPLE=${SAMPLE:-"--samples 4 --per-prompt 2 --temperature 1 --top-p 1"}
 KEEP=${KEEP:-"correct,readable,language>=1,longest<200"}
 EVAL=${EVAL:-"--samples 16"}
 LANGUAGE=${LANGUAGE:-0.5}
-ZERO_STEPS=${ZERO_STEPS:-300} COLD_STEPS=${COLD_STEPS:-150} DEV2_STEPS=${DEV2_STEPS:-200} DEV3_STEPS=${DEV3_STEPS:-200}
-R1_STEPS=${R1_STEPS:-150} DISTILL_STEPS=${DISTILL_STEPS:-300} STUDENT_STEPS=${STUDENT_STEPS:-200}
+ZERO_STEPS=${ZERO_STEPS:-240} COLD_STEPS=${COLD_STEPS:-120} DEV2_STEPS=${DEV2_STEPS:-150} DEV3_STEPS=${DEV3_STEPS:-160}
+R1_STEPS=${R1_STEPS:-100} DISTILL_STEPS=${DISTILL_STEPS:-300} STUDENT_STEPS=${STUDENT_STEPS:-150}
 
 # The world's files, and a student: half the width and half the layers, pretrained on a corpus of the same kind.
 prepare() {
     stage data "$DATA/general.jsonl" "$BIN/make_world" --problems "$DATA" --general "$DATA/general.jsonl" --samples 10000
     [ "$STUDENT" = "$OUT/student" ] || return 0
-    stage corpus "$OUT/corpus.jsonl" "$BIN/make_world" --corpus "$OUT/corpus.jsonl" --documents 300000 --seed 2
-    sft student data/recipe/student/config.json "$OUT/corpus.jsonl" --tokenizer "$MODEL" --no-shuffle --steps 1500 \
+    stage corpus "$OUT/corpus.jsonl" "$BIN/make_world" --corpus "$OUT/corpus.jsonl" --documents 240000 --seed 2
+    sft student data/recipe/student/config.json "$OUT/corpus.jsonl" --tokenizer "$MODEL" --no-shuffle --steps 1200 \
         --lr 3e-3 --warmup 100 --weight-decay 0.01
 }
