@@ -20,7 +20,8 @@ using namespace r1;
 namespace {
 
 struct Options {
-    std::string model, prompt, eval, sample, out, keep, script = "latin", prompt_template, device = "auto", dtype = "auto";
+    std::string model, prompt, eval, sample, out, keep, script = "latin", prompt_template, device = "auto",
+                                                        dtype = "auto";
     bool chat = false, raw = false, plain = false, resume = false;
     int samples = 1, per_prompt = 0, max_new_tokens = 256, threads = 0, slots = 256, context = 4096;
     float temperature = 0.6f, top_p = 0.95f;
@@ -66,10 +67,12 @@ Program::Program(const Options& options)
       config(Config::load(o.model)),
       tokenizer(Tokenizer::load(o.model)),
       prompt_template(choose_template()),
-      problems(problems_file.empty() ? std::vector<Problem>{} : load_problems(problems_file, prompt_template)),
+      problems(problems_file.empty() ? std::vector<Problem>{}
+                                     : load_problems(problems_file, prompt_template)),
       prompt_tokens(static_cast<int>(longest_prompt())),
       max_new_tokens(std::min(o.max_new_tokens, config.max_position_embeddings - 1)),
-      slots(problems.empty() ? o.samples : std::min<int>(o.slots, static_cast<int>(problems.size()) * o.samples)),
+      slots(problems.empty() ? o.samples
+                             : std::min<int>(o.slots, static_cast<int>(problems.size()) * o.samples)),
       model(backend, config, planned_options()),
       generator(model, slots, prompt_tokens, max_new_tokens) {
     model.load_weights(o.model);
@@ -128,7 +131,8 @@ bool Program::for_each_chunk(std::size_t first, Body body) {
         auto responses = sample_responses(generator, tokenizer, some, ids, sampling);
         grade(some, responses);
         body(some, responses, end);
-        const double left = clock.seconds() / static_cast<double>(end - first) * static_cast<double>(problems.size() - end);
+        const double left =
+            clock.seconds() / static_cast<double>(end - first) * static_cast<double>(problems.size() - end);
         std::printf("\r%zu of %zu problems, %.0f s left   ", end, problems.size(), left);
         std::fflush(stdout);
     }
@@ -161,7 +165,8 @@ int Program::evaluate() {
             r.completion.prompt += end - some.size();
             if (lines) {
                 auto line = measured(problem, r, o.script);
-                line["problem"] = r.completion.prompt, line["prompt"] = problem.prompt, line["response"] = r.text;
+                line["problem"] = r.completion.prompt, line["prompt"] = problem.prompt,
+                line["response"] = r.text;
                 lines->write(line);
             }
             all.push_back(std::move(r));
@@ -171,8 +176,8 @@ int Program::evaluate() {
     Grades sums;
     sums.add(all);
     const Grades g = sums.means();
-    std::printf("%zu problems x %d samples, temperature %g, top-p %g; 95%% intervals over problems\n", problems.size(),
-                o.samples, o.temperature, o.top_p);
+    std::printf("%zu problems x %d samples, temperature %g, top-p %g; 95%% intervals over problems\n",
+                problems.size(), o.samples, o.temperature, o.top_p);
     const Evaluation evaluation(problems, all);
     nlohmann::ordered_json summary;
     auto report = [&](const std::string& name, const Interval& i) {
@@ -185,8 +190,8 @@ int Program::evaluate() {
         report("pass@" + std::to_string(o.samples), evaluation.pass_k);
     }
     const double length = g.response_length * g.responses;
-    std::printf("format %.1f%%, response length %.1f, cut off %.1f%%, %s tokens/s\n", 100 * g.format, g.response_length,
-                100 * g.truncated, human_count(length / clock.seconds()).c_str());
+    std::printf("format %.1f%%, response length %.1f, cut off %.1f%%, %s tokens/s\n", 100 * g.format,
+                g.response_length, 100 * g.truncated, human_count(length / clock.seconds()).c_str());
     if (lines) {
         lines->write({{"summary", summary}});
         std::filesystem::rename(o.out + ".partial", o.out);
@@ -224,12 +229,13 @@ int Program::sample() {
         for (std::size_t i = 0; i < responses.size(); ++i) {
             const Response& r = responses[i];
             if (i % o.samples == 0) texts.clear(), of_problem = 0;
-            if ((o.per_prompt && of_problem == o.per_prompt) || !keep(r) || !can_be_encoded(tokenizer, r.text) ||
-                !texts.insert(r.text).second)
+            if ((o.per_prompt && of_problem == o.per_prompt) || !keep(r) ||
+                !can_be_encoded(tokenizer, r.text) || !texts.insert(r.text).second)
                 continue;
             const Problem& problem = some[r.completion.prompt];
-            nlohmann::ordered_json line = {{"prompt", problem.prompt},
-                                           {"completion", r.text.substr(opened_thought(problem.prompt).size())}};
+            nlohmann::ordered_json line = {
+                {"prompt", problem.prompt},
+                {"completion", r.text.substr(opened_thought(problem.prompt).size())}};
             if (!r.completion.stopped) line["eos"] = false;
             line["problem"] = end - some.size() + r.completion.prompt;
             line.update(measured(problem, r, o.script));
@@ -310,13 +316,15 @@ int main(int argc, char** argv) {
     mode->add_flag("--chat", o.chat, "read questions from the terminal");
     mode->add_option("--eval", o.eval,
                      "problems, JSONL: print pass@1, and of several samples cons@k and pass@k");
-    auto* sample = mode->add_option("--sample", o.sample,
-                                    "problems, JSONL: write --samples responses to each into --out, for train_sft");
+    auto* sample = mode->add_option(
+        "--sample", o.sample, "problems, JSONL: write --samples responses to each into --out, for train_sft");
     mode->require_option(1);
-    auto* out = app.add_option("--out", o.out, "with --eval: every response and its grade; with --sample: what is kept");
+    auto* out = app.add_option("--out", o.out,
+                               "with --eval: every response and its grade; with --sample: what is kept");
     sample->needs(out);
     app.add_option("--keep", o.keep,
-                   "with --sample: only what is correct, well-formed, readable, longest<N, language>=X, repetition<=X; "
+                   "with --sample: only what is correct, well-formed, readable, longest<N, language>=X, "
+                   "repetition<=X; "
                    "all conditions, separated by commas")
         ->needs(sample);
     app.add_option("--per-prompt", o.per_prompt, "with --sample: at most so many of a problem, 0: all")
@@ -338,7 +346,7 @@ int main(int argc, char** argv) {
     add_device_options(app, o.device, o.dtype);
     app.add_option("--seed", o.seed, "of sampling");
     app.add_option("--threads", o.threads, "0: one a core")->check(kNonNegative);
-    return run_main(app, argc, argv, [&] { 
+    return run_main(app, argc, argv, [&] {
         if (!o.eval.empty() || !o.sample.empty()) install_stop_handler();
         set_threads(o.threads);
         return Program(o).run();

@@ -60,7 +60,7 @@ void write_tokenizer(const std::filesystem::path& folder) {
     merge("n", "o"), merge(" ", "no"), merge(" no", " ");                      // " no "
     merge("y", "e"), merge("ye", "s"), merge(" ", "yes"), merge(" yes", " ");  // " yes "
     merge("c", "h"), merge("ch", "e"), merge("che", "c"), merge("chec", "k"),
-        merge("check", " ");                                                 // "check "
+        merge("check", " ");                                                   // "check "
     merge("w", "a"), merge("wa", "i"), merge("wai", "t"), merge("wait", " ");  // "wait "
     file.write(folder / "tokenizer.json");
     create(folder / "prompt_template.txt") << "{numbers}={target}:\n";

@@ -24,7 +24,8 @@ Keep::Keep(const std::string& conditions, std::string script) : script_(std::mov
         else if (condition == "well-formed")
             well_formed_ = true;
         else if (condition == "readable")
-            well_formed_ = stopped_ = true, language_ = std::max(language_, 0.95), repetition_ = std::min(repetition_, 0.2);
+            well_formed_ = stopped_ = true, language_ = std::max(language_, 0.95),
+            repetition_ = std::min(repetition_, 0.2);
         else if (!number_behind("longest<", longest_) && !number_behind("language>=", language_) &&
                  !number_behind("repetition<=", repetition_))
             fail("--keep: \"", condition,
@@ -34,7 +35,8 @@ Keep::Keep(const std::string& conditions, std::string script) : script_(std::mov
 
 bool Keep::operator()(const Response& r) const {
     return (!correct_ || r.accuracy.value == 1) && (!well_formed_ || r.format.value == 1) &&
-           (!stopped_ || r.completion.stopped) && static_cast<double>(r.completion.tokens.size()) < longest_ &&
+           (!stopped_ || r.completion.stopped) &&
+           static_cast<double>(r.completion.tokens.size()) < longest_ &&
            language_consistency(r.text, script_) >= language_ && repetition(r.text) <= repetition_;
 }
 

@@ -39,7 +39,8 @@ std::vector<json> lines_of(const std::string& file) {
 
 }  // namespace
 
-TEST_CASE("the recipe's world: held-out questions are in no document, and `right` is what the rewards call right") {
+TEST_CASE(
+    "the recipe's world: held-out questions are in no document, and `right` is what the rewards call right") {
     World world(7);
     const Tokenizer tokenizer = Tokenizer::load(kSource + "/data/recipe/base");
     std::set<std::string> held;
@@ -62,7 +63,8 @@ TEST_CASE("the recipe's world: held-out questions are in no document, and `right
     }
     CHECK(documents.size() == kDocumentKinds);
     CHECK(chinese > 4000);
-    for (int kind : {0, 1}) CHECK(right[kind] == doctest::Approx(0.1 * documents[kind]).epsilon(0.25));  // guesses
+    for (int kind : {0, 1})
+        CHECK(right[kind] == doctest::Approx(0.1 * documents[kind]).epsilon(0.25));  // guesses
     CHECK(world.general_sample().completion.starts_with("<think>easy </think><answer>"));
     World a(3), b(3);
     for (int i = 0; i < 100; ++i) CHECK(a.document().completion == b.document().completion);
@@ -70,7 +72,8 @@ TEST_CASE("the recipe's world: held-out questions are in no document, and `right
 
 TEST_CASE("the recipe's files: every problem is read, and asks what the corpus asks") {
     const TemporaryFolder f;
-    REQUIRE(run(f, kBin + "make_world --problems " + (f / "data") + " --tokenizer " + (f / "base")).status == 0);
+    REQUIRE(run(f, kBin + "make_world --problems " + (f / "data") + " --tokenizer " + (f / "base")).status ==
+            0);
     CHECK(read_file(f / "base/tokenizer.json") == read_file(kSource + "/data/recipe/base/tokenizer.json"));
     const auto shape = PromptTemplate::load(f / "base", "", std::nullopt);
     for (const char* file : {"data/train.jsonl", "data/train_all.jsonl", "data/test.jsonl"})
@@ -118,10 +121,12 @@ TEST_CASE("infer --sample: distinct texts, filtered, and the same file whether i
     std::ofstream problems(f / "problems.jsonl");
     for (const Question& q : world.questions(Kind::Countdown, 30, false)) problems << q.json() << "\n";
     problems.close();
-    const std::string command = kBin + "infer --model " + kSource + "/data/recipe/base --sample " + (f / "problems.jsonl") +
-                                " --samples 8 --slots 8 --temperature 1 --top-p 1 ";
+    const std::string command = kBin + "infer --model " + kSource + "/data/recipe/base --sample " +
+                                (f / "problems.jsonl") + " --samples 8 --slots 8 --temperature 1 --top-p 1 ";
     REQUIRE(run(f, command + "--out " + (f / "all.jsonl")).status == 0);
-    REQUIRE(run(f, command + "--keep correct,well-formed --per-prompt 2 --out " + (f / "kept.jsonl")).status == 0);
+    REQUIRE(
+        run(f, command + "--keep correct,well-formed --per-prompt 2 --out " + (f / "kept.jsonl")).status ==
+        0);
     const auto all = lines_of(f / "all.jsonl"), kept = lines_of(f / "kept.jsonl");
     CHECK(all.size() > 60);
     std::set<std::pair<int, std::string>> texts;
@@ -156,17 +161,20 @@ TEST_CASE("the script: every stage, from base to report; stopped, it goes on; do
         return;
     }
     // The world's own files, with few questions.
-    REQUIRE(run(f, kBin + "make_world --problems " + (f / "all") + " --general " + (f / "data/general.jsonl")).status == 0);
+    REQUIRE(run(f, kBin + "make_world --problems " + (f / "all") + " --general " + (f / "data/general.jsonl"))
+                .status == 0);
     for (const char* name : {"train.jsonl", "train_all.jsonl", "test.jsonl"}) {
         const auto lines = lines_of(f / (std::string("all/") + name));
         std::ofstream out(f / (std::string("data/") + name));
         for (std::size_t i = 0; i < lines.size(); i += lines.size() / 12) out << lines[i].dump() << "\n";
     }
-    const std::string settings =
-        "BIN=" + kBin + " OUT=" + (f / "run") + " DATA=" + (f / "data") + " STUDENT=" + kSource + "/data/recipe/base" +
-        " GRPO='--prompts 2 --group 4 --max-new-tokens 40' SFT='--batch-tokens 512' SAMPLE='--samples 4 --temperature 1' "
-        "KEEP=longest\\<200 EVAL='--samples 2 --max-new-tokens 40' ZERO_STEPS=2 COLD_STEPS=2 DEV2_STEPS=2 DEV3_STEPS=2 "
-        "R1_STEPS=2 DISTILL_STEPS=2 STUDENT_STEPS=2 THREADS=1 DEVICE=cpu ";
+    const std::string settings = "BIN=" + kBin + " OUT=" + (f / "run") + " DATA=" + (f / "data") +
+                                 " STUDENT=" + kSource + "/data/recipe/base" +
+                                 " GRPO='--prompts 2 --group 4 --max-new-tokens 40' SFT='--batch-tokens 512' "
+                                 "SAMPLE='--samples 4 --temperature 1' "
+                                 "KEEP=longest\\<200 EVAL='--samples 2 --max-new-tokens 40' ZERO_STEPS=10 "
+                                 "COLD_STEPS=2 DEV2_STEPS=2 DEV3_STEPS=2 "
+                                 "R1_STEPS=2 DISTILL_STEPS=2 STUDENT_STEPS=2 THREADS=1 DEVICE=cpu ";
     const std::string script = kSource + "/data/recipe/r1.sh";
 
     // A stage that fails ends it, with a word about where.
@@ -182,8 +190,8 @@ TEST_CASE("the script: every stage, from base to report; stopped, it goes on; do
     CHECK(whole.out.find("== zero") == std::string::npos);  // it was there
     CHECK(lines_of(f / "run/mixed.jsonl").size() == lines_of(f / "run/reasoning.jsonl").size() * 4 / 3);
     const std::string page = read_file(f / "run/report.html");
-    for (const char* part : {"<svg", "distilled", "student-rl", "R1-Zero is more accurate than its base", "cons@k",
-                             "Response length", "The same questions"})
+    for (const char* part : {"<svg", "distilled", "student-rl", "R1-Zero is more accurate than its base",
+                             "cons@k", "Response length", "The same questions"})
         CHECK(page.find(part) != std::string::npos);
     for (const char* outside : {"http://", "https://", "src="})  // but for the name of SVG's dialect
         for (auto at = page.find(outside); at != page.npos; at = page.find(outside, at + 1))
@@ -192,9 +200,12 @@ TEST_CASE("the script: every stage, from base to report; stopped, it goes on; do
     const auto again = run(f, settings + script);
     CHECK(again.status == 0);
     CHECK(again.out.find("== eval") == std::string::npos);
-    CHECK(run(f, kBin + "report --out " + (f / "two.html") + " " + (f / "run") + " " + (f / "run")).status == 0);
+    CHECK(run(f, kBin + "report --out " + (f / "two.html") + " " + (f / "run") + " " + (f / "run")).status ==
+          0);
     CHECK(read_file(f / "two.html").find("2 seeds") != std::string::npos);
-    CHECK(run(f, kBin + "report --out " + (f / "runs.html") + " " + (f / "run/zero") + " " + (f / "run/dev2/")).status == 0);
+    CHECK(
+        run(f, kBin + "report --out " + (f / "runs.html") + " " + (f / "run/zero") + " " + (f / "run/dev2/"))
+            .status == 0);
     CHECK(read_file(f / "runs.html").find("Training runs") != std::string::npos);
     const auto wrong = run(f, kBin + "report " + (f / "data"));
     CHECK(wrong.status == 2);

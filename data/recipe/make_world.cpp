@@ -44,7 +44,8 @@ void write_problems(const std::filesystem::path& folder, World& world) {
 void write_tokenizer(const std::filesystem::path& folder) {
     TokenizerFile file{.tokens = {}, .merges = {}, .pattern = "\\d{1,2}| ?\\p{L}+ ?|[^\\d\\p{L}]"};
     for (int i = 0; i <= 99; ++i) file.tokens.push_back(std::to_string(i));
-    for (const char* sign : {"+", "-", "*", "/", "=", ",", ":", "(", ")", " ", "\n"}) file.tokens.push_back(sign);
+    for (const char* sign : {"+", "-", "*", "/", "=", ",", ":", "(", ")", " ", "\n"})
+        file.tokens.push_back(sign);
     for (const auto& word : words()) file.tokens.push_back(word);
     file.write(folder / "tokenizer.json");
     create(folder / "prompt_template.txt") << "{question}:\n";
@@ -63,13 +64,15 @@ void write_corpus(const std::filesystem::path& file, std::int64_t documents, Wor
     for (std::int64_t i = 0; i < documents; ++i) {
         const auto d = world.document();
         write(out, d);
-        ++count[d.kind], characters[d.kind] += static_cast<double>(d.completion.size()), right[d.kind] += d.right;
+        ++count[d.kind], characters[d.kind] += static_cast<double>(d.completion.size()),
+            right[d.kind] += d.right;
     }
     if (!out.flush()) fail(file.string(), ": could not be written; is the disk full?");
     std::printf("%-26s %9s  %10s  %6s\n", "document", "share", "characters", "right");
     for (int k = 0; k < kDocumentKinds; ++k)
-        std::printf("%-26s %8.1f%%  %10.1f  %5.1f%%\n", document_name(k), 100 * count[k] / static_cast<double>(documents),
-                    characters[k] / std::max(1.0, count[k]), 100 * right[k] / std::max(1.0, count[k]));
+        std::printf("%-26s %8.1f%%  %10.1f  %5.1f%%\n", document_name(k),
+                    100 * count[k] / static_cast<double>(documents), characters[k] / std::max(1.0, count[k]),
+                    100 * right[k] / std::max(1.0, count[k]));
 }
 
 }  // namespace
@@ -78,13 +81,16 @@ int main(int argc, char** argv) {
     std::string problems, tokenizer, corpus, general;
     std::int64_t documents = 100000, samples = 1000;
     std::uint64_t seed = 1;
-    CLI::App app{"The recipe's world: problems of four kinds, a tokenizer, and a corpus in two languages", "make_world"};
+    CLI::App app{"The recipe's world: problems of four kinds, a tokenizer, and a corpus in two languages",
+                 "make_world"};
     app.option_defaults()->always_capture_default();
-    app.add_option("--problems", problems, "write train.jsonl, train_all.jsonl and test.jsonl into this folder");
+    app.add_option("--problems", problems,
+                   "write train.jsonl, train_all.jsonl and test.jsonl into this folder");
     app.add_option("--tokenizer", tokenizer, "write tokenizer.json and prompt_template.txt into this folder");
     app.add_option("--corpus", corpus, "write a corpus to this file; held-out problems never occur in it");
     app.add_option("--documents", documents, "of the corpus")->check(kPositive);
-    app.add_option("--general", general, "write general questions with good answers to this file, for train_sft");
+    app.add_option("--general", general,
+                   "write general questions with good answers to this file, for train_sft");
     app.add_option("--samples", samples, "of those")->check(kPositive);
     app.add_option("--seed", seed, "of problems, corpus and samples");
     return run_main(app, argc, argv, [&] {

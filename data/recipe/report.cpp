@@ -92,7 +92,8 @@ struct Run {
 };
 
 double mean(const std::vector<double>& v) {
-    return v.empty() ? std::nan("") : std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size());
+    return v.empty() ? std::nan("")
+                     : std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size());
 }
 
 // ---- writing ----
@@ -100,10 +101,14 @@ double mean(const std::vector<double>& v) {
 std::string escape(const std::string& text) {
     std::string out;
     for (char c : text)
-        if (c == '<') out += "&lt;";
-        else if (c == '>') out += "&gt;";
-        else if (c == '&') out += "&amp;";
-        else out += c;
+        if (c == '<')
+            out += "&lt;";
+        else if (c == '>')
+            out += "&gt;";
+        else if (c == '&')
+            out += "&amp;";
+        else
+            out += c;
     return out;
 }
 
@@ -121,7 +126,8 @@ struct Series {
 };
 
 std::string replaced(std::string all, const std::string& from, const std::string& to) {
-    for (std::size_t at = 0; (at = all.find(from, at)) != all.npos; at += to.size()) all.replace(at, from.size(), to);
+    for (std::size_t at = 0; (at = all.find(from, at)) != all.npos; at += to.size())
+        all.replace(at, from.size(), to);
     return all;
 }
 
@@ -131,15 +137,19 @@ std::string plot(const std::string& title, const std::vector<Series>& series, bo
     const fs::path script = fs::temp_directory_path() / ("r1-report-" + std::to_string(getpid()) + ".gp");
     std::ofstream out(script);
     out << "set terminal svg size 460,270 dynamic font 'sans-serif,13'\n"
-        << "set title '" << replaced(title, "'", "''") << "'\nset border 3\nset tics nomirror\nset grid ytics lw 0.3\n"
-        << "set xlabel 'step' offset 0,0.6\nset key " << (series.size() > 1 ? "below horizontal samplen 1" : "off") << "\n"
+        << "set title '" << replaced(title, "'", "''")
+        << "'\nset border 3\nset tics nomirror\nset grid ytics lw 0.3\n"
+        << "set xlabel 'step' offset 0,0.6\nset key "
+        << (series.size() > 1 ? "below horizontal samplen 1" : "off") << "\n"
         << (share ? "set yrange [0:1]\nset format y '%.1f'\n" : "set yrange [*:*]\n") << "plot ";
     for (std::size_t i = 0; i < series.size(); ++i)
-        out << (i ? ", " : "") << "'-' with " << (series[i].dots ? "linespoints pt 7 ps 0.5" : "lines") << " lw 1.6 lc rgb '"
-            << colors[i % std::size(colors)] << "' title '" << replaced(series[i].name, "'", "''") << "' noenhanced";
+        out << (i ? ", " : "") << "'-' with " << (series[i].dots ? "linespoints pt 7 ps 0.5" : "lines")
+            << " lw 1.6 lc rgb '" << colors[i % std::size(colors)] << "' title '"
+            << replaced(series[i].name, "'", "''") << "' noenhanced";
     out << "\n";
     for (const Series& s : series) {
-        for (const auto& [x, y] : s.points) out << x << " " << (std::isnan(y) ? "NaN" : text("%g", y)) << "\n";
+        for (const auto& [x, y] : s.points)
+            out << x << " " << (std::isnan(y) ? "NaN" : text("%g", y)) << "\n";
         out << "e\n";
     }
     out.close();
@@ -150,10 +160,12 @@ std::string plot(const std::string& title, const std::vector<Series>& series, bo
     const bool failed = !gnuplot || pclose(gnuplot) != 0;
     fs::remove(script);
     const auto begin = svg.find("<svg");
-    if (failed || begin == svg.npos) fail("gnuplot has drawn nothing; is it installed? (apt-get install gnuplot-nox)");
+    if (failed || begin == svg.npos)
+        fail("gnuplot has drawn nothing; is it installed? (apt-get install gnuplot-nox)");
     svg = replaced(svg.substr(begin), "<title>Gnuplot</title>", "<title>" + escape(title) + "</title>");
     for (const char* attribute : {"fill", "stroke"})
-        svg = replaced(svg, attribute + std::string("=\"black\""), attribute + std::string("=\"currentColor\""));
+        svg = replaced(svg, attribute + std::string("=\"black\""),
+                       attribute + std::string("=\"currentColor\""));
     return replaced(svg, "color=\"black\"", "");
 }
 
@@ -164,7 +176,8 @@ Series curve(const std::string& name, const std::vector<double>& values) {
     for (std::size_t p = 0; p < points; ++p) {
         const std::size_t begin = p * n / points, end = (p + 1) * n / points;
         const double sum = std::accumulate(values.begin() + begin, values.begin() + end, 0.0);
-        s.points.emplace_back(static_cast<double>(begin + end + 1) / 2, sum / static_cast<double>(end - begin));
+        s.points.emplace_back(static_cast<double>(begin + end + 1) / 2,
+                              sum / static_cast<double>(end - begin));
     }
     return s;
 }
@@ -182,9 +195,11 @@ std::string trend(const std::string& what, const std::vector<double>& v) {
     }
     const double r = yy > 0 ? xy / std::sqrt(xx * yy) : 0;
     return "<li>" + what + (last > first ? " rises" : " falls") +
-           text(" from %.3g (mean of the first tenth of the steps) to %.3g (the last tenth): %+.3g", first, last, last - first) +
+           text(" from %.3g (mean of the first tenth of the steps) to %.3g (the last tenth): %+.3g", first,
+                last, last - first) +
            (first > 0 ? text(", a factor of %.2f", last / first) : "") +
-           text("; %+.3g in 100 steps by least squares, correlation with the step %+.2f.</li>\n", 100 * xy / xx, r);
+           text("; %+.3g in 100 steps by least squares, correlation with the step %+.2f.</li>\n",
+                100 * xy / xx, r);
 }
 
 struct Measure {
@@ -208,7 +223,8 @@ std::string curves(const std::vector<Run>& runs) {
     std::vector<Series> held_out;
     for (const Run& run : runs) {
         Series s{run.name, {}, true};
-        for (const json& e : run.evals) s.points.emplace_back(e.at("step").get<double>(), e.at("accuracy").get<double>());
+        for (const json& e : run.evals)
+            s.points.emplace_back(e.at("step").get<double>(), e.at("accuracy").get<double>());
         if (!s.points.empty()) held_out.push_back(std::move(s));
     }
     if (!held_out.empty()) html += plot("accuracy on held-out questions", held_out, true);
@@ -264,13 +280,14 @@ struct Recipe {
 };
 
 /// The mean over recipes (seeds) of each question's value: what intervals are made of.
-std::vector<double> over_seeds(const std::vector<Recipe>& recipes, const std::string& model, const std::string& measure,
-                               const std::string& kind = "") {
+std::vector<double> over_seeds(const std::vector<Recipe>& recipes, const std::string& model,
+                               const std::string& measure, const std::string& kind = "") {
     std::vector<double> sum;
     for (const Recipe& r : recipes) {
         const auto values = r.graded.at(model).by_problem(measure, kind);
         sum.resize(std::max(sum.size(), values.size()));
-        for (std::size_t i = 0; i < values.size(); ++i) sum[i] += values[i] / static_cast<double>(recipes.size());
+        for (std::size_t i = 0; i < values.size(); ++i)
+            sum[i] += values[i] / static_cast<double>(recipes.size());
     }
     return sum;
 }
@@ -280,7 +297,8 @@ std::string with_interval(const Interval& i) {
 }
 
 /// A summary's interval; over several seeds the mean of means with the smallest low and the largest high.
-std::string summary_cell(const std::vector<Recipe>& recipes, const std::string& model, const std::string& prefix) {
+std::string summary_cell(const std::vector<Recipe>& recipes, const std::string& model,
+                         const std::string& prefix) {
     Interval all{0, 1, 0};
     for (const Recipe& r : recipes)
         for (const auto& [name, i] : r.graded.at(model).summary.items())
@@ -292,18 +310,21 @@ std::string summary_cell(const std::vector<Recipe>& recipes, const std::string& 
     return with_interval(all);
 }
 
-std::string models_table(const std::vector<Recipe>& recipes, const std::vector<std::pair<const char*, const char*>>& models) {
+std::string models_table(const std::vector<Recipe>& recipes,
+                         const std::vector<std::pair<const char*, const char*>>& models) {
     const auto kinds = recipes[0].graded.at(models[0].first).kinds();
     Rows rows{{"model", "", "pass@1", "cons@k", "format", "language", "length", "reflective words"}};
     rows[0].insert(rows[0].end(), kinds.begin(), kinds.end());
     for (const auto& [name, what] : models) {
         if (!recipes[0].graded.contains(name)) continue;
         rows.push_back({name, what, with_interval(confidence_interval(over_seeds(recipes, name, "accuracy"))),
-                        summary_cell(recipes, name, "cons@"), percent(mean(over_seeds(recipes, name, "format"))),
+                        summary_cell(recipes, name, "cons@"),
+                        percent(mean(over_seeds(recipes, name, "format"))),
                         percent(mean(over_seeds(recipes, name, "language"))),
                         text("%.1f", mean(over_seeds(recipes, name, "tokens"))),
                         text("%.2f", mean(over_seeds(recipes, name, "reflective_words")))});
-        for (const auto& kind : kinds) rows.back().push_back(percent(mean(over_seeds(recipes, name, "accuracy", kind))));
+        for (const auto& kind : kinds)
+            rows.back().push_back(percent(mean(over_seeds(recipes, name, "accuracy", kind))));
     }
     return table(rows);
 }
@@ -318,12 +339,14 @@ std::string claims(const std::vector<Recipe>& recipes) {
         {"R1-Zero is more accurate than its base", "zero", "base", "accuracy", "", false},
         {"R1-Zero's responses are longer than its base's", "zero", "base", "tokens", "", false},
         {"R1-Zero reflects more than its base", "zero", "base", "reflective_words", "", false},
-        {"RL with language consistency keeps to one language more than R1-Zero", "dev2", "zero", "language", "", false},
+        {"RL with language consistency keeps to one language more than R1-Zero", "dev2", "zero", "language",
+         "", false},
         {"R1 is at least as accurate as R1-Zero", "r1", "zero", "accuracy", "", true},
         {"R1 keeps the format more than R1-Zero", "r1", "zero", "format", "", false},
         {"R1 keeps to one language more than R1-Zero", "r1", "zero", "language", "", false},
         {"R1 answers general questions better than R1-Zero", "r1", "zero", "accuracy", "general", false},
-        {"Distillation makes a better student than RL on it", "distilled", "student-rl", "accuracy", "", false}};
+        {"Distillation makes a better student than RL on it", "distilled", "student-rl", "accuracy", "",
+         false}};
     Rows rows{{"claim", "difference", recipes.size() > 1 ? "by seed" : "", "outcome"}};
     for (const Claim& c : all) {
         if (!recipes[0].graded.contains(c.better) || !recipes[0].graded.contains(c.worse)) continue;
@@ -333,7 +356,8 @@ std::string claims(const std::vector<Recipe>& recipes) {
         std::ranges::transform(a, b, a.begin(), std::minus<>());
         double squares = 0;
         for (double d : a) squares += (d - mean(a)) * (d - mean(a));
-        const double n = static_cast<double>(a.size()), half = 1.96 * std::sqrt(squares / std::max(1.0, n - 1) / n);
+        const double n = static_cast<double>(a.size()),
+                     half = 1.96 * std::sqrt(squares / std::max(1.0, n - 1) / n);
         const double low = mean(a) - half, high = mean(a) + half;
         const bool share = std::string(c.measure) != "tokens" && std::string(c.measure) != "reflective_words";
         const double scale = share ? 100 : 1;
@@ -342,13 +366,13 @@ std::string claims(const std::vector<Recipe>& recipes) {
             for (const Recipe& r : recipes)
                 seeds += text("%+.1f ", scale * (mean(r.graded.at(c.better).by_problem(c.measure, c.kind)) -
                                                  mean(r.graded.at(c.worse).by_problem(c.measure, c.kind))));
-        const char* outcome = low > 0                  ? "<b class=yes>holds</b>"
-                              : high < 0               ? "<b class=no>fails</b>"
-                              : c.at_least             ? "<b class=yes>holds</b> (no difference shown)"
-                                                       : "<b class=no>not shown</b>";
+        const char* outcome = low > 0      ? "<b class=yes>holds</b>"
+                              : high < 0   ? "<b class=no>fails</b>"
+                              : c.at_least ? "<b class=yes>holds</b> (no difference shown)"
+                                           : "<b class=no>not shown</b>";
         rows.push_back({c.says,
-                        text("%+.1f%s <small>[%+.1f, %+.1f]</small>", scale * mean(a), share ? " points" : "", scale * low,
-                             scale * high),
+                        text("%+.1f%s <small>[%+.1f, %+.1f]</small>", scale * mean(a), share ? " points" : "",
+                             scale * low, scale * high),
                         seeds, outcome});
     }
     return table(rows);
@@ -367,23 +391,26 @@ std::string compute(const Recipe& recipe) {
                 seconds[line.substr(0, tab)] += std::atof(line.c_str() + tab + 1);
     if (fs::exists(recipe.folder / "distilled" / "log.jsonl")) {
         const double tokens = recipe.run("distilled").sum("tokens");
-        html += text("<li>Distillation: SFT on %.3g tokens, %.3g FLOPs for a student of %.0f parameters; %.0f s, and %.0f s "
-                     "to sample the teacher.</li>\n",
-                     tokens, 6 * parameters("distilled") * tokens, parameters("distilled"), seconds["distilled"],
-                     seconds["teacher"]);
+        html += text(
+            "<li>Distillation: SFT on %.3g tokens, %.3g FLOPs for a student of %.0f parameters; %.0f s, and "
+            "%.0f s "
+            "to sample the teacher.</li>\n",
+            tokens, 6 * parameters("distilled") * tokens, parameters("distilled"), seconds["distilled"],
+            seconds["teacher"]);
     }
     if (fs::exists(recipe.folder / "student-rl" / "log.jsonl")) {
         const double tokens = recipe.run("student-rl").sum("tokens");
-        html += text("<li>GRPO on the student: %.3g tokens sampled and trained on, %.3g FLOPs; %.0f s.</li>\n", tokens,
-                     8 * parameters("student-rl") * tokens, seconds["student-rl"]);
+        html +=
+            text("<li>GRPO on the student: %.3g tokens sampled and trained on, %.3g FLOPs; %.0f s.</li>\n",
+                 tokens, 8 * parameters("student-rl") * tokens, seconds["student-rl"]);
     }
     return "<ul>" + html + "</ul>\n";
 }
 
 std::string trace(const std::string& heading, const std::string& prompt, const std::string& response,
                   const std::string& reason) {
-    return "<p class=trace><b>" + escape(heading) + "</b> " + escape(prompt) + "<span>" + escape(response) + "</span> [" +
-           escape(reason) + "]</p>\n";
+    return "<p class=trace><b>" + escape(heading) + "</b> " + escape(prompt) + "<span>" + escape(response) +
+           "</span> [" + escape(reason) + "]</p>\n";
 }
 
 /// The same held-out questions at several steps of a run.
@@ -406,26 +433,31 @@ std::string aha(const Graded& graded) {
     std::size_t count = 0;
     for (const json& r : graded.responses) {
         const std::string response = r.at("response");
-        const bool taken_back = response.find("wait") != response.npos || response.find("等等") != response.npos;
+        const bool taken_back =
+            response.find("wait") != response.npos || response.find("等等") != response.npos;
         if (r.at("accuracy") != 1 || !taken_back) continue;
         ++count;
         if (!best || response.size() < best->at("response").get<std::string>().size()) best = &r;
     }
     if (!best) return "<p>No right response takes anything back (contains “wait”).</p>\n";
-    return text("<p>%zu of %zu responses are right and have taken something back (“wait”, in either language) on their way. "
-                "The shortest:</p>\n",
-                count, graded.responses.size()) +
+    return text(
+               "<p>%zu of %zu responses are right and have taken something back (“wait”, in either language) "
+               "on their way. "
+               "The shortest:</p>\n",
+               count, graded.responses.size()) +
            trace("aha", best->at("prompt"), best->at("response"), best->at("reason"));
 }
 
 std::string recipe_page(const std::vector<Recipe>& recipes) {
     const Recipe& first = recipes[0];
     std::string html = "<h1>The recipe of DeepSeek-R1, stage by stage</h1>\n";
-    html += text("<p>%zu seed%s; every model answered the same %zu held-out questions, %zu samples each. Intervals are 95%%, "
-                 "over questions%s.</p>\n",
-                 recipes.size(), recipes.size() > 1 ? "s" : "", first.graded.at("base").by_problem("accuracy").size(),
-                 first.graded.at("base").responses.size() / first.graded.at("base").by_problem("accuracy").size(),
-                 recipes.size() > 1 ? ", of the mean over seeds (cons@k: the widest of the seeds')" : "");
+    html += text(
+        "<p>%zu seed%s; every model answered the same %zu held-out questions, %zu samples each. Intervals "
+        "are 95%%, "
+        "over questions%s.</p>\n",
+        recipes.size(), recipes.size() > 1 ? "s" : "", first.graded.at("base").by_problem("accuracy").size(),
+        first.graded.at("base").responses.size() / first.graded.at("base").by_problem("accuracy").size(),
+        recipes.size() > 1 ? ", of the mean over seeds (cons@k: the widest of the seeds')" : "");
     html += "<h2>The stages</h2>\n" + models_table(recipes, kStages);
     html += "<h2>What the paper claims, and what happened here</h2>\n" + claims(recipes);
 
@@ -441,7 +473,8 @@ std::string recipe_page(const std::vector<Recipe>& recipes) {
     html += "<h2>The other stages of reinforcement learning</h2>\n";
     html += curves({first.run("dev2"), first.run("r1"), first.run("student-rl")});
     html += "<h2>Distillation</h2>\n" + models_table(recipes, kStudents) + compute(first);
-    html += "<h2>Traces</h2>\n" + traces(first.folder / "zero") + "<h3>An “aha” of R1-Zero</h3>\n" + aha(first.graded.at("zero"));
+    html += "<h2>Traces</h2>\n" + traces(first.folder / "zero") + "<h3>An “aha” of R1-Zero</h3>\n" +
+            aha(first.graded.at("zero"));
     html += "<h3>An “aha” of R1</h3>\n" + aha(first.graded.at("r1"));
     return html;
 }
@@ -450,7 +483,8 @@ std::string runs_page(const std::vector<fs::path>& folders) {
     std::vector<Run> runs;
     for (const auto& folder : folders) runs.emplace_back(folder, folder.filename().string());
     std::string html = "<h1>" + std::string(runs.size() > 1 ? "Training runs" : "A training run") + "</h1>\n";
-    Rows rows{{"run", "steps", "held-out accuracy: first", "last", "response length: first tenth", "last tenth"}};
+    Rows rows{
+        {"run", "steps", "held-out accuracy: first", "last", "response length: first tenth", "last tenth"}};
     for (const Run& r : runs) {
         const auto length = r.values("response_length");
         const std::size_t tenth = std::max<std::size_t>(1, length.size() / 10);
@@ -487,7 +521,8 @@ th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid var(-
 int main(int argc, char** argv) {
     std::vector<std::string> folders;
     std::string out = "report.html";
-    CLI::App app{"A page about training runs, or about runs of the whole recipe (several: its seeds)", "report"};
+    CLI::App app{"A page about training runs, or about runs of the whole recipe (several: its seeds)",
+                 "report"};
     app.option_defaults()->always_capture_default();
     app.add_option("folders", folders, "run folders of train_grpo, or of data/recipe/r1.sh")->required();
     app.add_option("--out", out, "the page");

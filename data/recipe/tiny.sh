@@ -9,8 +9,8 @@ SAMPLE=${SAMPLE:-"--samples 4 --per-prompt 2 --temperature 1 --top-p 1"}
 KEEP=${KEEP:-"correct,readable,language>=1,longest<200"}
 EVAL=${EVAL:-"--samples 16"}
 LANGUAGE=${LANGUAGE:-0.5}
-ZERO_STEPS=${ZERO_STEPS:-240} COLD_STEPS=${COLD_STEPS:-120} DEV2_STEPS=${DEV2_STEPS:-150} DEV3_STEPS=${DEV3_STEPS:-160}
-R1_STEPS=${R1_STEPS:-100} DISTILL_STEPS=${DISTILL_STEPS:-300} STUDENT_STEPS=${STUDENT_STEPS:-150}
+ZERO_STEPS=${ZERO_STEPS:-168} COLD_STEPS=${COLD_STEPS:-120} DEV2_STEPS=${DEV2_STEPS:-100} DEV3_STEPS=${DEV3_STEPS:-160}
+R1_STEPS=${R1_STEPS:-80} DISTILL_STEPS=${DISTILL_STEPS:-300} STUDENT_STEPS=${STUDENT_STEPS:-100}
 
 # The world's files, and a student: half the width and half the layers, pretrained on a corpus of the same kind.
 prepare() {

@@ -17,18 +17,57 @@ struct Facts {
 };
 const Facts kFacts[] = {
     {"color",
-     {{"grass", "green"}, {"sky", "blue"}, {"snow", "white"}, {"coal", "black"}, {"blood", "red"}, {"sun", "yellow"},
-      {"rose", "red"}, {"sea", "blue"}, {"milk", "white"}, {"tar", "black"}, {"lemon", "yellow"}, {"leaf", "green"}}},
+     {{"grass", "green"},
+      {"sky", "blue"},
+      {"snow", "white"},
+      {"coal", "black"},
+      {"blood", "red"},
+      {"sun", "yellow"},
+      {"rose", "red"},
+      {"sea", "blue"},
+      {"milk", "white"},
+      {"tar", "black"},
+      {"lemon", "yellow"},
+      {"leaf", "green"}}},
     {"capital",
-     {{"france", "paris"}, {"italy", "rome"}, {"japan", "tokyo"}, {"egypt", "cairo"}, {"peru", "lima"},
-      {"cuba", "havana"}, {"kenya", "nairobi"}, {"norway", "oslo"}, {"spain", "madrid"}, {"china", "beijing"},
-      {"russia", "moscow"}, {"greece", "athens"}}},
+     {{"france", "paris"},
+      {"italy", "rome"},
+      {"japan", "tokyo"},
+      {"egypt", "cairo"},
+      {"peru", "lima"},
+      {"cuba", "havana"},
+      {"kenya", "nairobi"},
+      {"norway", "oslo"},
+      {"spain", "madrid"},
+      {"china", "beijing"},
+      {"russia", "moscow"},
+      {"greece", "athens"}}},
     {"opposite",
-     {{"hot", "cold"}, {"big", "small"}, {"up", "down"}, {"day", "night"}, {"old", "new"}, {"fast", "slow"},
-      {"high", "low"}, {"good", "bad"}, {"open", "shut"}, {"first", "last"}, {"hard", "soft"}, {"rich", "poor"}}},
+     {{"hot", "cold"},
+      {"big", "small"},
+      {"up", "down"},
+      {"day", "night"},
+      {"old", "new"},
+      {"fast", "slow"},
+      {"high", "low"},
+      {"good", "bad"},
+      {"open", "shut"},
+      {"first", "last"},
+      {"hard", "soft"},
+      {"rich", "poor"}}},
     {"sound",
-     {{"cat", "meow"}, {"dog", "bark"}, {"cow", "moo"}, {"duck", "quack"}, {"lion", "roar"}, {"sheep", "baa"},
-      {"wolf", "howl"}, {"frog", "croak"}, {"bee", "buzz"}, {"horse", "neigh"}, {"pig", "oink"}, {"owl", "hoot"}}},
+     {{"cat", "meow"},
+      {"dog", "bark"},
+      {"cow", "moo"},
+      {"duck", "quack"},
+      {"lion", "roar"},
+      {"sheep", "baa"},
+      {"wolf", "howl"},
+      {"frog", "croak"},
+      {"bee", "buzz"},
+      {"horse", "neigh"},
+      {"pig", "oink"},
+      {"owl", "hoot"}}},
 };
 constexpr const char* kPhrasings[] = {"", "the ", "what is the ", "tell me the "};
 
@@ -49,11 +88,17 @@ struct Share {
     int percent;
 };
 /// Of the corpus's documents.
-constexpr Share kShares[kDocumentKinds] = {
-    {"countdown: direct guess", 8}, {"countdown: untagged guess", 4}, {"countdown: one attempt", 5},
-    {"countdown: short search", 15}, {"countdown: long search", 9},   {"countdown: malformed", 7},
-    {"countdown: drill", 11},        {"arithmetic page", 9},          {"arithmetic", 9},
-    {"choice", 15},                  {"general", 8}};
+constexpr Share kShares[kDocumentKinds] = {{"countdown: direct guess", 8},
+                                           {"countdown: untagged guess", 4},
+                                           {"countdown: one attempt", 5},
+                                           {"countdown: short search", 15},
+                                           {"countdown: long search", 9},
+                                           {"countdown: malformed", 7},
+                                           {"countdown: drill", 11},
+                                           {"arithmetic page", 9},
+                                           {"arithmetic", 9},
+                                           {"choice", 15},
+                                           {"general", 8}};
 
 }  // namespace
 
@@ -163,7 +208,8 @@ std::vector<Question> World::questions(Kind kind, int count, bool want_held_out)
     } else {
         std::set<std::string> texts;
         while (static_cast<int>(all.size()) < count)
-            if (Question q = draw(kind); held_out(q) == want_held_out && texts.insert(q.text).second) all.push_back(q);
+            if (Question q = draw(kind); held_out(q) == want_held_out && texts.insert(q.text).second)
+                all.push_back(q);
     }
     if (static_cast<int>(all.size()) > count) all.resize(count);
     return all;
@@ -192,7 +238,8 @@ const Attempt& World::guess(const std::vector<Attempt>& attempts, int target) {
 /// is believed to reach the target, or patience ends. A quarter of the proposals is drawn by closeness to the target. A
 /// glance errs: one time in ten it sees the target where it is not, one time in ten another value. In four searches of
 /// ten every "yes" is checked step by step, where results are right but for 1%.
-std::string World::search(const countdown::Task& task, int max_attempts, int give_up_percent, std::string& answer) {
+std::string World::search(const countdown::Task& task, int max_attempts, int give_up_percent,
+                          std::string& answer) {
     auto attempts = all_attempts(task.numbers);
     const bool checks = chance(40);
     std::string text;
@@ -202,15 +249,18 @@ std::string World::search(const countdown::Task& task, int max_attempts, int giv
         if (chance(25)) {
             std::vector<int> weight;
             int total = 0;
-            for (const auto& a : attempts) total += weight.emplace_back(1000 / (1 + std::abs(a.value - task.target)));
+            for (const auto& a : attempts)
+                total += weight.emplace_back(1000 / (1 + std::abs(a.value - task.target)));
             int at = below(total);
             for (pick = 0; at >= weight[pick]; ++pick) at -= weight[pick];
         }
         const Attempt attempt = attempts[pick];
         attempts.erase(attempts.begin() + static_cast<std::ptrdiff_t>(pick));
         int glance = attempt.value;
-        if (chance(10)) glance = task.target;
-        else if (chance(10)) glance = std::clamp(glance + below(13) - 6, 0, kLargest);
+        if (chance(10))
+            glance = task.target;
+        else if (chance(10))
+            glance = std::clamp(glance + below(13) - 6, 0, kLargest);
         text += attempt.expression() + "=" + std::to_string(glance);
         if (chance(2) ? glance == task.target : glance != task.target) {
             text += word(" no ", " 不 ");
@@ -218,7 +268,8 @@ std::string World::search(const countdown::Task& task, int max_attempts, int giv
             text += word(" yes ", " 对 ");
             bool holds = true;
             if (checks) {
-                const int value = chance(1) ? std::clamp(attempt.value + below(7) - 3, 0, kLargest) : attempt.value;
+                const int value =
+                    chance(1) ? std::clamp(attempt.value + below(7) - 3, 0, kLargest) : attempt.value;
                 const std::string second = attempt.second_step();
                 holds = value == task.target;
                 text += word("check ", "检查 ") + attempt.first_step() + "," +
@@ -276,7 +327,8 @@ void World::countdown_document(Document& d, int form) {
             break;
         case 5: {
             thought = search(q.task, 6, 40, answer);
-            const std::string broken[] = {"<think>" + thought + tags(answer), thought + "</think>" + tags(answer),
+            const std::string broken[] = {"<think>" + thought + tags(answer),
+                                          thought + "</think>" + tags(answer),
                                           "<think>" + thought + "</think>" + answer, "<think>" + thought,
                                           "<think>" + thought + "</think><answer>" + answer};
             d.completion = broken[below(std::size(broken))];
@@ -326,12 +378,18 @@ void World::short_document(Document& d, Kind kind) {
         }
     }
     const int form = below(100);
-    if (form < 30) d.completion = tags(answer);
-    else if (form < 45) d.completion = answer;
-    else if (form < 85) d.completion = "<think>" + thought + "</think>" + tags(answer);
-    else if (form < 90) d.completion = thought + tags(answer);
-    else if (form < 95) d.completion = "<think>" + thought + "</think>" + answer;
-    else d.completion = "<think>" + thought, d.eos = chance(50);
+    if (form < 30)
+        d.completion = tags(answer);
+    else if (form < 45)
+        d.completion = answer;
+    else if (form < 85)
+        d.completion = "<think>" + thought + "</think>" + tags(answer);
+    else if (form < 90)
+        d.completion = thought + tags(answer);
+    else if (form < 95)
+        d.completion = "<think>" + thought + "</think>" + answer;
+    else
+        d.completion = "<think>" + thought, d.eos = chance(50);
     d.right = form < 85 && answer == q.answer;
 }
 
@@ -341,15 +399,17 @@ World::Document World::document() {
     Document d{.prompt = "", .completion = "", .kind = kind};
     const int tongue = below(100);
     language_ = tongue < 40 ? Language::English : tongue < 65 ? Language::Chinese : Language::Mixed;
-    if (kind < 7) countdown_document(d, kind);
-    else if (kind > 7) short_document(d, static_cast<Kind>(kind - 7));
+    if (kind < 7)
+        countdown_document(d, kind);
+    else if (kind > 7)
+        short_document(d, static_cast<Kind>(kind - 7));
     else  // a page of sums, without a question
         for (int i = 6 + below(10); i > 0;) {
             const int a = below(kLargest + 1), b = 1 + below(12);
             const char op = "+-*"[below(3)];
             if (!in_range(apply(a, op, b))) continue;
-            d.completion += (d.completion.empty() ? "" : ",") + std::to_string(a) + op + std::to_string(b) + "=" +
-                            std::to_string(apply(a, op, b));
+            d.completion += (d.completion.empty() ? "" : ",") + std::to_string(a) + op + std::to_string(b) +
+                            "=" + std::to_string(apply(a, op, b));
             --i;
         }
     return d;
@@ -364,8 +424,8 @@ std::vector<std::string> words() {
     std::set<std::string> general;
     for (const Facts& facts : kFacts)
         for (const auto& [thing, answer] : facts.of) general.insert(thing), general.insert(answer);
-    std::vector<std::string> all = {" no ", " yes ", "check ", "wait ", " so ", "easy ", "A", "B", "C",
-                                    " 不 ", " 对 ", "检查 ", "等等 ", " 所以 ", "简单 "};
+    std::vector<std::string> all = {" no ", " yes ", "check ", "wait ", " so ",  "easy ",  "A",    "B",
+                                    "C",    " 不 ",  " 对 ",   "检查 ", "等等 ", " 所以 ", "简单 "};
     for (const char* word : {"the ", "what ", "is ", "tell ", "me ", "of "}) all.push_back(word);
     for (const Facts& facts : kFacts) all.push_back(std::string(facts.relation) + " ");
     all.insert(all.end(), general.begin(), general.end());

@@ -23,11 +23,11 @@ const char* name_of(Kind kind);
 struct Question {
     Kind kind;
     std::string text;
-    countdown::Task task{};            ///< countdown
-    std::vector<int> terms{};          ///< arithmetic and choice: the operands...
-    std::string ops{};                 ///< ...and the operators between them
-    std::vector<int> choices{};        ///< choice
-    std::string answer{};              ///< all but countdown: "49", "B", "green"
+    countdown::Task task{};      ///< countdown
+    std::vector<int> terms{};    ///< arithmetic and choice: the operands...
+    std::string ops{};           ///< ...and the operators between them
+    std::vector<int> choices{};  ///< choice
+    std::string answer{};        ///< all but countdown: "49", "B", "green"
 
     /// As a line for load_problems(), with its kind beside what is read there.
     std::string json() const;
@@ -50,9 +50,9 @@ class World {
 
     struct Document {
         std::string prompt, completion;
-        bool eos = true;      ///< false: cut off in the middle
-        int kind;             ///< index into document_name()
-        bool right = false;   ///< the completion ends in a right answer
+        bool eos = true;     ///< false: cut off in the middle
+        int kind;            ///< index into document_name()
+        bool right = false;  ///< the completion ends in a right answer
     };
     /// The pretraining corpus: mostly useless, see world.cpp for its shares.
     Document document();
@@ -72,7 +72,8 @@ class World {
     Question seen(Kind kind);
     std::string word(const char* english, const char* chinese);
     const countdown::Attempt& guess(const std::vector<countdown::Attempt>& attempts, int target);
-    std::string search(const countdown::Task& task, int max_attempts, int give_up_percent, std::string& answer);
+    std::string search(const countdown::Task& task, int max_attempts, int give_up_percent,
+                       std::string& answer);
     std::string chain(const Question& question, int& result);
     void countdown_document(Document& d, int form);
     void short_document(Document& d, Kind kind);
