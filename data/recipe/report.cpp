@@ -3,6 +3,7 @@
 // files. Plots are gnuplot's.
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <functional>
 #include <map>
@@ -163,9 +164,8 @@ std::string plot(const std::string& title, const std::vector<Series>& series, bo
     if (failed || begin == svg.npos)
         fail("gnuplot has drawn nothing; is it installed? (apt-get install gnuplot-nox)");
     svg = replaced(svg.substr(begin), "<title>Gnuplot</title>", "<title>" + escape(title) + "</title>");
-    for (const char* attribute : {"fill", "stroke"})
-        svg = replaced(svg, attribute + std::string("=\"black\""),
-                       attribute + std::string("=\"currentColor\""));
+    for (const char* black : {"fill=\"black\"", "stroke='black'", "stroke=\"black\""})
+        svg = replaced(svg, black, std::string(black, std::strchr(black, '=')) + "=\"currentColor\"");
     return replaced(svg, "color=\"black\"", "");
 }
 
@@ -471,8 +471,12 @@ std::string recipe_page(const std::vector<Recipe>& recipes) {
     }
     html += "</ul>\n" + curves(zeros);
     html += "<h2>The other stages of reinforcement learning</h2>\n";
-    html += curves({first.run("dev2"), first.run("r1"), first.run("student-rl")});
-    html += "<h2>Distillation</h2>\n" + models_table(recipes, kStudents) + compute(first);
+    std::vector<Run> others;
+    for (const char* stage : {"dev2", "r1", "student-rl"})
+        if (fs::exists(first.folder / stage / "log.jsonl")) others.push_back(first.run(stage));
+    html += curves(others);
+    if (first.graded.contains("distilled"))
+        html += "<h2>Distillation</h2>\n" + models_table(recipes, kStudents) + compute(first);
     html += "<h2>Traces</h2>\n" + traces(first.folder / "zero") + "<h3>An “aha” of R1-Zero</h3>\n" +
             aha(first.graded.at("zero"));
     html += "<h3>An “aha” of R1</h3>\n" + aha(first.graded.at("r1"));
