@@ -180,9 +180,10 @@ int Program::evaluate() {
                 problems.size(), o.samples, o.temperature, o.top_p);
     const Evaluation evaluation(problems, all);
     nlohmann::ordered_json summary;
-    auto report = [&](const std::string& name, const Interval& i) {
+    auto report = [&](const std::string& name, const std::vector<double>& by_problem) {
+        const Interval i = confidence_interval(by_problem);
         std::printf("%-8s %5.1f%%  [%.1f, %.1f]\n", name.c_str(), 100 * i.mean, 100 * i.low, 100 * i.high);
-        summary[name] = {{"mean", i.mean}, {"low", i.low}, {"high", i.high}};
+        summary[name] = {{"mean", i.mean}, {"low", i.low}, {"high", i.high}, {"by_problem", by_problem}};
     };
     report("pass@1", evaluation.pass1);
     if (o.samples > 1) {
@@ -307,7 +308,7 @@ int Program::run() {
 int main(int argc, char** argv) {
     Options o;
     CLI::App app{"Complete a prompt, chat, evaluate a model on problems, or sample from it", "infer"};
-    app.option_defaults()->always_capture_default();
+    app.option_defaults()->always_capture_default()->take_last();  // of a flag given twice
     app.add_option("--model", o.model, "model folder: config.json, model.safetensors, tokenizer.json")
         ->required();
     auto* mode = app.add_option_group("what to do");

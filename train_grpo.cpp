@@ -523,11 +523,13 @@ std::optional<Grades> Trainer::evaluate() {
         "held out (%zu unseen problems, %d sampled responses each): accuracy %.1f%%, format %.1f%%, "
         "response length %.1f\n",
         eval_problems.size(), o.eval_samples, 100 * g.accuracy, 100 * g.format, g.response_length);
-    for (std::size_t i = 0; i < std::min<std::size_t>(share.size(), 8);
-         ++i) {  // the same questions every time
+    const std::size_t shown = std::min<std::size_t>(share.size(), 24);  // the same questions every time
+    for (std::size_t n = 0; n < shown; ++n) {
+        const std::size_t i =
+            n * share.size() / shown;  // a file may have its kinds of questions one after the other
         const Response& r = responses[i * o.eval_samples];
         samples_log->write({{"step", step},
-                            {"held_out", i},
+                            {"held_out", ids[i]},
                             {"prompt", share[i].prompt},
                             {"response", r.text},
                             {"accuracy", r.accuracy.value},

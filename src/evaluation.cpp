@@ -48,7 +48,6 @@ std::size_t majority(const std::vector<std::optional<std::string>>& answers, boo
 
 Evaluation::Evaluation(const std::vector<Problem>& problems, const std::vector<Response>& responses) {
     const std::size_t k = responses.size() / problems.size();
-    std::vector<double> first, consensus, any;
     for (std::size_t p = 0; p < problems.size(); ++p) {
         const std::span group(responses.data() + p * k, k);
         std::vector<std::optional<std::string>> answers;
@@ -58,13 +57,10 @@ Evaluation::Evaluation(const std::vector<Problem>& problems, const std::vector<R
             right += r.accuracy.value;
         }
         const std::size_t chosen = majority(answers, std::holds_alternative<MathGold>(problems[p].gold));
-        first.push_back(right / static_cast<double>(k));
-        consensus.push_back(chosen < k ? group[chosen].accuracy.value : 0);
-        any.push_back(right > 0);
+        pass1.push_back(right / static_cast<double>(k));
+        cons.push_back(chosen < k ? group[chosen].accuracy.value : 0);
+        pass_k.push_back(right > 0);
     }
-    pass1 = confidence_interval(first);
-    cons = confidence_interval(consensus);
-    pass_k = confidence_interval(any);
 }
 
 }  // namespace r1

@@ -20,10 +20,10 @@ Interval confidence_interval(std::span<const double> values);
 /// if there are none, the result is answers.size().
 std::size_t majority(const std::vector<std::optional<std::string>>& answers, bool mathematical);
 
-/// responses: k for each problem, in order, graded. pass@1: the mean accuracy over k samples (DeepSeek-R1, arXiv
-/// 2501.12948, section 3); cons@k: is the majority's answer right; pass@k: is any. Intervals are over problems.
+/// Each problem's score, of k graded responses to each, in order. pass@1: the mean accuracy over them (DeepSeek-R1, arXiv
+/// 2501.12948, section 3); cons@k: is the majority's answer right; pass@k: is any.
 struct Evaluation {
-    Interval pass1, cons, pass_k;
+    std::vector<double> pass1, cons, pass_k;
     Evaluation(const std::vector<Problem>& problems, const std::vector<Response>& responses);
 };
 

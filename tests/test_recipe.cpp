@@ -168,13 +168,14 @@ TEST_CASE("the script: every stage, from base to report; stopped, it goes on; do
         std::ofstream out(f / (std::string("data/") + name));
         for (std::size_t i = 0; i < lines.size(); i += lines.size() / 12) out << lines[i].dump() << "\n";
     }
+    std::filesystem::copy(kSource + "/data/recipe/base", f / "pupil");
     const std::string settings = "BIN=" + kBin + " OUT=" + (f / "run") + " DATA=" + (f / "data") +
-                                 " STUDENT=" + kSource + "/data/recipe/base" +
+                                 " STUDENTS=" + (f / "pupil") +
                                  " GRPO='--prompts 2 --group 4 --max-new-tokens 40' SFT='--batch-tokens 512' "
                                  "SAMPLE='--samples 4 --temperature 1' "
                                  "KEEP=longest\\<200 EVAL='--samples 2 --max-new-tokens 40' ZERO_STEPS=10 "
                                  "COLD_STEPS=2 DEV2_STEPS=2 DEV3_STEPS=2 "
-                                 "R1_STEPS=2 DISTILL_STEPS=2 STUDENT_STEPS=2 THREADS=1 DEVICE=cpu ";
+                                 "R1_STEPS=2 DISTILL='--steps 2' STUDENT_STEPS=2 THREADS=1 DEVICE=cpu ";
     const std::string script = kSource + "/data/recipe/r1.sh";
 
     // A stage that fails ends it, with a word about where.
@@ -190,7 +191,7 @@ TEST_CASE("the script: every stage, from base to report; stopped, it goes on; do
     CHECK(whole.out.find("== zero") == std::string::npos);  // it was there
     CHECK(lines_of(f / "run/mixed.jsonl").size() == lines_of(f / "run/reasoning.jsonl").size() * 4 / 3);
     const std::string page = read_file(f / "run/report.html");
-    for (const char* part : {"<svg", "distilled", "student-rl", "R1-Zero is more accurate than its base",
+    for (const char* part : {"<svg", "pupil-distilled", "pupil-rl", "R1-Zero is more accurate than its base",
                              "cons@k", "Response length", "The same questions"})
         CHECK(page.find(part) != std::string::npos);
     for (const char* outside : {"http://", "https://", "src="})  // but for the name of SVG's dialect

@@ -1,12 +1,12 @@
 # The recipe on a real base model, Qwen2.5-0.5B or Qwen2.5-1.5B, on one GPU.
 #
 #     MODEL=~/Qwen2.5-0.5B DATA=~/gsm8k make r1 SETTINGS=data/recipe/qwen2.5.sh
-#     MODEL=~/Qwen2.5-1.5B STUDENT=~/Qwen2.5-0.5B TASK=countdown make r1 SETTINGS=data/recipe/qwen2.5.sh
+#     MODEL=~/Qwen2.5-1.5B STUDENTS=~/Qwen2.5-0.5B TASK=countdown make r1 SETTINGS=data/recipe/qwen2.5.sh
 #
 # MODEL    a Hugging Face folder, as downloaded
 # TASK     gsm8k: DATA is a folder with train.jsonl and test.jsonl, {"question": ..., "answer": ... "#### 72"} a line;
 #          countdown: made here, three numbers from 1 to 12
-# STUDENT  a smaller model; without one there is no distillation
+# STUDENTS smaller models; without one there is no distillation
 # GENERAL  examples without reasoning for train_sft, mixed in 3 : 1; without them Dev3 learns from reasoning alone
 #
 # Memory: printed as a plan before each stage. With the flags below the weights, gradients and optimizer states of 0.5B take
@@ -16,7 +16,7 @@
 #   GSM8K      0.5B 36.7 -> 49.5, 1.5B 55.7 -> 74.4 by GRPO on the base model (SimpleRL-Zoo, arXiv 2503.18892)
 #   countdown  0.5B guesses and stops, 1.5B learns to search and to verify (TinyZero, github.com/Jiayi-Pan/TinyZero)
 : "${MODEL:?the folder of Qwen2.5-0.5B or Qwen2.5-1.5B}"
-TASK=${TASK:-gsm8k} OUT=${OUT:-runs/r1-$(basename "$MODEL")-$TASK} STUDENT=${STUDENT-} GENERAL=${GENERAL-}
+TASK=${TASK:-gsm8k} OUT=${OUT:-runs/r1-$(basename "$MODEL")-$TASK} STUDENTS=${STUDENTS-} GENERAL=${GENERAL-}
 DATA=${DATA:-$OUT/data}
 TRAIN=$DATA/train.jsonl TRAIN_ALL=$DATA/train.jsonl TEST=$DATA/test.jsonl
 
@@ -30,7 +30,7 @@ KEEP=${KEEP:-"correct,readable,longest<1000"}
 EVAL=${EVAL:-"--samples 16 --max-new-tokens 1024"}
 LANGUAGE=${LANGUAGE:-0.2}
 ZERO_STEPS=${ZERO_STEPS:-200} COLD_STEPS=${COLD_STEPS:-100} DEV2_STEPS=${DEV2_STEPS:-200} DEV3_STEPS=${DEV3_STEPS:-150}
-R1_STEPS=${R1_STEPS:-100} DISTILL_STEPS=${DISTILL_STEPS:-150} STUDENT_STEPS=${STUDENT_STEPS:-200}
+R1_STEPS=${R1_STEPS:-100} DISTILL=${DISTILL:-"--steps 150"} STUDENT_STEPS=${STUDENT_STEPS:-200}
 
 prepare() {
     [ "$TASK" != countdown ] || stage data "$TEST" "$BIN/make_countdown" --problems "$DATA"

@@ -6,7 +6,7 @@
 #   dev1    --GRPO, language rewarded too--> dev2      dev2 --the same, and general answers 3 : 1--> mixed.jsonl
 #   base    --SFT, mixed.jsonl--> dev3
 #   dev3    --GRPO, questions of every kind--> r1      r1   --the same--> teacher.jsonl
-#   student --SFT, teacher.jsonl--> distilled          student --GRPO as for zero--> student-rl
+#   student --SFT, teacher.jsonl--> student-distilled  student --GRPO as for r1--> student-rl   (each of the students)
 #
 # Then every model answers the held-out questions, and a report is written. What is finished is skipped, what was stopped
 # goes on, so that the script can be interrupted and started again at any time.
@@ -17,20 +17,25 @@ cd "$(dirname "$0")/../.."
 BIN=${BIN:-build} SEED=${SEED:-1}
 common="--seed $SEED --threads ${THREADS:-0} --device ${DEVICE:-auto}"
 
-# stage NAME OUTPUT COMMAND...: runs the command, unless its output is there. What it prints is also in NAME.txt.
-child=
-trap 'wait $child; exit 130' INT # the terminal has told the child, too
-trap 'kill -TERM $child; wait $child; exit 143' TERM
+# stage NAME OUTPUT COMMAND...: runs the command, unless its output is there. What it prints is also in NAME.txt, and how
+# long it took is a line of stages.tsv: one for each time that it was started.
+child='' status=0
+end_of_child() {
+    status=0
+    wait $child || status=$?
+}
+trap end_of_child INT # the terminal has told the child, too
+trap 'kill -TERM $child || true; end_of_child' TERM
 stage() {
-    local name=$1 output=$2 start=$SECONDS status=0
+    local name=$1 output=$2 start=$SECONDS
     shift 2
     [ ! -e "$output" ] || return 0
     echo "== $name: $*"
     "$@" > >(exec tee -ia "$OUT/$name.txt") 2>&1 &
     child=$!
-    wait $child || status=$?
+    end_of_child
+    printf '%s\t%d\t%d\t%s\n' "$name" $((SECONDS - start)) $status "$*" >>"$OUT/stages.tsv"
     [ $status = 0 ] || { echo "r1.sh: stopped in stage $name (status $status); start it again to go on" >&2; exit $status; }
-    printf '%s\t%d\t%s\n' "$name" $((SECONDS - start)) "$*" >>"$OUT/stages.tsv"
 }
 
 grpo() { # NAME MODEL PROBLEMS REWARD FLAGS...: reinforcement learning of one model into another
@@ -38,18 +43,23 @@ grpo() { # NAME MODEL PROBLEMS REWARD FLAGS...: reinforcement learning of one mo
     shift 4
     stage "$name" "$OUT/$name/model.safetensors" "$BIN/train_grpo" --model "$model" --train "$problems" --eval "$TEST" \
         --reward "$reward" --out "$OUT/$name" --resume $common $GRPO "$@"
+    rm -f "$OUT/$name/checkpoint.safetensors" # several times the size of the model, and done with
 }
 sft() { # NAME MODEL EXAMPLES FLAGS...: supervised fine-tuning
     local name=$1 model=$2 examples=$3
     shift 3
     stage "$name" "$OUT/$name/model.safetensors" "$BIN/train_sft" --model "$model" --data "$examples" --out "$OUT/$name" \
         --resume $common $SFT "$@"
+    rm -f "$OUT/$name/checkpoint.safetensors"
 }
 sample() { # NAME MODEL PROBLEMS FLAGS...: rejection sampling
     local name=$1 model=$2 problems=$3
     shift 3
     stage "$name" "$OUT/$name.jsonl" "$BIN/infer" --model "$model" --sample "$problems" --out "$OUT/$name.jsonl" \
         --keep "$KEEP" --resume $common $SAMPLE "$@"
+}
+grade() { # NAME MODEL: answers to the held-out questions
+    stage "eval-$1" "$OUT/eval/$1.jsonl" "$BIN/infer" --model "$2" --eval "$TEST" --out "$OUT/eval/$1.jsonl" $common $EVAL
 }
 mix() { # REASONING GENERAL OUT: three reasoning samples to a general one, as in section 2.3.3: 600k and 200k
     { cat "$1" && head -n $(($(wc -l <"$1") / 3)) "${2:-/dev/null}"; } >"$3.partial" && mv "$3.partial" "$3"
@@ -69,19 +79,17 @@ main() {
     sft dev3 "$MODEL" "$OUT/mixed.jsonl" --steps $DEV3_STEPS
     grpo r1 "$OUT/dev3" "$TRAIN_ALL" accuracy=1,format=0.2,language=$LANGUAGE --steps $R1_STEPS
 
-    models="base zero dev1 dev2 dev3 r1"
-    if [ -n "$STUDENT" ]; then
-        sample teacher "$OUT/r1" "$TRAIN_ALL"
-        sft distilled "$STUDENT" "$OUT/teacher.jsonl" --steps $DISTILL_STEPS
-        grpo student-rl "$STUDENT" "$TRAIN_ALL" accuracy=1,format=0.2,language=$LANGUAGE --steps $STUDENT_STEPS
-        models="$models student distilled student-rl"
-    fi
-
-    for name in $models; do
-        case $name in base) model=$MODEL ;; student) model=$STUDENT ;; *) model=$OUT/$name ;; esac
-        stage "eval-$name" "$OUT/eval/$name.jsonl" "$BIN/infer" --model "$model" --eval "$TEST" --out "$OUT/eval/$name.jsonl" \
-            $common $EVAL
+    [ -z "$STUDENTS" ] || sample teacher "$OUT/r1" "$TRAIN_ALL"
+    for student in $STUDENTS; do
+        name=$(basename "$student")
+        sft "$name-distilled" "$student" "$OUT/teacher.jsonl" $DISTILL
+        grpo "$name-rl" "$student" "$TRAIN_ALL" accuracy=1,format=0.2,language=$LANGUAGE --steps $STUDENT_STEPS
+        grade "$name" "$student"
+        grade "$name-distilled" "$OUT/$name-distilled"
+        grade "$name-rl" "$OUT/$name-rl"
     done
+    grade base "$MODEL"
+    for name in zero dev1 dev2 dev3 r1; do grade $name "$OUT/$name"; done
     rm -f "$OUT/report.html"
     stage report "$OUT/report.html" "$BIN/report" --out "$OUT/report.html" "$OUT"
 }

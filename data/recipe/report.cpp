@@ -23,44 +23,64 @@ namespace {
 
 // ---- reading ----
 
-std::vector<json> read_lines(const fs::path& file) {
+template <class Body>
+void for_each_line(const fs::path& file, Body body) {
     std::ifstream in(file);
     if (!in) fail(file.string(), ": cannot be read");
-    std::vector<json> lines;
     std::string line;
     for (int number = 1; std::getline(in, line); ++number) {
-        lines.push_back(json::parse(line, nullptr, false));
-        if (!lines.back().is_object()) fail(file.string(), ":", number, ": is not a JSON object");
+        const json object = json::parse(line, nullptr, false);
+        if (!object.is_object()) fail(file.string(), ":", number, ": is not a JSON object");
+        body(object);
     }
-    return lines;
+}
+
+/// An "aha", by rule: the answer is right, and on its way the response has taken something back ("wait", in either
+/// language).
+bool is_aha(const json& response) {
+    const std::string& text = response.at("response").get_ref<const std::string&>();
+    return response.at("accuracy") == 1 && (text.find("wait") != text.npos || text.find("等等") != text.npos);
 }
 
 /// One model's graded answers to the held-out questions: infer --eval's file.
 struct Graded {
-    std::vector<json> responses;
-    json summary;
-    explicit Graded(const fs::path& file) : responses(read_lines(file)) {
-        if (responses.empty() || !responses.back().contains("summary"))
-            fail(file.string(), ": is not the whole output of infer --eval");
-        summary = responses.back()["summary"];
-        responses.pop_back();
-    }
-    /// The mean of a measure over the samples of each question; of one kind of question, if given.
-    std::vector<double> by_problem(const std::string& measure, const std::string& kind = "") const {
-        std::map<std::size_t, std::pair<double, int>> sums;
-        for (const json& r : responses)
-            if (kind.empty() || r.value("kind", "") == kind) {
-                auto& [sum, count] = sums[r.at("problem")];
-                sum += r.at(measure).get<double>(), ++count;
+    std::map<std::string, std::vector<double>>
+        measures;                   ///< by name: of each question, the mean over its samples
+    std::vector<std::string> kind;  ///< of each question; empty if the data has none
+    std::size_t responses = 0, ahas = 0;
+    json aha;  ///< the shortest, since it is the easiest to read
+
+    explicit Graded(const fs::path& file) {
+        constexpr const char* names[] = {"accuracy", "format", "language", "tokens", "reflective_words"};
+        json summary;
+        for_each_line(file, [&](const json& line) {
+            if (line.contains("summary")) {
+                summary = line["summary"];
+                return;
             }
-        std::vector<double> means;
-        for (const auto& [problem, s] : sums) means.push_back(s.first / s.second);
-        return means;
+            const std::size_t problem = line.at("problem");
+            kind.resize(std::max(kind.size(), problem + 1));
+            kind[problem] = line.value("kind", "");
+            for (const char* name : names) {
+                measures[name].resize(kind.size());
+                measures[name][problem] += line.at(name).get<double>();
+            }
+            ++responses;
+            if (!is_aha(line)) return;
+            ++ahas;
+            if (aha.is_null() || line["tokens"] < aha["tokens"]) aha = line;
+        });
+        if (summary.is_null()) fail(file.string(), ": is not the whole output of infer --eval");
+        for (auto& [name, values] : measures)
+            for (double& v : values) v /= samples();
+        for (const auto& [name, value] : summary.items())
+            if (name.starts_with("cons@"))
+                measures["cons"] = value.at("by_problem").get<std::vector<double>>();
     }
+    double samples() const { return static_cast<double>(responses) / static_cast<double>(kind.size()); }
     std::set<std::string> kinds() const {
-        std::set<std::string> names;
-        for (const json& r : responses)
-            if (r.contains("kind")) names.insert(r["kind"]);
+        std::set<std::string> names(kind.begin(), kind.end());
+        names.erase("");
         return names;
     }
 };
@@ -70,8 +90,9 @@ struct Run {
     std::string name;
     std::vector<json> steps, evals;
     Run(const fs::path& folder, std::string run_name) : name(std::move(run_name)) {
-        for (json& line : read_lines(folder / "log.jsonl"))
+        for_each_line(folder / "log.jsonl", [&](const json& line) {
             (line.contains("eval") ? evals : steps).push_back(line.contains("eval") ? line["eval"] : line);
+        });
     }
     std::vector<double> values(const std::string& measure) const {
         std::vector<double> all;
@@ -253,199 +274,236 @@ std::string table(const Rows& rows) {
 
 // ---- the recipe ----
 
-const std::vector<std::pair<const char*, const char*>> kStages = {
-    {"base", "the base model"},
-    {"zero", "R1-Zero: GRPO on the base, accuracy and format rewarded"},
-    {"dev1", "cold start: SFT of the base on Zero's right and readable samples"},
-    {"dev2", "GRPO, language consistency rewarded too"},
-    {"dev3", "SFT of the base on Dev2's samples and general ones"},
-    {"r1", "GRPO on questions of every kind"}};
-const std::vector<std::pair<const char*, const char*>> kStudents = {
-    {"student", "the student's base"},
-    {"student-rl", "GRPO on the student"},
-    {"distilled", "SFT of the student on R1's samples"},
-    {"r1", "R1, the teacher"}};
+/// A model's name in the run folder, and what it is.
+using Models = std::vector<std::pair<std::string, std::string>>;
+const Models kStages = {{"base", "the base model"},
+                        {"zero", "R1-Zero: GRPO on the base, accuracy and format rewarded"},
+                        {"dev1", "cold start: SFT of the base on Zero's right and readable samples"},
+                        {"dev2", "GRPO, language consistency rewarded too"},
+                        {"dev3", "SFT of the base on Dev2's samples and general ones"},
+                        {"r1", "GRPO on questions of every kind"}};
 
 /// A finished run of data/recipe/r1.sh.
 struct Recipe {
     fs::path folder;
     std::map<std::string, Graded> graded;
+    std::vector<std::string> students;
     explicit Recipe(fs::path f) : folder(std::move(f)) {
-        for (const auto* list : {&kStages, &kStudents})
-            for (const auto& [name, what] : *list)
-                if (const auto file = folder / "eval" / (std::string(name) + ".jsonl"); fs::exists(file))
-                    graded.try_emplace(name, file);
+        for (const auto& file : fs::directory_iterator(folder / "eval"))
+            if (file.path().extension() == ".jsonl") graded.try_emplace(file.path().stem(), file.path());
+        for (const auto& [name, what] : kStages)
+            if (!graded.contains(name)) fail(folder.string(), ": eval/", name, ".jsonl is missing");
+        for (const auto& [name, g] : graded)
+            if (graded.contains(name + "-distilled") && graded.contains(name + "-rl"))
+                students.push_back(name);
+        std::ranges::sort(students, std::greater<>(), [&](const auto& s) { return parameters(s + "-rl"); });
     }
     Run run(const std::string& stage) const { return Run(folder / stage, stage); }
+    double parameters(const std::string& model) const {
+        return static_cast<double>(ParameterLayout(Config::load(folder / model)).total);
+    }
 };
 
-/// The mean over recipes (seeds) of each question's value: what intervals are made of.
-std::vector<double> over_seeds(const std::vector<Recipe>& recipes, const std::string& model,
+/// The mean over recipes (seeds) of each question's value: what intervals are made of. Of one kind of question, if given.
+std::vector<double> over_seeds(std::span<const Recipe> recipes, const std::string& model,
                                const std::string& measure, const std::string& kind = "") {
-    std::vector<double> sum;
-    for (const Recipe& r : recipes) {
-        const auto values = r.graded.at(model).by_problem(measure, kind);
-        sum.resize(std::max(sum.size(), values.size()));
-        for (std::size_t i = 0; i < values.size(); ++i)
-            sum[i] += values[i] / static_cast<double>(recipes.size());
+    std::vector<double> means;
+    const Graded& first = recipes[0].graded.at(model);
+    for (std::size_t q = 0; q < first.kind.size(); ++q) {
+        if (!kind.empty() && first.kind[q] != kind) continue;
+        double sum = 0;
+        for (const Recipe& r : recipes) sum += r.graded.at(model).measures.at(measure).at(q);
+        means.push_back(sum / static_cast<double>(recipes.size()));
     }
-    return sum;
+    return means;
 }
 
-std::string with_interval(const Interval& i) {
-    return percent(i.mean) + text(" <small>[%.1f, %.1f]</small>", 100 * i.low, 100 * i.high);
+/// Of a mean of numbers of any size: +- 1.96 standard errors.
+Interval normal_interval(const std::vector<double>& values) {
+    double squares = 0;
+    for (double v : values) squares += (v - mean(values)) * (v - mean(values));
+    const double n = static_cast<double>(values.size()),
+                 half = 1.96 * std::sqrt(squares / std::max(1.0, n - 1) / n);
+    return {mean(values), mean(values) - half, mean(values) + half};
 }
 
-/// A summary's interval; over several seeds the mean of means with the smallest low and the largest high.
-std::string summary_cell(const std::vector<Recipe>& recipes, const std::string& model,
-                         const std::string& prefix) {
-    Interval all{0, 1, 0};
-    for (const Recipe& r : recipes)
-        for (const auto& [name, i] : r.graded.at(model).summary.items())
-            if (name.starts_with(prefix)) {
-                all.mean += i.at("mean").get<double>() / static_cast<double>(recipes.size());
-                all.low = std::min(all.low, i.at("low").get<double>());
-                all.high = std::max(all.high, i.at("high").get<double>());
-            }
-    return with_interval(all);
-}
-
-std::string models_table(const std::vector<Recipe>& recipes,
-                         const std::vector<std::pair<const char*, const char*>>& models) {
+std::string models_table(const std::vector<Recipe>& recipes, const Models& models) {
     const auto kinds = recipes[0].graded.at(models[0].first).kinds();
     Rows rows{{"model", "", "pass@1", "cons@k", "format", "language", "length", "reflective words"}};
     rows[0].insert(rows[0].end(), kinds.begin(), kinds.end());
     for (const auto& [name, what] : models) {
-        if (!recipes[0].graded.contains(name)) continue;
-        rows.push_back({name, what, with_interval(confidence_interval(over_seeds(recipes, name, "accuracy"))),
-                        summary_cell(recipes, name, "cons@"),
-                        percent(mean(over_seeds(recipes, name, "format"))),
-                        percent(mean(over_seeds(recipes, name, "language"))),
-                        text("%.1f", mean(over_seeds(recipes, name, "tokens"))),
-                        text("%.2f", mean(over_seeds(recipes, name, "reflective_words")))});
-        for (const auto& kind : kinds)
-            rows.back().push_back(percent(mean(over_seeds(recipes, name, "accuracy", kind))));
+        rows.push_back({escape(name), what});
+        auto share = [&](const char* measure, const std::string& kind = "") {
+            const Interval i = confidence_interval(over_seeds(recipes, name, measure, kind));
+            rows.back().push_back(percent(i.mean) +
+                                  text(" <small>[%.1f, %.1f]</small>", 100 * i.low, 100 * i.high));
+        };
+        auto count = [&](const char* measure, const char* format) {
+            const Interval i = normal_interval(over_seeds(recipes, name, measure));
+            rows.back().push_back(text(format, i.mean, i.low, i.high));
+        };
+        share("accuracy");
+        if (recipes[0].graded.at(name).measures.contains("cons"))
+            share("cons");
+        else
+            rows.back().push_back("");  // one sample a question
+        share("format");
+        share("language");
+        count("tokens", "%.1f <small>[%.1f, %.1f]</small>");
+        count("reflective_words", "%.2f <small>[%.2f, %.2f]</small>");
+        for (const auto& kind : kinds) share("accuracy", kind);
     }
     return table(rows);
 }
 
-/// What the paper finds, asked of this run: the difference of two models on the same questions, with its interval.
-std::string claims(const std::vector<Recipe>& recipes) {
-    struct Claim {
-        const char *says, *better, *worse, *measure, *kind;
-        bool at_least;  ///< "not worse" is enough
-    };
-    const Claim all[] = {
-        {"R1-Zero is more accurate than its base", "zero", "base", "accuracy", "", false},
-        {"R1-Zero's responses are longer than its base's", "zero", "base", "tokens", "", false},
-        {"R1-Zero reflects more than its base", "zero", "base", "reflective_words", "", false},
-        {"RL with language consistency keeps to one language more than R1-Zero", "dev2", "zero", "language",
-         "", false},
-        {"R1 is at least as accurate as R1-Zero", "r1", "zero", "accuracy", "", true},
-        {"R1 keeps the format more than R1-Zero", "r1", "zero", "format", "", false},
-        {"R1 keeps to one language more than R1-Zero", "r1", "zero", "language", "", false},
-        {"R1 answers general questions better than R1-Zero", "r1", "zero", "accuracy", "general", false},
-        {"Distillation makes a better student than RL on it", "distilled", "student-rl", "accuracy", "",
-         false}};
-    Rows rows{{"claim", "difference", recipes.size() > 1 ? "by seed" : "", "outcome"}};
+struct Claim {
+    std::string says, better, worse, measure, kind = "";
+    bool at_least = false;  ///< "not worse" is enough
+};
+
+/// What the paper finds, asked of these runs: the difference of two models on the same questions, with its interval; and
+/// in how many of the seeds it holds by itself.
+std::string claims(const std::vector<Recipe>& recipes, const std::vector<Claim>& all) {
+    const bool several = recipes.size() > 1;
+    Rows rows{{"claim", "difference", several ? "seed by seed" : "", "outcome"}};
     for (const Claim& c : all) {
-        if (!recipes[0].graded.contains(c.better) || !recipes[0].graded.contains(c.worse)) continue;
-        auto a = over_seeds(recipes, c.better, c.measure, c.kind);
-        const auto b = over_seeds(recipes, c.worse, c.measure, c.kind);
-        if (a.empty() || a.size() != b.size()) continue;
-        std::ranges::transform(a, b, a.begin(), std::minus<>());
-        double squares = 0;
-        for (double d : a) squares += (d - mean(a)) * (d - mean(a));
-        const double n = static_cast<double>(a.size()),
-                     half = 1.96 * std::sqrt(squares / std::max(1.0, n - 1) / n);
-        const double low = mean(a) - half, high = mean(a) + half;
-        const bool share = std::string(c.measure) != "tokens" && std::string(c.measure) != "reflective_words";
-        const double scale = share ? 100 : 1;
+        auto difference = [&](std::span<const Recipe> of) {
+            auto a = over_seeds(of, c.better, c.measure, c.kind);
+            const auto b = over_seeds(of, c.worse, c.measure, c.kind);
+            std::ranges::transform(a, b, a.begin(), std::minus<>());
+            return normal_interval(a);
+        };
+        auto holds = [&](const Interval& i) { return c.at_least ? i.high >= 0 : i.low > 0; };
+        const bool share = c.measure != "tokens" && c.measure != "reflective_words";
+        auto written = [&](const Interval& i, const char* unit) {
+            const double scale = share ? 100 : 1;
+            const char* format = c.measure == "reflective_words" ? "%+.2f%s <small>[%+.2f, %+.2f]</small>"
+                                                                 : "%+.1f%s <small>[%+.1f, %+.1f]</small>";
+            return text(format, scale * i.mean, unit, scale * i.low, scale * i.high);
+        };
+        if (over_seeds(recipes, c.better, c.measure, c.kind).empty()) continue;  // no such questions here
+        const Interval all_seeds = difference(recipes);
         std::string seeds;
-        if (recipes.size() > 1)
-            for (const Recipe& r : recipes)
-                seeds += text("%+.1f ", scale * (mean(r.graded.at(c.better).by_problem(c.measure, c.kind)) -
-                                                 mean(r.graded.at(c.worse).by_problem(c.measure, c.kind))));
-        const char* outcome = low > 0      ? "<b class=yes>holds</b>"
-                              : high < 0   ? "<b class=no>fails</b>"
-                              : c.at_least ? "<b class=yes>holds</b> (no difference shown)"
-                                           : "<b class=no>not shown</b>";
-        rows.push_back({c.says,
-                        text("%+.1f%s <small>[%+.1f, %+.1f]</small>", scale * mean(a), share ? " points" : "",
-                             scale * low, scale * high),
-                        seeds, outcome});
+        int held = 0;
+        for (const Recipe& r : recipes) {
+            const Interval one = difference({&r, 1});
+            held += holds(one);
+            if (several) seeds += (seeds.empty() ? "" : "<br>") + written(one, "");
+        }
+        const std::string outcome =
+            !holds(all_seeds)   ? all_seeds.high < 0 ? "<b class=no>fails</b>" : "<b class=no>not shown</b>"
+            : all_seeds.low > 0 ? "<b class=yes>holds</b>"
+                                : "<b class=yes>holds</b> (no difference shown)";
+        rows.push_back({c.says, written(all_seeds, share ? " points" : ""), seeds,
+                        outcome + (several ? text("; in %d of %zu seeds", held, recipes.size()) : "")});
     }
     return table(rows);
 }
 
-/// Floating-point operations that made a student: 2 for each parameter and token forward, 4 backward.
-std::string compute(const Recipe& recipe) {
-    std::string html;
-    auto parameters = [&](const std::string& model) {
-        return static_cast<double>(ParameterLayout(Config::load(recipe.folder / model)).total);
-    };
-    std::map<std::string, double> seconds;
-    if (std::ifstream in(recipe.folder / "stages.tsv"); in)
-        for (std::string line; std::getline(in, line);)
-            if (const auto tab = line.find('\t'); tab != line.npos)
-                seconds[line.substr(0, tab)] += std::atof(line.c_str() + tab + 1);
-    if (fs::exists(recipe.folder / "distilled" / "log.jsonl")) {
-        const double tokens = recipe.run("distilled").sum("tokens");
-        html += text(
-            "<li>Distillation: SFT on %.3g tokens, %.3g FLOPs for a student of %.0f parameters; %.0f s, and "
-            "%.0f s "
-            "to sample the teacher.</li>\n",
-            tokens, 6 * parameters("distilled") * tokens, parameters("distilled"), seconds["distilled"],
-            seconds["teacher"]);
+const std::vector<Claim> kClaims = {
+    {"R1-Zero is more accurate than its base", "zero", "base", "accuracy"},
+    {"R1-Zero's responses are longer than its base's", "zero", "base", "tokens"},
+    {"R1-Zero reflects more than its base", "zero", "base", "reflective_words"},
+    {"RL with language consistency (Dev2) keeps to one language more than R1-Zero", "dev2", "zero",
+     "language"},
+    {"R1 is at least as accurate as R1-Zero", "r1", "zero", "accuracy", "", true},
+    {"R1 keeps the format more than R1-Zero", "r1", "zero", "format"},
+    {"R1 keeps to one language more than R1-Zero", "r1", "zero", "language"},
+    {"R1 answers general questions better than R1-Zero", "r1", "zero", "accuracy", "general"}};
+
+/// Floating-point operations that made a student: for each parameter and token 2 forward and 4 backward; of a token that
+/// is sampled, 2 more; of one with a reference policy, another 2.
+std::string compute(const std::vector<Recipe>& recipes, const std::string& student) {
+    double sft = 0, grpo = 0;
+    for (const Recipe& r : recipes) {
+        const Run rl = r.run(student + "-rl");
+        sft += 6 * r.parameters(student + "-distilled") * r.run(student + "-distilled").sum("tokens");
+        grpo += (rl.sum("kl") > 0 ? 10 : 8) * r.parameters(student + "-rl") * rl.sum("tokens");
     }
-    if (fs::exists(recipe.folder / "student-rl" / "log.jsonl")) {
-        const double tokens = recipe.run("student-rl").sum("tokens");
-        html +=
-            text("<li>GRPO on the student: %.3g tokens sampled and trained on, %.3g FLOPs; %.0f s.</li>\n",
-                 tokens, 8 * parameters("student-rl") * tokens, seconds["student-rl"]);
-    }
-    return "<ul>" + html + "</ul>\n";
+    const auto n = static_cast<double>(recipes.size());
+    return text(
+        "<p>%s has %.0f parameters, R1 %.0f. SFT on R1's samples took %.2g FLOPs, GRPO %.2g: %.2f times as "
+        "much.</p>\n",
+        escape(student).c_str(), recipes[0].parameters(student + "-rl"), recipes[0].parameters("r1"), sft / n,
+        grpo / n, grpo / sft);
 }
 
-std::string trace(const std::string& heading, const std::string& prompt, const std::string& response,
-                  const std::string& reason) {
-    return "<p class=trace><b>" + escape(heading) + "</b> " + escape(prompt) + "<span>" + escape(response) +
-           "</span> [" + escape(reason) + "]</p>\n";
+std::string distillation(const std::vector<Recipe>& recipes) {
+    const auto& students = recipes[0].students;
+    if (students.empty()) return "";
+    Models models;
+    std::vector<Claim> all;
+    std::string costs;
+    for (const std::string& s : students) {
+        models.insert(models.end(), {{s, "the student's base"},
+                                     {s + "-rl", "GRPO on the student, rewarded as R1"},
+                                     {s + "-distilled", "SFT of the student on R1's samples"}});
+        all.push_back({"Distillation makes a better " + escape(s) + " than RL on it", s + "-distilled",
+                       s + "-rl", "accuracy"});
+        costs += compute(recipes, s);
+    }
+    models.emplace_back("r1", "R1, the teacher");
+    return "<h2>Distillation</h2>\n" + models_table(recipes, models) + costs + claims(recipes, all);
 }
 
-/// The same held-out questions at several steps of a run.
+/// What the run did and how long it took, parts that were interrupted added up.
+std::string commands(const Recipe& recipe) {
+    std::vector<std::pair<std::string, std::pair<int, std::string>>> stages;
+    std::ifstream in(recipe.folder / "stages.tsv");
+    int total = 0;
+    for (std::string name, seconds, status, command;
+         std::getline(in, name, '\t') && std::getline(in, seconds, '\t') && std::getline(in, status, '\t') &&
+         std::getline(in, command);) {
+        auto at = std::ranges::find(stages, name, [](const auto& s) { return s.first; });
+        if (at == stages.end()) at = stages.insert(at, {name, {}});
+        at->second.first += std::atoi(seconds.c_str()), at->second.second = command;
+        total += std::atoi(seconds.c_str());
+    }
+    if (stages.empty()) return "";
+    Rows rows{{"stage", "seconds", "command"}};
+    for (const auto& [name, s] : stages)
+        rows.push_back({escape(name), std::to_string(s.first), "<code>" + escape(s.second) + "</code>"});
+    return text("<h2>The commands</h2>\n<details><summary>%zu stages, %.1f minutes (%s)</summary>\n",
+                stages.size(), total / 60.0, escape(recipe.folder.filename()).c_str()) +
+           table(rows) + "</details>\n";
+}
+
+std::string trace(const std::string& heading, const json& response) {
+    return "<p class=trace><b>" + heading + "</b> " + escape(response.at("prompt")) + "<span>" +
+           escape(response.at("response")) + "</span> [" + escape(response.at("reason")) + "]</p>\n";
+}
+
+/// The same held-out questions at several steps of a run: the one whose responses hold the most ahas, then those in the
+/// middle and at the end of what was logged, which may be of other kinds.
 std::string traces(const fs::path& folder) {
-    std::map<std::size_t, std::string> by_question;
+    std::map<std::size_t, std::vector<json>> by_question;
     if (!fs::exists(folder / "samples.jsonl")) return "";
-    for (const json& s : read_lines(folder / "samples.jsonl"))
-        if (s.contains("held_out") && s["held_out"] < 3)
-            by_question[s["held_out"]] +=
-                trace("step " + s["step"].dump(), s["prompt"], s["response"], s["reason"]);
-    std::string html;
-    for (const auto& [question, all] : by_question) html += all;
-    return html.empty() ? "" : "<h3>The same questions, at several steps</h3>\n" + html;
+    for_each_line(folder / "samples.jsonl", [&](const json& s) {
+        if (s.contains("held_out")) by_question[s["held_out"]].push_back(s);
+    });
+    if (by_question.empty()) return "";
+    std::vector<const std::vector<json>*> questions;
+    for (const auto& [id, responses] : by_question) questions.push_back(&responses);
+    const auto most = std::ranges::max_element(
+        questions, {}, [](const auto* responses) { return std::ranges::count_if(*responses, is_aha); });
+    std::vector chosen{*most};
+    for (const auto* other : {questions[questions.size() / 2], questions.back()})
+        if (std::ranges::find(chosen, other) == chosen.end()) chosen.push_back(other);
+    std::string html = "<h3>The same questions, at several steps</h3>\n";
+    for (const auto* responses : chosen)
+        for (const json& s : *responses)
+            html += trace("step " + s["step"].dump() + (is_aha(s) ? ", an aha" : ""), s);
+    return html;
 }
 
-/// By rule: the answer is right, and before it the response has taken something back ("wait", in either language). The
-/// shortest such response, since it is the easiest to read.
 std::string aha(const Graded& graded) {
-    const json* best = nullptr;
-    std::size_t count = 0;
-    for (const json& r : graded.responses) {
-        const std::string response = r.at("response");
-        const bool taken_back =
-            response.find("wait") != response.npos || response.find("等等") != response.npos;
-        if (r.at("accuracy") != 1 || !taken_back) continue;
-        ++count;
-        if (!best || response.size() < best->at("response").get<std::string>().size()) best = &r;
-    }
-    if (!best) return "<p>No right response takes anything back (contains “wait”).</p>\n";
+    if (graded.aha.is_null()) return "<p>No right response takes anything back (contains “wait”).</p>\n";
     return text(
                "<p>%zu of %zu responses are right and have taken something back (“wait”, in either language) "
-               "on their way. "
-               "The shortest:</p>\n",
-               count, graded.responses.size()) +
-           trace("aha", best->at("prompt"), best->at("response"), best->at("reason"));
+               "on "
+               "their way. The shortest:</p>\n",
+               graded.ahas, graded.responses) +
+           trace("aha", graded.aha);
 }
 
 std::string recipe_page(const std::vector<Recipe>& recipes) {
@@ -455,11 +513,11 @@ std::string recipe_page(const std::vector<Recipe>& recipes) {
         "<p>%zu seed%s; every model answered the same %zu held-out questions, %zu samples each. Intervals "
         "are 95%%, "
         "over questions%s.</p>\n",
-        recipes.size(), recipes.size() > 1 ? "s" : "", first.graded.at("base").by_problem("accuracy").size(),
-        first.graded.at("base").responses.size() / first.graded.at("base").by_problem("accuracy").size(),
-        recipes.size() > 1 ? ", of the mean over seeds (cons@k: the widest of the seeds')" : "");
+        recipes.size(), recipes.size() > 1 ? "s" : "", first.graded.at("base").kind.size(),
+        static_cast<std::size_t>(first.graded.at("base").samples()),
+        recipes.size() > 1 ? ", of the mean over seeds" : "");
     html += "<h2>The stages</h2>\n" + models_table(recipes, kStages);
-    html += "<h2>What the paper claims, and what happened here</h2>\n" + claims(recipes);
+    html += "<h2>What the paper claims, and what happened here</h2>\n" + claims(recipes, kClaims);
 
     html += "<h2>R1-Zero over training</h2>\n<ul>\n";
     std::vector<Run> zeros;
@@ -472,15 +530,13 @@ std::string recipe_page(const std::vector<Recipe>& recipes) {
     html += "</ul>\n" + curves(zeros);
     html += "<h2>The other stages of reinforcement learning</h2>\n";
     std::vector<Run> others;
-    for (const char* stage : {"dev2", "r1", "student-rl"})
-        if (fs::exists(first.folder / stage / "log.jsonl")) others.push_back(first.run(stage));
-    html += curves(others);
-    if (first.graded.contains("distilled"))
-        html += "<h2>Distillation</h2>\n" + models_table(recipes, kStudents) + compute(first);
+    for (const char* stage : {"dev2", "r1"}) others.push_back(first.run(stage));
+    for (const std::string& student : first.students) others.push_back(first.run(student + "-rl"));
+    html += curves(others) + distillation(recipes);
     html += "<h2>Traces</h2>\n" + traces(first.folder / "zero") + "<h3>An “aha” of R1-Zero</h3>\n" +
             aha(first.graded.at("zero"));
     html += "<h3>An “aha” of R1</h3>\n" + aha(first.graded.at("r1"));
-    return html;
+    return html + commands(first);
 }
 
 std::string runs_page(const std::vector<fs::path>& folders) {
@@ -543,6 +599,11 @@ int main(int argc, char** argv) {
                 fail(folder.string(), ": holds neither log.jsonl nor eval/base.jsonl");
         }
         if (!runs.empty() && !recipes.empty()) fail("training runs and runs of the recipe want a page each");
+        for (const Recipe& r : recipes)
+            if (r.students != recipes[0].students ||
+                r.graded.at("base").kind != recipes[0].graded.at("base").kind)
+                fail(r.folder.string(), ": has other students or other held-out questions than ",
+                     recipes[0].folder.string(), "; only seeds of one recipe go on one page");
         const std::string html = kHead + (recipes.empty() ? runs_page(runs) : recipe_page(recipes));
         std::ofstream file(out, std::ios::binary);
         file << html;
