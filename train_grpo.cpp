@@ -690,7 +690,8 @@ TransformerOptions Trainer::planned_options() {
          {"activations (--token-budget, --recompute)", plan.activations},
          {"key/value cache (--prompts, --group, --max-new-tokens)",
           Generator::bytes(config, slots, prompt_tokens, max_new_tokens, backend)},
-         {"reference policy (--beta 0 needs none)", o.beta > 0 ? 2 * layout.total * sizeof(float) : 0}});
+         {"reference policy (--beta 0 needs none)",
+          o.beta > 0 && backend.on_host() ? 2 * layout.total * sizeof(float) : 0}});
     return planned;
 }
 

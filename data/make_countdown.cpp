@@ -1,25 +1,17 @@
 // Writes the tiny world's files: problems, tokenizer, pretraining corpus.
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "data/countdown.h"
 #include "data/tokenizer_file.h"
 #include "src/command_line.h"
+#include "src/whole_file.h"
 
 using namespace r1;
 using nlohmann::ordered_json;
 
 namespace {
-
-std::ofstream create(const std::filesystem::path& file) {
-    if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path());
-    std::ofstream out(file, std::ios::binary);
-    if (!out) fail(file.string(), ": cannot be written");
-    return out;
-}
 
 void write_problems(const std::filesystem::path& folder) {
     auto tasks = countdown::all_tasks();
@@ -28,7 +20,7 @@ void write_problems(const std::filesystem::path& folder) {
         for (std::size_t i = values.size(); i > 1; --i) std::swap(values[i - 1], values[random() % i]);
     };
     shuffle(tasks);
-    auto train = create(folder / "train.jsonl"), test = create(folder / "test.jsonl");
+    WholeFile train(folder / "train.jsonl"), test(folder / "test.jsonl");
     int counts[2] = {};
     for (auto& task : tasks) {
         shuffle(task.numbers);
@@ -37,6 +29,7 @@ void write_problems(const std::filesystem::path& folder) {
                                   << "\n";
         ++counts[held_out];
     }
+    train.done(), test.done();
     std::printf("%d training problems, %d held out\n", counts[0], counts[1]);
 }
 
@@ -63,7 +56,9 @@ void write_tokenizer(const std::filesystem::path& folder) {
         merge("check", " ");                                                   // "check "
     merge("w", "a"), merge("wa", "i"), merge("wai", "t"), merge("wait", " ");  // "wait "
     file.write(folder / "tokenizer.json");
-    create(folder / "prompt_template.txt") << "{numbers}={target}:\n";
+    WholeFile shape(folder / "prompt_template.txt");
+    shape << "{numbers}={target}:\n";
+    shape.done();
     std::printf("%zu tokens\n", file.size());
 }
 
@@ -72,7 +67,7 @@ void write_corpus(const std::filesystem::path& file, std::int64_t documents, std
     for (const auto& task : countdown::all_tasks())
         if (!countdown::held_out(task)) tasks.push_back(task);
     countdown::Corpus corpus(tasks, seed);
-    auto out = create(file);
+    WholeFile out(file);
     struct Row {
         std::int64_t documents = 0, characters = 0, right = 0;
     };
@@ -86,7 +81,7 @@ void write_corpus(const std::filesystem::path& file, std::int64_t documents, std
         ++row.documents, row.characters += static_cast<std::int64_t>(d.completion.size()),
             row.right += d.right;
     }
-    if (!out.flush()) fail(file.string(), ": could not be written; is the disk full?");
+    out.done();
     std::printf("%-22s %9s  %6s  %10s  %6s\n", "kind", "documents", "share", "characters", "right");
     for (int k = 0; k < countdown::kKinds; ++k) {
         const double n = static_cast<double>(std::max<std::int64_t>(1, rows[k].documents));

@@ -1,9 +1,8 @@
 #include "data/tokenizer_file.h"
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "src/error.h"
+#include "src/whole_file.h"
 
 namespace r1 {
 namespace {
@@ -65,10 +64,9 @@ void TokenizerFile::write(const std::filesystem::path& file) const {
                                 {"ignore_merges", merges.empty()},
                                 {"vocab", vocab},
                                 {"merges", pairs}}}};
-    if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path());
-    std::ofstream out(file, std::ios::binary);
+    WholeFile out(file);
     out << all.dump(1) << "\n";
-    if (!out.flush()) fail(file.string(), ": cannot be written");
+    out.done();
 }
 
 }  // namespace r1

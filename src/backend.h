@@ -70,6 +70,8 @@ class Backend {
     virtual Preferences preferences() const { return {}; }
 
     // ---- memory ----
+    /// Whether its memory is the host's, where what programs keep for themselves counts too.
+    virtual bool on_host() const { return false; }
     virtual std::size_t available_memory() const = 0;  ///< bytes that allocate() could still give
     /// Bytes that this process holds, and has held at most: of the memory that allocate() gives, with what programs
     /// and libraries take of it themselves.

@@ -299,6 +299,7 @@ class CpuBackend final : public Backend {
     const char* name() const override { return "cpu"; }
     DType real() const override { return std::is_same_v<Real, double> ? DType::F64 : DType::F32; }
 
+    bool on_host() const override { return true; }
     std::size_t available_memory() const override {
         std::ifstream in("/proc/meminfo");
         for (std::string name, unit; in >> name;) {

@@ -8,11 +8,7 @@ config=${1:-Qwen2.5-0.5B-Instruct} tokenizer=${2:-qwen2.5}
 shift $(($# < 2 ? $# : 2))
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-mkdir "$folder/config"
-cp "$R1_FIXTURES/configs/$config/"*.json "$R1_FIXTURES/tokenizers/$tokenizer/tokenizer.json" "$folder/config"
-echo '{"prompt": "1", "completion": "2"}' >"$folder/none.jsonl"
-build/train_sft --model "$folder/config" --data "$folder/none.jsonl" --steps 0 --token-budget 8 --save-dtype bfloat16 \
-    --out "$folder/model" >/dev/null
+tests/random_model.sh "$config" "$tokenizer" "$folder/model"
 build/train_grpo --model "$folder/model" --train "$R1_FIXTURES/datasets/gsm8k/train.jsonl" --steps 2 --prompts 4 --group 4 \
     --max-new-tokens 32 --token-budget 1024 --show-every 1 --out "$folder/run" "$@"
 sed -n 's/.*"memory":{"planned":\([0-9]*\),"peak":\([0-9]*\)}.*/\1 \2/p' "$folder/run/log.jsonl" | tail -n 1 |

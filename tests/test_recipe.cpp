@@ -7,7 +7,10 @@
 #include <set>
 
 #include "data/recipe/world.h"
+#include "src/generate.h"
 #include "src/keep.h"
+#include "src/optimizer.h"
+#include "src/run_log.h"
 #include "src/text_measures.h"
 #include "tests/support.h"
 #include "tokenizer/tokenizer.h"
@@ -154,6 +157,55 @@ TEST_CASE("infer --sample: distinct texts, filtered, and the same file whether i
     CHECK(refused.out.find("--keep: \"nice\" is none of") != std::string::npos);
 }
 
+extern "C" r1::Backend* r1_make_cuda_backend(
+    bool bfloat16);  // the kernels on the CPU, which plan as on a GPU
+
+TEST_CASE("the settings for Qwen2.5 say how much of a GPU's memory they want") {
+    const auto root = fixtures();
+    if (!root) return;
+    const TemporaryFolder f;
+    const std::unique_ptr<Backend> gpu(r1_make_cuda_backend(true));
+    const Tokenizer tokenizer = Tokenizer::load(*root / "tokenizers/qwen2.5");
+    int longest = 0;
+    for (const char* part : {"train", "test"})
+        for (const auto& p : load_problems(*root / "datasets/gsm8k" / (part + std::string(".jsonl")),
+                                           PromptTemplate::load(f.path, "r1-zero", std::nullopt)))
+            longest = std::max(longest, static_cast<int>(tokenizer.encode(p.prompt).size()));
+    for (const std::string size : {"0.5B", "1.5B"}) {
+        REQUIRE(run(f, "cd " + kSource + "; MODEL=Qwen2.5-" + size +
+                           " bash -c '. data/recipe/qwen2.5.sh; echo $GRPO'")
+                    .status == 0);
+        std::map<std::string, std::string> flags;
+        std::istringstream words(read_file(f / "out"));
+        for (std::string word, flag; words >> word;)
+            if (word.starts_with("--"))
+                flags[flag = word];
+            else
+                flags[flag] = word;
+        auto number = [&](const char* flag) { return std::stoi(flags.at(flag)); };
+
+        const Config config = Config::load(*root / ("configs/Qwen2.5-" + size + "-Instruct"));
+        const StateType states = state_type(flags.at("--state-dtype"));
+        const int slots = std::min(256, number("--prompts") * number("--group"));
+        const auto plan = Transformer::plan(config,
+                                            {.trainable = true,
+                                             .recompute = flags.contains("--recompute"),
+                                             .bf16_matrices = true,
+                                             .bf16_master = states != StateType::Float32,
+                                             .max_tokens = number("--token-budget"),
+                                             .max_decode_rows = slots},
+                                            *gpu);
+        const double bytes =
+            static_cast<double>(plan.parameters + plan.gradients + plan.activations +
+                                Optimizer::bytes(ParameterLayout(config), *gpu, states) +
+                                Generator::bytes(config, slots, longest, number("--max-new-tokens"), *gpu));
+        char line[64];
+        std::snprintf(line, sizeof line, "#   %s %.1f GiB\n", size.c_str(), bytes / (1 << 30));
+        INFO(line);
+        CHECK(read_file(kSource + "/data/recipe/qwen2.5.sh").find(line) != std::string::npos);
+    }
+}
+
 TEST_CASE("the script: every stage, from base to report; stopped, it goes on; done, it does nothing") {
     const TemporaryFolder f;
     if (std::system("command -v gnuplot >/dev/null") != 0) {
@@ -169,16 +221,17 @@ TEST_CASE("the script: every stage, from base to report; stopped, it goes on; do
         for (std::size_t i = 0; i < lines.size(); i += lines.size() / 12) out << lines[i].dump() << "\n";
     }
     std::filesystem::copy(kSource + "/data/recipe/base", f / "pupil");
-    const std::string settings = "BIN=" + kBin + " OUT=" + (f / "run") + " DATA=" + (f / "data") +
-                                 " STUDENTS=" + (f / "pupil") +
-                                 " GRPO='--prompts 2 --group 4 --max-new-tokens 40' SFT='--batch-tokens 512' "
-                                 "SAMPLE='--samples 4 --temperature 1' "
-                                 "KEEP=longest\\<200 EVAL='--samples 2 --max-new-tokens 40' ZERO_STEPS=10 "
-                                 "COLD_STEPS=2 DEV2_STEPS=2 DEV3_STEPS=2 "
-                                 "R1_STEPS=2 DISTILL='--steps 2' STUDENT_STEPS=2 THREADS=1 DEVICE=cpu ";
+    const std::string settings =
+        "BIN=" + kBin + " OUT=" + (f / "run") + " DATA=" + (f / "data") + " STUDENTS=" + (f / "pupil") +
+        " GRPO='--prompts 2 --group 4 --max-new-tokens 40 --save-every 3' SFT='--batch-tokens 512' "
+        "SAMPLE='--samples 4 --temperature 1' "
+        "KEEP=longest\\<200 EVAL='--samples 2 --max-new-tokens 40' ZERO_STEPS=10 "
+        "COLD_STEPS=2 DEV2_STEPS=2 DEV3_STEPS=2 "
+        "R1_STEPS=2 DISTILL='--steps 2' STUDENT_STEPS=2 THREADS=1 DEVICE=cpu ";
     const std::string script = kSource + "/data/recipe/r1.sh";
 
     // A stage that fails ends it, with a word about where.
+    const Stopwatch clock;
     const auto failed = run(f, settings + "KEEP=nice " + script);
     CHECK(failed.status == 2);
     CHECK(failed.out.find("stopped in stage cold") != std::string::npos);
@@ -188,6 +241,7 @@ TEST_CASE("the script: every stage, from base to report; stopped, it goes on; do
     const auto whole = run(f, settings + script);
     INFO(whole.out.substr(whole.out.size() > 500 ? whole.out.size() - 500 : 0));
     REQUIRE(whole.status == 0);
+    const double seconds = clock.seconds();
     CHECK(whole.out.find("== zero") == std::string::npos);  // it was there
     CHECK(lines_of(f / "run/mixed.jsonl").size() == lines_of(f / "run/reasoning.jsonl").size() * 4 / 3);
     const std::string page = read_file(f / "run/report.html");
@@ -211,4 +265,23 @@ TEST_CASE("the script: every stage, from base to report; stopped, it goes on; do
     const auto wrong = run(f, kBin + "report " + (f / "data"));
     CHECK(wrong.status == 2);
     CHECK(wrong.out.find("holds neither log.jsonl nor eval/base.jsonl") != std::string::npos);
+
+    // Killed again and again, wherever it is, until it comes to its end: the same models, samples and grades.
+    int kills = 0;
+    for (double patience = seconds / 12;; patience *= 1.2, ++kills) {
+        const auto part = run(f, "timeout -s KILL " + std::to_string(patience) + " env " + settings +
+                                     "OUT=" + (f / "killed") + " " + script);
+        if (part.status == 0) break;
+        REQUIRE((part.status == 137 || part.status == -1));
+        REQUIRE(kills < 60);
+    }
+    CHECK(kills > 0);
+    for (const std::string file :
+         {"zero/model.safetensors", "cold.jsonl", "dev1/model.safetensors", "dev2/model.safetensors",
+          "mixed.jsonl", "dev3/model.safetensors", "r1/model.safetensors", "teacher.jsonl",
+          "pupil-distilled/model.safetensors", "pupil-rl/model.safetensors", "eval/base.jsonl",
+          "eval/r1.jsonl"}) {
+        INFO(file);
+        CHECK(read_file(f / ("run/" + file)) == read_file(f / ("killed/" + file)));
+    }
 }

@@ -1,30 +1,21 @@
 // Writes the files of the recipe's world: problems, tokenizer, corpus, general samples.
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "data/recipe/world.h"
 #include "data/tokenizer_file.h"
 #include "src/command_line.h"
+#include "src/whole_file.h"
 
 using namespace r1;
 using namespace r1::recipe;
 
 namespace {
 
-std::ofstream create(const std::filesystem::path& file) {
-    if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path());
-    std::ofstream out(file, std::ios::binary);
-    if (!out) fail(file.string(), ": cannot be written");
-    return out;
-}
-
 /// train.jsonl: the kinds that can be reasoned about, a third each; train_all.jsonl: general questions too;
 /// test.jsonl: questions of every kind that occur in no training.
 void write_problems(const std::filesystem::path& folder, World& world) {
-    auto reasoning = create(folder / "train.jsonl"), all = create(folder / "train_all.jsonl"),
-         test = create(folder / "test.jsonl");
+    WholeFile reasoning(folder / "train.jsonl"), all(folder / "train_all.jsonl"), test(folder / "test.jsonl");
     for (int k = 0; k < kKinds; ++k) {
         const Kind kind = static_cast<Kind>(k);
         const auto train = world.questions(kind, kind == Kind::Countdown ? 3000 : 1000, false),
@@ -38,6 +29,7 @@ void write_problems(const std::filesystem::path& folder, World& world) {
         for (const Question& q : held) test << q.json() << "\n";
         std::printf("%-10s  %4zu for training, %3zu held out\n", name_of(kind), train.size(), held.size());
     }
+    for (WholeFile* file : {&reasoning, &all, &test}) file->done();
 }
 
 /// One token a number, sign, word or tag; words carry their blanks.
@@ -48,18 +40,20 @@ void write_tokenizer(const std::filesystem::path& folder) {
         file.tokens.push_back(sign);
     for (const auto& word : words()) file.tokens.push_back(word);
     file.write(folder / "tokenizer.json");
-    create(folder / "prompt_template.txt") << "{question}:\n";
+    WholeFile shape(folder / "prompt_template.txt");
+    shape << "{question}:\n";
+    shape.done();
     std::printf("%zu tokens\n", file.size());
 }
 
-void write(std::ofstream& out, const World::Document& d) {
+void write(std::ostream& out, const World::Document& d) {
     nlohmann::ordered_json line = {{"prompt", d.prompt}, {"completion", d.completion}};
     if (!d.eos) line["eos"] = false;
     out << line.dump() << "\n";
 }
 
 void write_corpus(const std::filesystem::path& file, std::int64_t documents, World& world) {
-    auto out = create(file);
+    WholeFile out(file);
     double count[kDocumentKinds] = {}, characters[kDocumentKinds] = {}, right[kDocumentKinds] = {};
     for (std::int64_t i = 0; i < documents; ++i) {
         const auto d = world.document();
@@ -67,7 +61,7 @@ void write_corpus(const std::filesystem::path& file, std::int64_t documents, Wor
         ++count[d.kind], characters[d.kind] += static_cast<double>(d.completion.size()),
             right[d.kind] += d.right;
     }
-    if (!out.flush()) fail(file.string(), ": could not be written; is the disk full?");
+    out.done();
     std::printf("%-26s %9s  %10s  %6s\n", "document", "share", "characters", "right");
     for (int k = 0; k < kDocumentKinds; ++k)
         std::printf("%-26s %8.1f%%  %10.1f  %5.1f%%\n", document_name(k),
@@ -101,8 +95,9 @@ int main(int argc, char** argv) {
         if (!problems.empty()) write_problems(problems, world);
         if (!corpus.empty()) write_corpus(corpus, documents, world);
         if (!general.empty()) {
-            auto out = create(general);
+            WholeFile out(general);
             for (std::int64_t i = 0; i < samples; ++i) write(out, world.general_sample());
+            out.done();
         }
         return 0;
     });

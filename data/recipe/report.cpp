@@ -14,6 +14,7 @@
 #include "src/command_line.h"
 #include "src/evaluation.h"
 #include "src/transformer.h"
+#include "src/whole_file.h"
 
 using namespace r1;
 using nlohmann::json;
@@ -215,12 +216,25 @@ std::string trend(const std::string& what, const std::vector<double>& v) {
         xy += x * y, xx += x * x, yy += y * y;
     }
     const double r = yy > 0 ? xy / std::sqrt(xx * yy) : 0;
-    return "<li>" + what + (last > first ? " rises" : " falls") +
+    return "<li>" + what +
+           (last > first   ? " rises"
+            : last < first ? " falls"
+                           : " stays") +
            text(" from %.3g (mean of the first tenth of the steps) to %.3g (the last tenth): %+.3g", first,
                 last, last - first) +
            (first > 0 ? text(", a factor of %.2f", last / first) : "") +
            text("; %+.3g in 100 steps by least squares, correlation with the step %+.2f.</li>\n",
                 100 * xy / xx, r);
+}
+
+std::string trends(const std::vector<Run>& runs) {
+    std::string html;
+    for (const Run& run : runs) {
+        const std::string of = runs.size() > 1 ? " (" + escape(run.name) + ")" : "";
+        html += trend("Response length" + of, run.values("response_length"));
+        html += trend("The count of reflective words" + of, run.values("reflective_words"));
+    }
+    return "<ul>\n" + html + "</ul>\n";
 }
 
 struct Measure {
@@ -329,10 +343,10 @@ Interval normal_interval(const std::vector<double>& values) {
 
 std::string models_table(const std::vector<Recipe>& recipes, const Models& models) {
     const auto kinds = recipes[0].graded.at(models[0].first).kinds();
-    Rows rows{{"model", "", "pass@1", "cons@k", "format", "language", "length", "reflective words"}};
+    Rows rows{{"model", "pass@1", "cons@k", "format", "language", "length", "reflective words"}};
     rows[0].insert(rows[0].end(), kinds.begin(), kinds.end());
     for (const auto& [name, what] : models) {
-        rows.push_back({escape(name), what});
+        rows.push_back({"<b>" + escape(name) + "</b><p>" + what});
         auto share = [&](const char* measure, const std::string& kind = "") {
             const Interval i = confidence_interval(over_seeds(recipes, name, measure, kind));
             rows.back().push_back(percent(i.mean) +
@@ -433,8 +447,10 @@ std::string distillation(const std::vector<Recipe>& recipes) {
     if (students.empty()) return "";
     Models models;
     std::vector<Claim> all;
+    std::vector<Run> runs;
     std::string costs;
     for (const std::string& s : students) {
+        runs.push_back(recipes[0].run(s + "-rl"));
         models.insert(models.end(), {{s, "the student's base"},
                                      {s + "-rl", "GRPO on the student, rewarded as R1"},
                                      {s + "-distilled", "SFT of the student on R1's samples"}});
@@ -443,7 +459,8 @@ std::string distillation(const std::vector<Recipe>& recipes) {
         costs += compute(recipes, s);
     }
     models.emplace_back("r1", "R1, the teacher");
-    return "<h2>Distillation</h2>\n" + models_table(recipes, models) + costs + claims(recipes, all);
+    return "<h2>Distillation</h2>\n" + models_table(recipes, models) + costs + claims(recipes, all) +
+           curves(runs);
 }
 
 /// What the run did and how long it took, parts that were interrupted added up.
@@ -519,19 +536,12 @@ std::string recipe_page(const std::vector<Recipe>& recipes) {
     html += "<h2>The stages</h2>\n" + models_table(recipes, kStages);
     html += "<h2>What the paper claims, and what happened here</h2>\n" + claims(recipes, kClaims);
 
-    html += "<h2>R1-Zero over training</h2>\n<ul>\n";
     std::vector<Run> zeros;
     for (const Recipe& r : recipes) zeros.emplace_back(r.folder / "zero", r.folder.filename().string());
-    for (const Run& z : zeros) {
-        const std::string of = recipes.size() > 1 ? " (" + z.name + ")" : "";
-        html += trend("Response length" + of, z.values("response_length"));
-        html += trend("The count of reflective words" + of, z.values("reflective_words"));
-    }
-    html += "</ul>\n" + curves(zeros);
+    html += "<h2>R1-Zero over training</h2>\n" + trends(zeros) + curves(zeros);
     html += "<h2>The other stages of reinforcement learning</h2>\n";
     std::vector<Run> others;
     for (const char* stage : {"dev2", "r1"}) others.push_back(first.run(stage));
-    for (const std::string& student : first.students) others.push_back(first.run(student + "-rl"));
     html += curves(others) + distillation(recipes);
     html += "<h2>Traces</h2>\n" + traces(first.folder / "zero") + "<h3>An “aha” of R1-Zero</h3>\n" +
             aha(first.graded.at("zero"));
@@ -555,7 +565,7 @@ std::string runs_page(const std::vector<fs::path>& folders) {
                         text("%.1f", mean({length.begin(), length.begin() + tenth})),
                         text("%.1f", mean({length.end() - tenth, length.end()}))});
     }
-    html += table(rows) + curves(runs);
+    html += table(rows) + trends(runs) + curves(runs);
     for (const auto& folder : folders) html += traces(folder);
     return html;
 }
@@ -565,9 +575,10 @@ constexpr const char* kHead = R"(<!doctype html>
 <style>
 :root { color-scheme: light dark; --fg: #1d2330; --bg: #fff; --line: #d6dae2; --soft: #f3f5f8; --yes: #13795b; --no: #b3261e }
 @media (prefers-color-scheme: dark) { :root { --fg: #e4e7ee; --bg: #14171d; --line: #343a46; --soft: #1d222b; --yes: #5fd0a5; --no: #ff8a80 } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--fg); background: var(--bg); max-width: 1180px; margin: 0 auto; padding: 1rem }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--fg); background: var(--bg); max-width: 1260px; margin: 0 auto; padding: 1rem }
 h1 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem } small { opacity: .75; white-space: nowrap }
+td p { margin: 0; min-width: 11rem; font-size: .8rem; opacity: .75 }
 th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: .5rem }
 .plots svg { width: 100%; height: auto; color: var(--fg) }
@@ -605,9 +616,9 @@ int main(int argc, char** argv) {
                 fail(r.folder.string(), ": has other students or other held-out questions than ",
                      recipes[0].folder.string(), "; only seeds of one recipe go on one page");
         const std::string html = kHead + (recipes.empty() ? runs_page(runs) : recipe_page(recipes));
-        std::ofstream file(out, std::ios::binary);
+        WholeFile file(out);
         file << html;
-        if (!file.flush()) fail(out, ": cannot be written");
+        file.done();
         std::printf("%s\n", out.c_str());
         return 0;
     });
