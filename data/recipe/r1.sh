@@ -19,21 +19,19 @@ common="--seed $SEED --threads ${THREADS:-0} --device ${DEVICE:-auto}"
 
 # stage NAME OUTPUT COMMAND...: runs the command, unless its output is there. What it prints is also in NAME.txt, and how
 # long it took is a line of stages.tsv: one for each time that it was started.
-child='' status=0
-end_of_child() {
-    status=0
-    wait $child || status=$?
-}
-trap end_of_child INT # the terminal has told the child, too
-trap 'kill -TERM $child || true; end_of_child' TERM
+child='' stopped=''
+trap 'stopped=130' INT # the terminal has told the child, too
+trap 'stopped=143; kill -TERM $child || true' TERM
 stage() {
-    local name=$1 output=$2 start=$SECONDS
+    local name=$1 output=$2 start=$SECONDS status=0
     shift 2
     [ ! -e "$output" ] || return 0
+    [ -z "$stopped" ] || exit $stopped
     echo "== $name: $*"
     "$@" > >(exec tee -ia "$OUT/$name.txt") 2>&1 &
     child=$!
-    end_of_child
+    wait $child || status=$?
+    [ -z "$stopped" ] || wait $child || true # a signal ends the first wait, not the child
     printf '%s\t%d\t%d\t%s\n' "$name" $((SECONDS - start)) $status "$*" >>"$OUT/stages.tsv"
     [ $status = 0 ] || { echo "r1.sh: stopped in stage $name (status $status); start it again to go on" >&2; exit $status; }
 }
