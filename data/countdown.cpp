@@ -97,14 +97,11 @@ int share_of(Kind kind) {
     return shares[static_cast<int>(kind)];
 }
 
-Task Corpus::draw_task() {
-    Task task = tasks_[below(static_cast<int>(tasks_.size()))];
-    for (int i = 2; i > 0; --i) std::swap(task.numbers[i], task.numbers[below(i + 1)]);
-    return task;
+void Draws::shuffle(Numbers& numbers) {
+    for (int i = 2; i > 0; --i) std::swap(numbers[i], numbers[below(i + 1)]);
 }
 
-/// Right one time in ten, else wrong.
-const Attempt& Corpus::guess(const std::vector<Attempt>& attempts, int target) {
+const Attempt& Draws::guess(const std::vector<Attempt>& attempts, int target) {
     const bool want_right = chance(10);
     std::vector<const Attempt*> fitting;
     for (const auto& a : attempts)
@@ -113,9 +110,22 @@ const Attempt& Corpus::guess(const std::vector<Attempt>& attempts, int target) {
                            : *fitting[below(static_cast<int>(fitting.size()))];
 }
 
+Attempt Draws::take_attempt(std::vector<Attempt>& attempts, int target) {
+    std::size_t pick = below(static_cast<int>(attempts.size()));
+    if (chance(25)) {
+        std::vector<int> weight;
+        int total = 0;
+        for (const auto& a : attempts) total += weight.emplace_back(1000 / (1 + std::abs(a.value - target)));
+        int at = below(total);
+        for (pick = 0; at >= weight[pick]; ++pick) at -= weight[pick];
+    }
+    const Attempt attempt = attempts[pick];
+    attempts.erase(attempts.begin() + static_cast<std::ptrdiff_t>(pick));
+    return attempt;
+}
+
 /// The text between <think> and </think>: attempts without repetition, each judged, until one is believed to
-/// reach the target, or patience ends. A quarter of the proposals is drawn by closeness to the target. Now
-/// and then a result is wrong (1%) or a miss is called "yes" (4%). In three searches of ten every "yes" is
+/// reach the target, or patience ends. Now and then a result is wrong (1%) or a miss is called "yes" (4%). In three searches of ten every "yes" is
 /// checked by doing the last step again: there a miss is called "yes" more often (12%), and the check is what
 /// finds it out.
 std::string Corpus::search(const Task& task, int max_attempts, int give_up_percent, std::string& answer) {
@@ -124,17 +134,7 @@ std::string Corpus::search(const Task& task, int max_attempts, int give_up_perce
     std::string text;
     answer = guess(attempts, task.target).expression();
     for (int tried = 0; tried < max_attempts && !attempts.empty(); ++tried) {
-        std::size_t pick = below(static_cast<int>(attempts.size()));
-        if (chance(25)) {
-            std::vector<int> weight;
-            int total = 0;
-            for (const auto& a : attempts)
-                total += weight.emplace_back(1000 / (1 + std::abs(a.value - task.target)));
-            int at = below(total);
-            for (pick = 0; at >= weight[pick]; ++pick) at -= weight[pick];
-        }
-        Attempt attempt = attempts[pick];
-        attempts.erase(attempts.begin() + static_cast<std::ptrdiff_t>(pick));
+        Attempt attempt = take_attempt(attempts, task.target);
         const std::string expression = attempt.expression();
         const int true_value = attempt.value;
         if (chance(1)) attempt.value = std::clamp(attempt.value + below(7) - 3, 0, kLargestResult);
@@ -165,7 +165,8 @@ Document Corpus::next() {
     int lot = below(100), kind = 0;
     while (lot >= share_of(static_cast<Kind>(kind))) lot -= share_of(static_cast<Kind>(kind++));
     Document d{static_cast<Kind>(kind), "", "", true, false};
-    const Task task = draw_task();
+    Task task = tasks_[below(static_cast<int>(tasks_.size()))];
+    shuffle(task.numbers);
     const auto attempts = all_attempts(task.numbers);
     d.prompt = prompt_of(task);
     std::string answer;

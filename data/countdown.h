@@ -62,22 +62,33 @@ struct Document {
     bool right = false;  ///< the completion's answer solves the task
 };
 
-/// An endless corpus over `tasks`. The same seed gives the same documents everywhere: integers only, no
-/// library distributions.
-class Corpus {
+/// What a corpus is drawn with. The same seed gives the same everywhere: integers only, no library distributions.
+class Draws {
+  protected:
+    explicit Draws(std::uint64_t seed) : random_(seed) {}
+    int below(int n) { return static_cast<int>(random_() % static_cast<std::uint64_t>(n)); }
+    bool chance(int percent) { return below(100) < percent; }
+    /// The task's numbers, in random order.
+    void shuffle(Numbers& numbers);
+    /// Right one time in ten, else wrong.
+    const Attempt& guess(const std::vector<Attempt>& attempts, int target);
+    /// What a search tries next, taken out of `attempts`: any of them, or one time in four one drawn by how close it comes.
+    Attempt take_attempt(std::vector<Attempt>& attempts, int target);
+
+  private:
+    std::mt19937_64 random_;
+};
+
+/// An endless corpus over `tasks`.
+class Corpus : Draws {
   public:
-    Corpus(std::vector<Task> tasks, std::uint64_t seed) : tasks_(std::move(tasks)), random_(seed) {}
+    Corpus(std::vector<Task> tasks, std::uint64_t seed) : Draws(seed), tasks_(std::move(tasks)) {}
     Document next();
 
   private:
-    int below(int n) { return static_cast<int>(random_() % static_cast<std::uint64_t>(n)); }
-    bool chance(int percent) { return below(100) < percent; }
-    Task draw_task();
-    const Attempt& guess(const std::vector<Attempt>& attempts, int target);
     std::string search(const Task& task, int max_attempts, int give_up_percent, std::string& answer);
 
     std::vector<Task> tasks_;
-    std::mt19937_64 random_;
 };
 
 }  // namespace r1::countdown

@@ -133,12 +133,12 @@ bool held_out(const Question& q) {
     return h % 20 < (q.kind == Kind::General ? 5 : 2);
 }
 
-World::World(std::uint64_t seed) : tasks_(countdown::all_tasks()), random_(seed) {}
+World::World(std::uint64_t seed) : Draws(seed), tasks_(countdown::all_tasks()) {}
 
 /// With the numbers in random order.
 Question World::countdown_question(countdown::Task task) {
-    auto& n = task.numbers;
-    for (int i = 2; i > 0; --i) std::swap(n[i], n[below(i + 1)]);
+    Draws::shuffle(task.numbers);
+    const auto& n = task.numbers;
     return {Kind::Countdown,
             std::to_string(n[0]) + "," + std::to_string(n[1]) + "," + std::to_string(n[2]) + "=" +
                 std::to_string(task.target),
@@ -224,18 +224,8 @@ std::string World::word(const char* english, const char* chinese) {
     return language_ == Language::English || (language_ == Language::Mixed && chance(50)) ? english : chinese;
 }
 
-/// Right one time in ten, else wrong.
-const Attempt& World::guess(const std::vector<Attempt>& attempts, int target) {
-    const bool want_right = chance(10);
-    std::vector<const Attempt*> fitting;
-    for (const auto& a : attempts)
-        if ((a.value == target) == want_right) fitting.push_back(&a);
-    return fitting.empty() ? attempts[below(static_cast<int>(attempts.size()))]
-                           : *fitting[below(static_cast<int>(fitting.size()))];
-}
-
 /// The text between <think> and </think>: attempts without repetition, each worked out at a glance and judged, until one
-/// is believed to reach the target, or patience ends. A quarter of the proposals is drawn by closeness to the target. A
+/// is believed to reach the target, or patience ends. A
 /// glance errs: one time in ten it sees the target where it is not, one time in ten another value. In four searches of
 /// ten every "yes" is checked step by step, where results are right but for 1%.
 std::string World::search(const countdown::Task& task, int max_attempts, int give_up_percent,
@@ -245,17 +235,7 @@ std::string World::search(const countdown::Task& task, int max_attempts, int giv
     std::string text;
     answer = guess(attempts, task.target).expression();
     for (int tried = 0; tried < max_attempts && !attempts.empty(); ++tried) {
-        std::size_t pick = below(static_cast<int>(attempts.size()));
-        if (chance(25)) {
-            std::vector<int> weight;
-            int total = 0;
-            for (const auto& a : attempts)
-                total += weight.emplace_back(1000 / (1 + std::abs(a.value - task.target)));
-            int at = below(total);
-            for (pick = 0; at >= weight[pick]; ++pick) at -= weight[pick];
-        }
-        const Attempt attempt = attempts[pick];
-        attempts.erase(attempts.begin() + static_cast<std::ptrdiff_t>(pick));
+        const Attempt attempt = take_attempt(attempts, task.target);
         int glance = attempt.value;
         if (chance(10))
             glance = task.target;

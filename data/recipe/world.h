@@ -39,8 +39,8 @@ struct Question {
 /// sorted numbers and the target); of the general questions one in four, so that a known fact is asked for in other words.
 bool held_out(const Question& question);
 
-/// Draws questions and documents. The same seed gives the same everywhere: integers only, no library distributions.
-class World {
+/// Draws questions and documents. The same seed gives the same everywhere.
+class World : countdown::Draws {
   public:
     explicit World(std::uint64_t seed);
     /// Any question of that kind, held out or not.
@@ -62,16 +62,13 @@ class World {
 
   private:
     enum class Language { English, Chinese, Mixed };
-    int below(int n) { return static_cast<int>(random_() % static_cast<std::uint64_t>(n)); }
-    bool chance(int percent) { return below(100) < percent; }
     template <class T>
     void shuffle(std::vector<T>& values) {
-        for (std::size_t i = values.size(); i > 1; --i) std::swap(values[i - 1], values[random_() % i]);
+        for (int i = static_cast<int>(values.size()); i > 1; --i) std::swap(values[i - 1], values[below(i)]);
     }
     Question countdown_question(countdown::Task task);
     Question seen(Kind kind);
     std::string word(const char* english, const char* chinese);
-    const countdown::Attempt& guess(const std::vector<countdown::Attempt>& attempts, int target);
     std::string search(const countdown::Task& task, int max_attempts, int give_up_percent,
                        std::string& answer);
     std::string chain(const Question& question, int& result);
@@ -79,7 +76,6 @@ class World {
     void short_document(Document& d, Kind kind);
 
     std::vector<countdown::Task> tasks_;
-    std::mt19937_64 random_;
     Language language_ = Language::English;
 };
 
