@@ -124,10 +124,10 @@ Attempt Draws::take_attempt(std::vector<Attempt>& attempts, int target) {
     return attempt;
 }
 
-/// The text between <think> and </think>: attempts without repetition, each judged, until one is believed to
-/// reach the target, or patience ends. Now and then a result is wrong (1%) or a miss is called "yes" (4%). In three searches of ten every "yes" is
-/// checked by doing the last step again: there a miss is called "yes" more often (12%), and the check is what
-/// finds it out.
+/// The text between <think> and </think>: attempts without repetition, each judged, until one is believed to reach
+/// the target, or patience ends. Now and then a result is wrong (1%) or a miss is called "yes" (4%). In three
+/// searches of ten every "yes" is checked by doing the last step again: there a miss is called "yes" more often
+/// (12%), and the check is what finds it out.
 std::string Corpus::search(const Task& task, int max_attempts, int give_up_percent, std::string& answer) {
     auto attempts = all_attempts(task.numbers);
     const bool checks = chance(30);

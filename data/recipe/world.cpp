@@ -224,10 +224,10 @@ std::string World::word(const char* english, const char* chinese) {
     return language_ == Language::English || (language_ == Language::Mixed && chance(50)) ? english : chinese;
 }
 
-/// The text between <think> and </think>: attempts without repetition, each worked out at a glance and judged, until one
-/// is believed to reach the target, or patience ends. A
-/// glance errs: one time in ten it sees the target where it is not, one time in ten another value. In four searches of
-/// ten every "yes" is checked step by step, where results are right but for 1%.
+/// The text between <think> and </think>: attempts without repetition, each worked out at a glance and judged, until
+/// one is believed to reach the target, or patience ends. A glance errs: one time in ten it sees the target where it
+/// is not, one time in ten another value. In four searches of ten every "yes" is checked step by step, where results
+/// are right but for 1%.
 std::string World::search(const countdown::Task& task, int max_attempts, int give_up_percent,
                           std::string& answer) {
     auto attempts = all_attempts(task.numbers);
