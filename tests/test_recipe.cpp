@@ -1,6 +1,7 @@
 // The whole recipe: its world, the filter of its samples, its script from base to report, stopped and started again.
 #include <sys/wait.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -248,6 +249,23 @@ TEST_CASE("the script: every stage, from base to report; stopped, it goes on; do
     for (const char* part : {"<svg", "pupil-distilled", "pupil-rl", "R1-Zero is more accurate than its base",
                              "cons@k", "Response length", "The same questions"})
         CHECK(page.find(part) != std::string::npos);
+    // The first claim's numbers, from the files: the questions' differences, their mean and its standard error.
+    std::vector<double> differences(lines_of(f / "run/eval/base.jsonl").size() / 2);
+    for (const auto& [model, sign] :
+         {std::pair("zero", 0.5), std::pair("base", -0.5)})  // of two samples each
+        for (const json& line : lines_of(f / ("run/eval/" + std::string(model) + ".jsonl")))
+            if (!line.contains("summary"))
+                differences.at(line["problem"]) += sign * line["accuracy"].get<double>();
+    double mean = 0, squares = 0;
+    const double n = static_cast<double>(differences.size());
+    for (double d : differences) mean += d / n;
+    for (double d : differences) squares += (d - mean) * (d - mean);
+    const double half = 1.96 * std::sqrt(squares / (n - 1) / n);
+    char numbers[100];
+    std::snprintf(numbers, sizeof numbers, "%+.1f points <small>[%+.1f, %+.1f]</small>", 100 * mean,
+                  100 * (mean - half), 100 * (mean + half));
+    INFO(numbers);
+    CHECK(page.find(numbers) != std::string::npos);
     for (const char* outside : {"http://", "https://", "src="})  // but for the name of SVG's dialect
         for (auto at = page.find(outside); at != page.npos; at = page.find(outside, at + 1))
             CHECK(page.compare(at, 18, "http://www.w3.org/") == 0);

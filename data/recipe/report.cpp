@@ -379,7 +379,7 @@ struct Claim {
 /// in how many of the seeds it holds by itself.
 std::string claims(const std::vector<Recipe>& recipes, const std::vector<Claim>& all) {
     const bool several = recipes.size() > 1;
-    Rows rows{{"claim", "difference", several ? "seed by seed" : "", "outcome"}};
+    Rows rows{{"claim", "outcome", "difference", several ? "seed by seed" : ""}};
     for (const Claim& c : all) {
         auto difference = [&](std::span<const Recipe> of) {
             auto a = over_seeds(of, c.better, c.measure, c.kind);
@@ -408,8 +408,9 @@ std::string claims(const std::vector<Recipe>& recipes, const std::vector<Claim>&
             !holds(all_seeds)   ? all_seeds.high < 0 ? "<b class=no>fails</b>" : "<b class=no>not shown</b>"
             : all_seeds.low > 0 ? "<b class=yes>holds</b>"
                                 : "<b class=yes>holds</b> (no difference shown)";
-        rows.push_back({c.says, written(all_seeds, share ? " points" : ""), seeds,
-                        outcome + (several ? text("; in %d of %zu seeds", held, recipes.size()) : "")});
+        rows.push_back(
+            {c.says, outcome + (several ? text("<p>in %d of %zu seeds by itself", held, recipes.size()) : ""),
+             written(all_seeds, share ? " points" : ""), seeds});
     }
     return table(rows);
 }
@@ -578,7 +579,8 @@ constexpr const char* kHead = R"(<!doctype html>
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--fg); background: var(--bg); max-width: 1260px; margin: 0 auto; padding: 1rem }
 h1 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem } small { opacity: .75; white-space: nowrap }
-td p { margin: 0; min-width: 11rem; font-size: .8rem; opacity: .75 }
+td p { margin: 0; font-size: .8rem; opacity: .75 } td:first-child p { min-width: 11rem }
+@media (max-width: 40rem) { table td, table th { padding: .3rem .4rem } }
 th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: .5rem }
 .plots svg { width: 100%; height: auto; color: var(--fg) }
