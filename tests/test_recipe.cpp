@@ -228,7 +228,7 @@ TEST_CASE("the script: every stage, from base to report; stopped, it goes on; do
         "SAMPLE='--samples 4 --temperature 1' "
         "KEEP=longest\\<200 EVAL='--samples 2 --max-new-tokens 40' ZERO_STEPS=10 "
         "COLD_STEPS=2 DEV2_STEPS=2 DEV3_STEPS=2 "
-        "R1_STEPS=2 DISTILL='--steps 2' STUDENT_STEPS=2 THREADS=1 DEVICE=cpu ";
+        "R1_STEPS=2 CONTROL_STEPS=2 DISTILL='--steps 2' STUDENT_STEPS=2 THREADS=1 DEVICE=cpu ";
     const std::string script = kSource + "/data/recipe/r1.sh";
 
     // A stage that fails ends it, with a word about where.

@@ -36,7 +36,7 @@ KEEP=${KEEP:-"correct,readable,longest<1000"}
 EVAL=${EVAL:-"--samples 16 --max-new-tokens 1024"}
 LANGUAGE=${LANGUAGE:-0.2}
 ZERO_STEPS=${ZERO_STEPS:-200} COLD_STEPS=${COLD_STEPS:-100} DEV2_STEPS=${DEV2_STEPS:-200} DEV3_STEPS=${DEV3_STEPS:-150}
-R1_STEPS=${R1_STEPS:-100} DISTILL=${DISTILL:-"--steps 150"} STUDENT_STEPS=${STUDENT_STEPS:-200}
+R1_STEPS=${R1_STEPS:-100} CONTROL_STEPS=${CONTROL_STEPS:-0} DISTILL=${DISTILL:-"--steps 150"} STUDENT_STEPS=${STUDENT_STEPS:-200}
 
 prepare() {
     [ "$TASK" != countdown ] || stage data "$TEST" "$BIN/make_countdown" --problems "$DATA"

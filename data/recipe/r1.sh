@@ -2,6 +2,7 @@
 # The recipe of DeepSeek-R1 (arXiv 2501.12948 v2, figure 2), stage by stage, each one command:
 #
 #   base    --GRPO--> zero                             zero --sample, keep the right and readable--> cold.jsonl
+#   zero    --GRPO, language rewarded too--> zero-language   (a control: the reward without a cold start)
 #   base    --SFT, cold.jsonl--> dev1
 #   dev1    --GRPO, language rewarded too--> dev2      dev2 --the same, and general answers 3 : 1--> mixed.jsonl
 #   base    --SFT, mixed.jsonl--> dev3
@@ -69,6 +70,10 @@ main() {
     prepare
 
     grpo zero "$MODEL" "$TRAIN" accuracy=1,format=0.2,language=0 --steps $ZERO_STEPS
+    if [ "$CONTROL_STEPS" -gt 0 ]; then # what does the language reward do without a cold start?
+        grpo zero-language "$OUT/zero" "$TRAIN" accuracy=1,format=0.2,language=$LANGUAGE --steps $CONTROL_STEPS
+        grade zero-language "$OUT/zero-language"
+    fi
     sample cold "$OUT/zero" "$TRAIN"
     sft dev1 "$MODEL" "$OUT/cold.jsonl" --steps $COLD_STEPS
     grpo dev2 "$OUT/dev1" "$TRAIN" accuracy=1,format=0.2,language=$LANGUAGE --steps $DEV2_STEPS

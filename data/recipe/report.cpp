@@ -9,6 +9,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <ranges>
 #include <set>
 
 #include "src/command_line.h"
@@ -292,6 +293,7 @@ std::string table(const Rows& rows) {
 using Models = std::vector<std::pair<std::string, std::string>>;
 const Models kStages = {{"base", "the base model"},
                         {"zero", "R1-Zero: GRPO on the base, accuracy and format rewarded"},
+                        {"zero-language", "a control: GRPO on Zero, language rewarded, no cold start"},
                         {"dev1", "cold start: SFT of the base on Zero's right and readable samples"},
                         {"dev2", "GRPO, language consistency rewarded too"},
                         {"dev3", "SFT of the base on Dev2's samples and general ones"},
@@ -306,7 +308,8 @@ struct Recipe {
         for (const auto& file : fs::directory_iterator(folder / "eval"))
             if (file.path().extension() == ".jsonl") graded.try_emplace(file.path().stem(), file.path());
         for (const auto& [name, what] : kStages)
-            if (!graded.contains(name)) fail(folder.string(), ": eval/", name, ".jsonl is missing");
+            if (!graded.contains(name) && name != "zero-language")
+                fail(folder.string(), ": eval/", name, ".jsonl is missing");
         for (const auto& [name, g] : graded)
             if (graded.contains(name + "-distilled") && graded.contains(name + "-rl"))
                 students.push_back(name);
@@ -346,6 +349,7 @@ std::string models_table(const std::vector<Recipe>& recipes, const Models& model
     Rows rows{{"model", "pass@1", "cons@k", "format", "language", "length", "reflective words"}};
     rows[0].insert(rows[0].end(), kinds.begin(), kinds.end());
     for (const auto& [name, what] : models) {
+        if (!recipes[0].graded.contains(name)) continue;
         rows.push_back({"<b>" + escape(name) + "</b><p>" + what});
         auto share = [&](const char* measure, const std::string& kind = "") {
             const Interval i = confidence_interval(over_seeds(recipes, name, measure, kind));
@@ -381,6 +385,9 @@ std::string claims(const std::vector<Recipe>& recipes, const std::vector<Claim>&
     const bool several = recipes.size() > 1;
     Rows rows{{"claim", "outcome", "difference", several ? "seed by seed" : ""}};
     for (const Claim& c : all) {
+        const Graded& first = recipes[0].graded.at(c.worse);
+        if (!recipes[0].graded.contains(c.better) || (!c.kind.empty() && !first.kinds().contains(c.kind)))
+            continue;
         auto difference = [&](std::span<const Recipe> of) {
             auto a = over_seeds(of, c.better, c.measure, c.kind);
             const auto b = over_seeds(of, c.worse, c.measure, c.kind);
@@ -395,7 +402,6 @@ std::string claims(const std::vector<Recipe>& recipes, const std::vector<Claim>&
                                                                  : "%+.1f%s <small>[%+.1f, %+.1f]</small>";
             return text(format, scale * i.mean, unit, scale * i.low, scale * i.high);
         };
-        if (over_seeds(recipes, c.better, c.measure, c.kind).empty()) continue;  // no such questions here
         const Interval all_seeds = difference(recipes);
         std::string seeds;
         int held = 0;
@@ -421,6 +427,9 @@ const std::vector<Claim> kClaims = {
     {"R1-Zero reflects more than its base", "zero", "base", "reflective_words"},
     {"RL with language consistency (Dev2) keeps to one language more than R1-Zero", "dev2", "zero",
      "language"},
+    {"The language reward alone, without a cold start, makes R1-Zero keep to one language more",
+     "zero-language", "zero", "language"},
+    {"It costs no accuracy", "zero-language", "zero", "accuracy", "", true},
     {"R1 is at least as accurate as R1-Zero", "r1", "zero", "accuracy", "", true},
     {"R1 keeps the format more than R1-Zero", "r1", "zero", "format"},
     {"R1 keeps to one language more than R1-Zero", "r1", "zero", "language"},
@@ -542,7 +551,8 @@ std::string recipe_page(const std::vector<Recipe>& recipes) {
     html += "<h2>R1-Zero over training</h2>\n" + trends(zeros) + curves(zeros);
     html += "<h2>The other stages of reinforcement learning</h2>\n";
     std::vector<Run> others;
-    for (const char* stage : {"dev2", "r1"}) others.push_back(first.run(stage));
+    for (const char* stage : {"zero-language", "dev2", "r1"})
+        if (first.graded.contains(stage)) others.push_back(first.run(stage));
     html += curves(others) + distillation(recipes);
     html += "<h2>Traces</h2>\n" + traces(first.folder / "zero") + "<h3>An “aha” of R1-Zero</h3>\n" +
             aha(first.graded.at("zero"));
@@ -613,9 +623,9 @@ int main(int argc, char** argv) {
         }
         if (!runs.empty() && !recipes.empty()) fail("training runs and runs of the recipe want a page each");
         for (const Recipe& r : recipes)
-            if (r.students != recipes[0].students ||
+            if (!std::ranges::equal(std::views::keys(r.graded), std::views::keys(recipes[0].graded)) ||
                 r.graded.at("base").kind != recipes[0].graded.at("base").kind)
-                fail(r.folder.string(), ": has other students or other held-out questions than ",
+                fail(r.folder.string(), ": has other models or other held-out questions than ",
                      recipes[0].folder.string(), "; only seeds of one recipe go on one page");
         const std::string html = kHead + (recipes.empty() ? runs_page(runs) : recipe_page(recipes));
         WholeFile file(out);

@@ -10,7 +10,7 @@ KEEP=${KEEP:-"correct,readable,language>=1,longest<200"}
 EVAL=${EVAL:-"--samples 16"}
 LANGUAGE=${LANGUAGE:-0.5}
 ZERO_STEPS=${ZERO_STEPS:-300} COLD_STEPS=${COLD_STEPS:-120} DEV2_STEPS=${DEV2_STEPS:-100} DEV3_STEPS=${DEV3_STEPS:-160}
-R1_STEPS=${R1_STEPS:-200}
+R1_STEPS=${R1_STEPS:-200} CONTROL_STEPS=${CONTROL_STEPS:-100}
 # A student's two ways: the second has no less compute than the first.
 DISTILL=${DISTILL:-"--steps 600 --lr 3e-3"} STUDENT_STEPS=${STUDENT_STEPS:-800}
 
