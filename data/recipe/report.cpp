@@ -408,7 +408,7 @@ std::string claims(const std::vector<Recipe>& recipes, const std::vector<Claim>&
         for (const Recipe& r : recipes) {
             const Interval one = difference({&r, 1});
             held += holds(one);
-            if (several) seeds += (seeds.empty() ? "" : "<br>") + written(one, "");
+            if (several) seeds += "<div class=line>" + written(one, "") + "</div>";
         }
         const std::string outcome =
             !holds(all_seeds)   ? all_seeds.high < 0 ? "<b class=no>fails</b>" : "<b class=no>not shown</b>"
@@ -429,7 +429,7 @@ const std::vector<Claim> kClaims = {
      "language"},
     {"The language reward alone, without a cold start, makes R1-Zero keep to one language more",
      "zero-language", "zero", "language"},
-    {"It costs no accuracy", "zero-language", "zero", "accuracy", "", true},
+    {"That costs R1-Zero no accuracy", "zero-language", "zero", "accuracy", "", true},
     {"R1 is at least as accurate as R1-Zero", "r1", "zero", "accuracy", "", true},
     {"R1 keeps the format more than R1-Zero", "r1", "zero", "format"},
     {"R1 keeps to one language more than R1-Zero", "r1", "zero", "language"},
@@ -589,7 +589,7 @@ constexpr const char* kHead = R"(<!doctype html>
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--fg); background: var(--bg); max-width: 1260px; margin: 0 auto; padding: 1rem }
 h1 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem } small { opacity: .75; white-space: nowrap }
-td p { margin: 0; font-size: .8rem; opacity: .75 } td:first-child p { min-width: 11rem }
+.line { white-space: nowrap } td p { margin: 0; font-size: .8rem; opacity: .75 } td:first-child p { min-width: 11rem }
 @media (max-width: 40rem) { table td, table th { padding: .3rem .4rem } }
 th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: .5rem }
