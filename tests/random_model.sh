@@ -8,4 +8,5 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cp "$R1_FIXTURES/configs/$1/"*.json "$R1_FIXTURES/tokenizers/$2/tokenizer.json" "$folder"
 echo '{"prompt": "1", "completion": "2"}' >"$folder/none.jsonl"
-build/train_sft --model "$folder" --data "$folder/none.jsonl" --steps 0 --token-budget 8 --save-dtype bfloat16 --out "$3" >/dev/null
+build/train_sft --model "$folder" --data "$folder/none.jsonl" --steps 0 --token-budget 8 \
+    --state-dtype bfloat16 --save-dtype bfloat16 --out "$3" >/dev/null
