@@ -27,7 +27,8 @@ DATA=${DATA:-$OUT/data}
 TRAIN=$DATA/train.jsonl TRAIN_ALL=$DATA/train.jsonl TEST=$DATA/test.jsonl
 
 case $(basename "$MODEL") in *0.5B*) states=float32 ;; *) states="bfloat16 --recompute" ;; esac
-# DeepSeek-R1's KL weight, temperature and clipping; learning rate and group as SimpleRL-Zoo's, fewer questions a step.
+# DeepSeek-R1's KL weight and temperature; learning rate and group as SimpleRL-Zoo's, fewer questions a step. With one update a
+# rollout nothing is clipped.
 GRPO=${GRPO:-"--lr 1e-6 --beta 0.001 --reference-refresh 400 --group 8 --prompts 64 --max-new-tokens 1024 --token-budget 16384 --eval-every 50 --state-dtype $states"}
 # DeepSeek-R1 trains two to three epochs on its samples, cosine schedule.
 SFT=${SFT:-"--lr 1e-5 --warmup 20 --batch-tokens 65536 --token-budget 16384 --state-dtype $states"}

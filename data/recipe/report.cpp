@@ -337,11 +337,11 @@ std::vector<double> over_seeds(std::span<const Recipe> recipes, const std::strin
 
 /// Of a mean of numbers of any size: +- 1.96 standard errors.
 Interval normal_interval(const std::vector<double>& values) {
+    const double n = static_cast<double>(values.size()), middle = mean(values);
     double squares = 0;
-    for (double v : values) squares += (v - mean(values)) * (v - mean(values));
-    const double n = static_cast<double>(values.size()),
-                 half = 1.96 * std::sqrt(squares / std::max(1.0, n - 1) / n);
-    return {mean(values), mean(values) - half, mean(values) + half};
+    for (double v : values) squares += (v - middle) * (v - middle);
+    const double half = 1.96 * std::sqrt(squares / std::max(1.0, n - 1) / n);
+    return {middle, middle - half, middle + half};
 }
 
 std::string models_table(const std::vector<Recipe>& recipes, const Models& models) {
