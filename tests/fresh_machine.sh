@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Types the README's commands on a bare machine: a root of Debian 12 (bookworm) or 13 (trixie), Ubuntu 22.04 (jammy) or
+# 24.04 (noble), made by debootstrap with nothing but git, make and certificates in it, so that `make deps` has to install
+# all the rest. Prints the time and the last lines of each command, then the warnings and the versions it met.
+#     tests/fresh_machine.sh SUITE [TARGET...]      as root; TARGET is `demo` and `test` if none is named
+# A root stays in $ROOTS (several GB) and is used again: delete it to begin bare. The clone in it is new each time.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+suite=${1-} roots=${ROOTS:-/var/tmp/r1-roots}
+case $suite in
+bookworm | trixie) script=sid mirror=http://deb.debian.org/debian components=main ;;
+jammy | noble) script=gutsy mirror=http://archive.ubuntu.com/ubuntu components=main,universe ;;
+*) echo "fresh_machine.sh: SUITE is bookworm, trixie, jammy or noble, not '$suite'" >&2; exit 2 ;;
+esac
+shift
+[ "$(id -u)" = 0 ] || { echo "fresh_machine.sh: only root can make a root and enter it" >&2; exit 2; }
+command -v debootstrap >/dev/null || { echo "fresh_machine.sh: there is no debootstrap; apt-get install it" >&2; exit 2; }
+
+root=$roots/$suite
+if [ ! -e "$root/bare" ]; then
+    rm -rf "$root"
+    mkdir -p "$root"
+    # Debian does not package Ubuntu's keys; what is built in such a root is thrown away, so it may go unchecked.
+    check=
+    [ "$script" = sid ] || [ -e /usr/share/keyrings/ubuntu-archive-keyring.gpg ] || check=--no-check-gpg
+    echo "Making $root"
+    debootstrap $check --variant=minbase --components=$components --include=git,make,ca-certificates "$suite" "$root" \
+        "$mirror" /usr/share/debootstrap/scripts/$script >"$root.log" 2>&1 || { tail -n 20 "$root.log"; exit 1; }
+    touch "$root/bare"
+fi
+# The mounts lie in a name space of their own and go with the last process in it, however that ends.
+inside() {
+    unshare --mount --pid --fork --kill-child sh -c '
+        mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"' "$root" \
+        env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 ${JOBS:+JOBS=$JOBS} "$@"
+}
+cat /etc/resolv.conf >"$root/etc/resolv.conf"
+rm -rf "$root/root/r1.cpp"
+git clone --quiet . "$root/root/r1.cpp"
+echo "$(. "$root/etc/os-release" && echo "$PRETTY_NAME"), commit $(git rev-parse --short HEAD), $(date -u +%F)"
+
+log=$root/root/r1.cpp/fresh_machine.log
+[ $# -gt 0 ] || set -- demo test
+for target in "$@"; do
+    echo "== make $target"
+    SECONDS=0 status=0
+    inside make -C /root/r1.cpp "$target" >"$log.$target" 2>&1 </dev/null || status=$?
+    tail -n 15 "$log.$target"
+    printf 'make %s: %d min %02d s, exit status %d\n' "$target" $((SECONDS / 60)) $((SECONDS % 60)) $status
+    [ $status = 0 ] || break
+done
+echo "$(cat "$log".* | grep -c 'warning:') warnings"
+inside dpkg-query -W -f '${Package} ${Version}\n' g++ libdnnl-dev nlohmann-json3-dev libcli11-dev doctest-dev cmake
+exit $status
