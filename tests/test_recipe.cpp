@@ -210,7 +210,7 @@ TEST_CASE("the settings for Qwen2.5 say how much of a GPU's memory they want") {
 TEST_CASE("the script: every stage, from base to report; stopped, it goes on; done, it does nothing") {
     const TemporaryFolder f;
     if (std::system("command -v gnuplot >/dev/null") != 0) {
-        MESSAGE("skipped: there is no gnuplot");
+        skip("there is no gnuplot");
         return;
     }
     // The world's own files, with few questions.

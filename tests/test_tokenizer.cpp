@@ -472,7 +472,7 @@ TEST_CASE("tokenizer: real tokenizers, their own tokens and long texts") {
 TEST_CASE("tokenizer: random cases written by tests/golden/tokenizer_random.py") {
     const char* path = std::getenv("R1_TOKENIZER_CASES");
     if (!path || !*path) {
-        MESSAGE("skipped: R1_TOKENIZER_CASES is not set");
+        skip("R1_TOKENIZER_CASES is not set");
         return;
     }
     std::map<std::string, Tokenizer> tokenizers;
