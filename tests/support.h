@@ -41,10 +41,11 @@ inline void write_file(const std::filesystem::path& file, const std::string& byt
     std::ofstream(file, std::ios::binary) << bytes;
 }
 
-/// Says that the running test case cannot run here, and why; the case returns after it. To doctest the case has passed;
-/// tests/run_tests.sh counts these lines and takes it out of those that did.
+/// Says that the running test case cannot run here, and why; the case returns after it. For doctest
+/// such a case has passed, so tests/run_tests.sh reads these lines and counts it as skipped.
 inline void skip(const std::string& why) {
-    std::cout << "[skipped] " << doctest::getContextOptions()->currentTest->m_name << ": " << why << std::endl;
+    std::cout << "[skipped] " << doctest::getContextOptions()->currentTest->m_name << ": " << why
+              << std::endl;
 }
 
 /// $R1_FIXTURES: tokenizers, configurations and data sets of public projects, which are not in this
