@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "src/backend.h"
+#include "src/error.h"
 #include "src/transformer.h"
 
 namespace r1::test {
@@ -47,6 +48,20 @@ inline void skip(const std::string& why) {
     std::cout << "[skipped] " << doctest::getContextOptions()->currentTest->m_name << ": " << why
               << std::endl;
 }
+
+/// Checks that the expression throws an Error whose sentence contains `part`. doctest has its own word
+/// for that only since 2.4.9, and Ubuntu 22.04 has 2.4.8.
+#define CHECK_ERROR(expression, part)                    \
+    do {                                                 \
+        std::string sentence = "(no error)";             \
+        try {                                            \
+            static_cast<void>(expression);               \
+        } catch (const r1::Error& error) {               \
+            sentence = error.what();                     \
+        }                                                \
+        INFO("expected ", part, " in: ", sentence);      \
+        CHECK(sentence.find(part) != std::string::npos); \
+    } while (false)
 
 /// $R1_FIXTURES: tokenizers, configurations and data sets of public projects, which are not in this
 /// repository. A test case without them is skipped.

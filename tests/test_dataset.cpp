@@ -100,7 +100,7 @@ TEST_CASE("errors name file and line") {
     line2(R"({"question":"q","choices":["a","b"],"answer":7})", "2 choices");
     CHECK(message("\n\n").find("no problems") != std::string::npos);
     CHECK(message(good, "no hole").find("{question}") != std::string::npos);
-    CHECK_THROWS_WITH_AS(load("/nowhere/x.jsonl"), doctest::Contains("/nowhere/x.jsonl"), Error);
+    CHECK_ERROR(load("/nowhere/x.jsonl"), "/nowhere/x.jsonl");
 }
 
 TEST_CASE("the prompt template: the one asked for, the model's own, the built-in one") {
@@ -142,9 +142,9 @@ TEST_CASE("a chat model gets the template as the user's message, and chats to le
     CHECK(trained == "2<|im_end|>");
     CHECK(all == "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n");
     CHECK(!example.eos);
-    CHECK_THROWS_WITH_AS(reader.next(), doctest::Contains(".jsonl:2: "), Error);
+    CHECK_ERROR(reader.next(), ".jsonl:2: ");
     SftReader base(f.path, std::nullopt, "/nowhere");
-    CHECK_THROWS_WITH_AS(base.next(), doctest::Contains("chat template"), Error);
+    CHECK_ERROR(base.next(), "chat template");
 }
 
 TEST_CASE("SFT examples come in the file's order or shuffled, and go on exactly where they were") {
@@ -173,8 +173,8 @@ TEST_CASE("SFT examples come in the file's order or shuffled, and go on exactly 
     const File broken("{\"prompt\":\"a\",\"completion\":\"b\"}\n\n{\"prompt\":\"a\"}\n");
     SftReader reader(broken.path, std::nullopt);
     reader.next();
-    CHECK_THROWS_WITH_AS(reader.next(), doctest::Contains(".jsonl:3: "), Error);
-    CHECK_THROWS_WITH_AS(SftReader(File("\n").path, 1), doctest::Contains("no examples"), Error);
+    CHECK_ERROR(reader.next(), ".jsonl:3: ");
+    CHECK_ERROR(SftReader(File("\n").path, 1), "no examples");
 }
 
 TEST_CASE("every gold answer of GSM8K, MATH-500 and AIME is read") {
