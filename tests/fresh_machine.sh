@@ -34,11 +34,17 @@ if [ ! -e "$root/bare" ]; then
     touch "$root/bare"
 fi
 
-# The mounts lie in a name space of their own, and go with the last process in it, however that ends.
+# The mounts lie in a name space of their own and go with the last process in it, however that ends.
+# unshare itself only obeys SIGKILL.
+child=
+trap '[ -z "$child" ] || kill -KILL "$child" 2>/dev/null || true' EXIT
 inside() {
     unshare --mount --pid --fork --kill-child sh -c '
         mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"' "$root" \
-        env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 ${JOBS:+JOBS=$JOBS} "$@"
+        env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 ${JOBS:+JOBS=$JOBS} "$@" \
+        </dev/null &
+    child=$!
+    wait $child
 }
 cat /etc/resolv.conf >"$root/etc/resolv.conf"
 rm -rf "$root/root/r1.cpp"
@@ -51,7 +57,7 @@ log=$root/root/r1.cpp/fresh_machine.log
 for target in "$@"; do
     echo "== make $target"
     SECONDS=0 status=0
-    inside make -C /root/r1.cpp "$target" >"$log.$target" 2>&1 </dev/null || status=$?
+    inside make -C /root/r1.cpp "$target" >"$log.$target" 2>&1 || status=$?
     tail -n 15 "$log.$target"
     time=$(printf '%d min %02d s' $((SECONDS / 60)) $((SECONDS % 60)))
     echo "make $target: $time, exit status $status"
