@@ -45,7 +45,7 @@ deps:  ## installs the Debian/Ubuntu packages that are missing
 build: deps  ## compiles the programs into build/, and the CUDA backend where nvcc is
 	$(call compile,build,,$(PROGRAMS) r1_cuda)
 
-cuda: deps  ## compiles the CUDA backend for sm_80 and sm_90 (wants nvcc), and lists its kernels' registers and spills
+cuda: deps  ## compiles the CUDA backend for sm_80 and sm_90 (nvcc of CUDA 12.4 or 13), and lists its kernels' registers and spills
 	$(call compile,build,,r1_cuda)
 	@tests/gpu/registers.sh build/cuda/*.log
 
