@@ -7,6 +7,7 @@
 
 #include "src/backend.h"
 #include "src/error.h"
+#include "src/whole_file.h"
 
 namespace r1 {
 namespace {
@@ -18,6 +19,9 @@ using nlohmann::json;
 const std::map<std::string, std::string> kTemplates = {
 #include "prompt_templates.inc"
 };
+
+constexpr const char *kTemplateFile = "prompt_template.txt",
+                     *kPlainTemplateFile = "prompt_template.plain.txt";
 
 std::string joined(const std::vector<std::int64_t>& numbers, const char* separator) {
     std::string text;
@@ -137,19 +141,37 @@ PromptTemplate::PromptTemplate(std::string text, std::optional<ChatFormat> chat)
     : text_(std::move(text)), chat_(std::move(chat)) {}
 
 PromptTemplate PromptTemplate::load(const std::filesystem::path& model_folder, const std::string& choice,
-                                    std::optional<ChatFormat> chat) {
-    const auto of_model = model_folder / "prompt_template.txt";
+                                    std::optional<ChatFormat> chat, bool plain) {
+    const auto of_model = model_folder / kTemplateFile, plain_of_model = model_folder / kPlainTemplateFile;
+    const bool is_plain = chat && (plain || (choice.empty() && std::filesystem::exists(plain_of_model)));
+    if (is_plain) chat.reset();
     std::string text;
     if (const auto built_in = kTemplates.find(choice); built_in != kTemplates.end())
         text = built_in->second;
     else if (!choice.empty())
         text = read_text(choice);
+    else if (std::filesystem::exists(plain_of_model))
+        text = read_text(plain_of_model);
     else if (std::filesystem::exists(of_model))
         text = read_text(of_model);
     else
         text = kTemplates.at(chat ? "r1-chat" : "r1-zero");
     if (text.ends_with("\n")) text.pop_back();
-    return PromptTemplate(std::move(text), std::move(chat));
+    PromptTemplate loaded(std::move(text), std::move(chat));
+    loaded.plain_ = is_plain;
+    return loaded;
+}
+
+bool PromptTemplate::exists_in(const std::filesystem::path& model_folder) {
+    return std::filesystem::exists(model_folder / kTemplateFile) ||
+           std::filesystem::exists(model_folder / kPlainTemplateFile);
+}
+
+void PromptTemplate::save(const std::filesystem::path& folder) const {
+    WholeFile file(folder / (plain_ ? kPlainTemplateFile : kTemplateFile));
+    file << text_ << "\n";
+    file.done();
+    std::filesystem::remove(folder / (plain_ ? kTemplateFile : kPlainTemplateFile));
 }
 
 std::string PromptTemplate::finish(const std::string& user) const {

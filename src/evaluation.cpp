@@ -5,20 +5,20 @@
 
 namespace r1 {
 
-Interval confidence_interval(std::span<const double> values) {
+Interval confidence_interval(std::span<const double> values, double least, double most) {
     constexpr double z = 1.959964;
     const auto n = static_cast<double>(values.size());
     if (n == 0) return {};
     double mean = 0, squares = 0;
     for (double v : values) mean += v / n;
     for (double v : values) squares += (v - mean) * (v - mean);
-    if (std::ranges::all_of(values, [](double v) { return v == 0 || v == 1; })) {
+    if (least == 0 && most == 1 && std::ranges::all_of(values, [](double v) { return v == 0 || v == 1; })) {
         const double scale = 1 + z * z / n, middle = (mean + z * z / (2 * n)) / scale,
                      half = z * std::sqrt(mean * (1 - mean) / n + z * z / (4 * n * n)) / scale;
         return {mean, middle - half, middle + half};
     }
     const double half = z * std::sqrt(squares / (n - 1) / n);
-    return {mean, std::max(0.0, mean - half), std::min(1.0, mean + half)};
+    return {mean, std::max(least, mean - half), std::min(most, mean + half)};
 }
 
 std::size_t majority(const std::vector<std::optional<std::string>>& answers, bool mathematical) {

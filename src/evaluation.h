@@ -11,9 +11,9 @@ namespace r1 {
 struct Interval {
     double mean = 0, low = 0, high = 0;
 };
-/// Of the mean of values between 0 and 1 that were drawn independently: mean +- 1.96 standard errors; where all are 0 or
-/// 1, Wilson's interval (1927), which does not collapse at the ends.
-Interval confidence_interval(std::span<const double> values);
+/// Of the mean of values between `least` and `most` that were drawn independently: mean +- 1.96 standard errors; where all
+/// are 0 or 1 and nothing else is possible, Wilson's interval (1927), which does not collapse at the ends.
+Interval confidence_interval(std::span<const double> values, double least = 0, double most = 1);
 
 /// The answer that most of them agree on, as an index into `answers`; of equal votes the one given first. Mathematical
 /// answers are compared as mathematics, others as text without blanks and in lower case. An absent answer has no vote;
