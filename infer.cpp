@@ -305,8 +305,12 @@ std::string Program::complete(const std::string& text, std::uint32_t turn) {
     auto is_stop = [&](int token) {
         return std::ranges::find(config.eos_token_ids, token) != config.eos_token_ids.end();
     };
+    std::string text_so_far;
     auto print = [&](std::size_t, std::int32_t token) {
-        if (o.samples == 1 && !is_stop(token)) std::cout << stream.push(token) << std::flush;
+        if (o.samples > 1 || is_stop(token)) return;
+        const std::size_t shown = text_so_far.size();
+        text_so_far = cut_behind_stop(text_so_far + stream.push(token), stop_texts);
+        std::cout << text_so_far.substr(std::min(shown, text_so_far.size())) << std::flush;
     };
     sampling.step = turn;
     std::vector<std::string> texts;

@@ -35,14 +35,16 @@ inline std::function<bool(std::span<const std::int32_t>)> stop_at(const Tokenize
     };
 }
 
-/// The response's text, without the stop token, and without what its last token holds behind a stop text.
-inline std::string text_of(const Completion& c, const Tokenizer& tokenizer,
-                           const std::vector<std::string>& stop_texts) {
-    std::string text = tokenizer.decode(c.text_tokens());
+/// The text up to the end of the first stop text: the last token may hold more.
+inline std::string cut_behind_stop(std::string text, const std::vector<std::string>& stop_texts) {
     std::size_t end = text.size();
     for (const auto& stop : stop_texts)
         if (const auto at = text.find(stop); at != text.npos) end = std::min(end, at + stop.size());
     return text.substr(0, end);
+}
+inline std::string text_of(const Completion& c, const Tokenizer& tokenizer,
+                           const std::vector<std::string>& stop_texts) {
+    return cut_behind_stop(tokenizer.decode(c.text_tokens()), stop_texts);
 }
 
 struct Response {

@@ -168,33 +168,15 @@ TEST_CASE("a run is resumed as what it was: what may differ is noted, what may n
     REQUIRE(run(f, base + " --steps 2").status == 0);
     const std::string log = read_file(f / "run/log.jsonl"), model = read_file(f / "run/model.safetensors"),
                       checkpoint = read_file(f / "run/checkpoint.safetensors");
-    for (const std::string flag : {"--seed 2",
-                                   "--group 8",
-                                   "--prompts 4",
-                                   "--max-new-tokens 20",
-                                   "--temperature 0.9",
-                                   "--reward accuracy=1",
-                                   "--beta 0.1",
-                                   "--loss dapo",
-                                   "--clip-high 0.3",
-                                   "--clip-low 0.1",
-                                   "--ratio sequence",
-                                   "--mini-batches 2",
-                                   "--inner-epochs 2",
-                                   "--advantage-scale none",
-                                   "--overlong mask",
-                                   "--overlong-cache 3",
-                                   "--dynamic-sampling 2",
-                                   "--importance-cap 2",
-                                   "--reference-refresh 5",
-                                   "--schedule cosine",
-                                   "--script han",
-                                   "--state-dtype bfloat16",
-                                   "--dtype bfloat16",
-                                   "--exact",
-                                   "--template " + (f / "other.txt"),
-                                   "--stop-text x",
-                                   "--preset gspo --mini-batches 1"}) {
+    std::istringstream flags(
+        "--seed 2|--group 8|--prompts 4|--max-new-tokens 20|--temperature 0.9|--reward accuracy=1|--beta 0.1|"
+        "--loss dapo|--clip-high 0.3|--clip-low 0.1|--ratio sequence|--mini-batches 2|--inner-epochs 2|"
+        "--advantage-scale none|--overlong mask|--overlong-cache 3|--dynamic-sampling 2|--importance-cap 2|"
+        "--reference-refresh 5|--schedule cosine|--script han|--state-dtype bfloat16|--dtype "
+        "bfloat16|--exact|"
+        "--stop-text x|--preset gspo --mini-batches 1|--template " +
+        (f / "other.txt"));
+    for (std::string flag; std::getline(flags, flag, '|');) {
         const auto refused = run(f, base + " --steps 4 --resume " + flag);
         INFO(flag, "\n", refused.out);
         CHECK(refused.status == 2);
