@@ -745,6 +745,7 @@ Trainer::Trainer(const Options& options)
         model.load_weights(o.model);
         if (o.beta > 0) reference = model.download_parameters();
     }
+    stop_requested_anywhere();  // every rank has looked at the folder before one writes to it
     if (comm.is_root() && !o.explain) begin_log();
 }
 
