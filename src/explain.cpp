@@ -196,19 +196,19 @@ void print_why_loss(const ExplainedStep& s) {
         std::printf(
             "Before the update every ratio is 1, and every token weighs the same. A long response\n"
             "therefore adds more of its -A to the loss than a short one: the advantages sum to 0, the\n"
-            "loss need not.");
+            "loss need not. Its gradient is not 0, as each A acts on the tokens of its own response.\n");
     else if (std::ranges::any_of(s.responses, &ExplainedResponse::masked))
         std::printf(
             "Before the update every ratio is 1, and a response adds -A / %zu to the loss, however long\n"
-            "it is. Without the masked responses the advantages need not sum to 0, nor need the loss.",
+            "it is. Without the masked responses the advantages need not sum to 0, nor need the loss.\n",
             s.responses.size());
     else
         std::printf(
-            "The loss before the update %s: every ratio is 1, a response adds\n"
-            "-A / %zu however long it is, and the advantages sum to 0.",
+            "The loss before the update %s: every ratio is 1, a response adds -A / %zu\n"
+            "however long it is, and the advantages sum to 0. Its gradient is not 0, as each A acts on the\n"
+            "tokens of its own response.\n",
             std::abs(s.loss) < 5e-7 ? "is 0" : "would be 0 but for KL, entropy or w",
             s.responses.size());
-    std::printf(" Its gradient is not 0, as\neach A acts on the tokens of its own response.\n");
 }
 
 void print_gradient(const ExplainedStep& s, const std::vector<ResponseLoss>& losses) {
