@@ -20,6 +20,7 @@
 #include "src/command_line.h"
 #include "src/device.h"
 #include "src/diagnosis.h"
+#include "src/explain.h"
 #include "src/grpo.h"
 #include "src/memory_plan.h"
 #include "src/optimizer.h"
@@ -191,7 +192,10 @@ class Trainer {
     };
     Rollout rollout();
     void compute_old_and_reference(std::span<Sample> samples);
+    UpdateSize update_size(std::span<const Sample> samples) const;
+    void accumulate_gradient(std::span<Sample> samples, const UpdateSize& size);
     void update(std::span<Sample> samples, double lr);
+    void explain_update(std::span<Sample> samples, ExplainedStep& explained);
     void check_health();
     void log_step(const Rollout& rollout, double step_seconds, double lr);
     void evaluate();
@@ -326,7 +330,7 @@ Trainer::Rollout Trainer::rollout() {
 
 /// Log-probabilities under pi_old and pi_ref, where they differ from the policy's own.
 void Trainer::compute_old_and_reference(std::span<Sample> samples) {
-    if (o.inner_epochs * o.mini_batches > 1 || o.explain)
+    if (o.inner_epochs * o.mini_batches > 1)
         compute_log_probabilities(model, samples, o, &Sample::old_logp);
     if (o.beta > 0) {
         const auto policy = model.download_parameters();
@@ -336,14 +340,18 @@ void Trainer::compute_old_and_reference(std::span<Sample> samples) {
     }
 }
 
-/// One update of the policy: the gradient of the loss, micro-batch by micro-batch, then AdamW.
-void Trainer::update(std::span<Sample> samples, double lr) {
-    const LossAggregation aggregation = loss_aggregation(o.loss);
-    const bool on_policy = updates == 0;  // the weights are still those that sampled
+/// What an update on these samples, and on those of the other ranks, averages over.
+UpdateSize Trainer::update_size(std::span<const Sample> samples) const {
     UpdateSize size{static_cast<double>(samples.size()), 0};
     for (const Sample& s : samples) size.tokens += s.masked ? 0 : s.length();
     comm.all_reduce_sum(doubles_of(size));
+    return size;
+}
 
+/// Adds the samples' part of the gradient of the loss to the model's gradients, micro-batch by micro-batch.
+void Trainer::accumulate_gradient(std::span<Sample> samples, const UpdateSize& size) {
+    const LossAggregation aggregation = loss_aggregation(o.loss);
+    const bool on_policy = updates == 0;  // the weights are still those that sampled
     for_each_micro_batch(samples, o.token_budget, [&](std::span<Sample*> micro, const PackedBatch& batch) {
         const auto scores = model.forward(batch, static_cast<float>(o.temperature));
         std::vector<float> dlogp, dentropy;
@@ -380,6 +388,11 @@ void Trainer::update(std::span<Sample> samples, double lr) {
         if (o.entropy_bonus == 0) dentropy.clear();
         model.backward(dlogp, dentropy);
     });
+}
+
+/// One update of the policy: the gradient of the loss, then AdamW.
+void Trainer::update(std::span<Sample> samples, double lr) {
+    accumulate_gradient(samples, update_size(samples));
     comm.all_reduce_sum(backend, model.gradients());
     grad_norm += optimizer.step(lr, o.clip_norm, o.weight_decay);
     ++updates;
@@ -480,78 +493,77 @@ void Trainer::show_summary() const {
 /// and new log-probabilities differ; nothing is saved.
 int Trainer::explain() {
     Rollout r = rollout();
-    std::printf("\nThe question, as the model sees it:\n%s\n", r.problems[0].prompt.c_str());
-    double mean = 0, squares = 0;
-    for (float reward : r.rewards) mean += reward / o.group;
-    for (float reward : r.rewards) squares += (reward - mean) * (reward - mean);
-    std::printf("\n%d responses, sampled at temperature %g; reward = ", o.group, o.temperature);
-    std::printf("%s\n", o.reward.parts.c_str());
-    for (int i = 0; i < o.group; ++i) {
+    ExplainedStep explained{.question = r.problems[0].prompt,
+                            .temperature = o.temperature,
+                            .reward = {},
+                            .scale = advantage_scale(o.scale),
+                            .objective = objective_options(),
+                            .aggregation = loss_aggregation(o.loss),
+                            .max_new_tokens = o.max_new_tokens,
+                            .entropy_bonus = o.entropy_bonus,
+                            .lr = o.lr,
+                            .clip_norm = o.clip_norm};
+    for (std::size_t p = 0; p < reward_mix.parts().size(); ++p)
+        explained.reward.emplace_back(reward_mix.parts()[p], reward_mix.weights()[p]);
+    for (std::size_t i = 0; i < r.samples.size(); ++i) {
         const Response& response = r.responses[i];
-        std::printf("%3d  %s\n     ", i + 1, response.text.c_str());
-        for (std::size_t p = 0; p < response.parts.size(); ++p)
-            std::printf("%s %g, ", reward_mix.parts()[p].c_str(), response.parts[p]);
-        std::printf("reward %g; answer: %s; format: %s; %d tokens%s\n", response.reward,
-                    response.accuracy.reason.c_str(), response.format.reason.c_str(), r.samples[i].length(),
-                    response.completion.stopped ? "" : ", cut off");
+        const Sample& s = r.samples[i];
+        ExplainedResponse e{
+            .text = response.text,
+            .verdict = "answer: " + response.accuracy.reason + "; format: " + response.format.reason,
+            .parts = response.parts,
+            .reward = response.reward,
+            .advantage = s.advantage,
+            .length = s.length(),
+            .stopped = response.completion.stopped,
+            .masked = s.masked,
+            .sampled = s.sampled_logp};
+        for (const std::int32_t id : response.completion.tokens)
+            e.tokens.push_back(tokenizer.decode(std::span(&id, 1)));
+        explained.responses.push_back(std::move(e));
     }
-    const double std = std::sqrt(squares / (o.group - 1));
-    std::printf("\nmean reward %.4f, standard deviation %.4f (with n - 1 = %d)\n", mean, std, o.group - 1);
-    std::printf("advantage = (reward - mean)%s\n", o.scale == "none" ? ""
-                                                   : o.scale == "group"
-                                                       ? " / (standard deviation + 0.0001)"
-                                                       : " / (standard deviation of all rewards + 0.0001)");
-    for (int i = 0; i < o.group; ++i)
-        std::printf("%3d  (%.4f - %.4f)%s = %+.4f\n", i + 1, r.rewards[i], mean,
-                    o.scale == "none" ? "" : (" / " + std::to_string(std + 1e-4)).c_str(), r.advantages[i]);
-    if (std == 0) {
-        std::printf(
-            "All rewards are equal: there is nothing to learn from this group. Try another --seed.\n");
-        return 0;
-    }
-
-    compute_old_and_reference(r.samples);
-    update(r.samples, o.lr);
-    std::vector<Sample> after = r.samples;
-    compute_log_probabilities(model, after, o, &Sample::old_logp);
-    UpdateSize size{static_cast<double>(r.samples.size()), 0};
-    for (const Sample& s : r.samples) size.tokens += s.masked ? 0 : s.length();
-    std::printf("\nAfter one update (learning rate %g, gradient norm %.4f), token by token:\n", o.lr,
-                grad_norm);
-    std::printf(
-        "ratio = exp(new - old), clipped to [%g, %g]; loss = -min(ratio A, clipped A)%s;\n"
-        "coefficient = weight x d loss / d new, and the gradient of the loss is the sum of coefficient x "
-        "grad "
-        "log pi\n",
-        1 - o.clip_low, 1 + o.clip_high, o.beta > 0 ? " + beta KL" : "");
-    const auto best = std::ranges::max_element(r.advantages), worst = std::ranges::min_element(r.advantages);
-    for (const auto chosen : {best, worst}) {
-        const std::size_t i = chosen - r.advantages.begin();
-        const Sample &s = r.samples[i], &now = after[i];
-        if (s.masked) continue;
-        const double weight = token_weight(s.length(), size, loss_aggregation(o.loss), o.max_new_tokens);
-        const auto terms = objective(
-            {.policy = now.old_logp, .old = s.old_logp, .reference = s.ref_logp, .sampled = s.sampled_logp},
-            s.advantage, objective_options());
-        std::printf("\nresponse %zu, advantage A = %+.4f, weight of a token %.3g\n", i + 1, s.advantage,
-                    weight);
-        std::printf("%-14s %9s %9s %9s %9s %8s %-5s %8s %9s %11s\n", "token", "sampled", "old", "new",
-                    "reference", "ratio", "clip", "KL", "loss", "coefficient");
-        for (int t = 0; t < std::min(s.length(), 12); ++t) {
-            const std::int32_t id = s.tokens[s.prompt_length + t];
-            const auto text = nlohmann::json(tokenizer.decode(std::span(&id, 1)))
-                                  .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-            std::printf("%-14s %9.4f %9.4f %9.4f %9.4f %8.4f %-5s %8.5f %+9.4f %+11.3e\n", text.c_str(),
-                        s.sampled_logp[t], s.old_logp[t], now.old_logp[t],
-                        s.ref_logp.empty() ? std::nan("") : s.ref_logp[t], terms[t].ratio,
-                        terms[t].clipped_low    ? "low"
-                        : terms[t].clipped_high ? "high"
-                                                : "-",
-                        terms[t].kl, terms[t].loss, weight * terms[t].dloss_dlogp);
-        }
-        if (s.length() > 12) std::printf("... and %d more\n", s.length() - 12);
-    }
+    if (explained.teaches()) explain_update(r.samples, explained);
+    print(explained);
     return 0;
+}
+
+/// Takes the step, and asks the model what it says of each token before and after it, and what each response adds to
+/// the gradient.
+void Trainer::explain_update(std::span<Sample> samples, ExplainedStep& explained) {
+    auto gradient_of = [&](std::span<Sample> some) {
+        accumulate_gradient(some, update_size(samples));
+        std::vector<float> gradient(model.layout().total);
+        backend.download(gradient.data(), model.gradients());
+        backend.zero(model.gradients());
+        return gradient;
+    };
+    auto score = [&](std::vector<float> ExplainedResponse::*logp, double ExplainedResponse::*entropy) {
+        for_each_micro_batch(samples, o.token_budget, [&](std::span<Sample*> micro, const PackedBatch& batch) {
+            const auto scores = model.forward(batch, static_cast<float>(o.temperature));
+            std::size_t begin = 0;
+            for (const Sample* s : micro) {
+                ExplainedResponse& e = explained.responses[s - samples.data()];
+                const std::size_t end = begin + s->length();
+                (e.*logp).assign(scores.logp.begin() + begin, scores.logp.begin() + end);
+                e.*entropy =
+                    std::accumulate(scores.entropy.begin() + begin, scores.entropy.begin() + end, 0.0);
+                begin = end;
+            }
+        });
+    };
+    compute_old_and_reference(samples);
+    const std::vector<float> whole = gradient_of(samples);
+    for (std::size_t i = 0; i < samples.size(); ++i) {
+        const std::vector<float> part = gradient_of(samples.subspan(i, 1));
+        explained.responses[i].gradient_product =
+            std::inner_product(part.begin(), part.end(), whole.begin(), 0.0);
+        explained.responses[i].reference = samples[i].ref_logp;
+    }
+    score(&ExplainedResponse::old, &ExplainedResponse::entropy_before);
+    sums = {};
+    update(samples, o.lr);
+    explained.loss = sums.loss, explained.gradient_norm = grad_norm;
+    score(&ExplainedResponse::updated, &ExplainedResponse::entropy_after);
 }
 
 /// Held-out problems, sampled at the training temperature with randomness of their own, the same every time.
@@ -946,7 +958,7 @@ int main(int argc, char** argv) {
                     }
             }
         if (o.overlong == "soft") o.reward.parts += ",overlong=1";
-        if (o.explain) o.prompts = 1, o.mini_batches = 1, o.dynamic_sampling = 0;
+        if (o.explain) o.prompts = 1, o.inner_epochs = 1, o.mini_batches = 1, o.dynamic_sampling = 0;
         if (o.keep_best && o.eval.empty()) fail("--keep-best wants --eval: problems to be best at");
         o.reward.max_new_tokens = o.max_new_tokens;
         o.record = describe_run(app, argc, argv);

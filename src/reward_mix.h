@@ -42,6 +42,7 @@ class RewardMix {
     explicit RewardMix(const RewardOptions& options);
     /// Names, in order.
     const std::vector<std::string>& parts() const { return names_; }
+    const std::vector<double>& weights() const { return weights_; }
     /// Every response's parts, unweighted, and its reward, their weighted sum, into `responses`.
     void apply(const std::vector<Problem>& problems, std::vector<Response>& responses);
 
