@@ -32,12 +32,6 @@ struct Options {
     std::int64_t seed = 1;
 };
 
-/// A run that was stopped has no model yet, which is a better thing to say than that config.json is missing.
-Config load_config(const std::filesystem::path& model_folder) {
-    if (const std::string advice = how_to_finish(model_folder); !advice.empty()) fail(advice);
-    return Config::load(model_folder);
-}
-
 class Program {
   public:
     explicit Program(const Options& options);
@@ -76,7 +70,7 @@ Program::Program(const Options& options)
       problems_file(o.eval + o.sample),
       device(make_device(o.device, o.dtype)),
       backend(*device.backend),
-      config(load_config(o.model)),
+      config(config_of_model(o.model)),
       tokenizer(Tokenizer::load(o.model)),
       prompt_template(choose_template()),
       stop_texts(o.stop_texts.empty() ? config.stop_texts : o.stop_texts),
@@ -400,6 +394,7 @@ int main(int argc, char** argv) {
     app.add_option("--threads", o.threads, "0: one a core")->check(kNonNegative);
     return run_main(app, argc, argv, [&] {
         if (!o.eval.empty() || !o.sample.empty()) install_stop_handler();
+        if (std::filesystem::is_directory(o.out)) fail(o.out, ": is a folder; --out wants a file");
         set_threads(o.threads);
         return Program(o).run();
     });

@@ -330,8 +330,7 @@ Trainer::Rollout Trainer::rollout() {
 
 /// Log-probabilities under pi_old and pi_ref, where they differ from the policy's own.
 void Trainer::compute_old_and_reference(std::span<Sample> samples) {
-    if (o.inner_epochs * o.mini_batches > 1)
-        compute_log_probabilities(model, samples, o, &Sample::old_logp);
+    if (o.inner_epochs * o.mini_batches > 1) compute_log_probabilities(model, samples, o, &Sample::old_logp);
     if (o.beta > 0) {
         const auto policy = model.download_parameters();
         model.upload_parameters(reference);
@@ -538,18 +537,19 @@ void Trainer::explain_update(std::span<Sample> samples, ExplainedStep& explained
         return gradient;
     };
     auto score = [&](std::vector<float> ExplainedResponse::*logp, double ExplainedResponse::*entropy) {
-        for_each_micro_batch(samples, o.token_budget, [&](std::span<Sample*> micro, const PackedBatch& batch) {
-            const auto scores = model.forward(batch, static_cast<float>(o.temperature));
-            std::size_t begin = 0;
-            for (const Sample* s : micro) {
-                ExplainedResponse& e = explained.responses[s - samples.data()];
-                const std::size_t end = begin + s->length();
-                (e.*logp).assign(scores.logp.begin() + begin, scores.logp.begin() + end);
-                e.*entropy =
-                    std::accumulate(scores.entropy.begin() + begin, scores.entropy.begin() + end, 0.0);
-                begin = end;
-            }
-        });
+        for_each_micro_batch(
+            samples, o.token_budget, [&](std::span<Sample*> micro, const PackedBatch& batch) {
+                const auto scores = model.forward(batch, static_cast<float>(o.temperature));
+                std::size_t begin = 0;
+                for (const Sample* s : micro) {
+                    ExplainedResponse& e = explained.responses[s - samples.data()];
+                    const std::size_t end = begin + s->length();
+                    (e.*logp).assign(scores.logp.begin() + begin, scores.logp.begin() + end);
+                    e.*entropy =
+                        std::accumulate(scores.entropy.begin() + begin, scores.entropy.begin() + end, 0.0);
+                    begin = end;
+                }
+            });
     };
     compute_old_and_reference(samples);
     const std::vector<float> whole = gradient_of(samples);
@@ -713,7 +713,7 @@ Trainer::Trainer(const Options& options)
     : o(options),
       resuming(!o.explain && !o.dry_run && check_run_folder(o.out, o.model, o.resume, o.overwrite)),
       reward_mix(o.reward),
-      config(Config::load(o.model)),
+      config(config_of_model(o.model)),
       tokenizer(Tokenizer::load(o.model)),
       prompt_template(load_prompt_template(o.model, config, tokenizer, o.prompt_template, o.plain)),
       stop_texts(o.stop_texts.empty() ? config.stop_texts : o.stop_texts),

@@ -107,6 +107,9 @@ int run_main(CLI::App& app, int argc, char** argv, Body body) {
         return 0;
     } catch (const CLI::ParseError& e) {
         if (e.get_exit_code() == 0) return app.exit(e);  // --help
+        // A misspelt flag is a better reason than the one that is then missing, which CLI11 finds first.
+        for (const std::string& word : app.remaining())
+            if (word.starts_with("--")) return complain("there is no flag " + word + "; see --help", 2);
         return complain(e.what() + std::string("; see --help"), 2);
     } catch (const Error& e) {
         return complain(e.what(), 2);

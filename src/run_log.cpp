@@ -89,7 +89,7 @@ JsonLines::JsonLines(const std::filesystem::path& file, std::optional<std::int64
     if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path(), error);
     if (!error && resume_after_step && std::filesystem::exists(file, error))
         std::filesystem::resize_file(file, kept_bytes(file, *resume_after_step), error);
-    if (error) fail("cannot write ", file, ": ", error.message());
+    if (error) fail(file.string(), ": cannot be written: ", error.message(), "; choose another --out");
     out_.open(file, std::ios::binary | (resume_after_step ? std::ios::app : std::ios::trunc));
     if (!out_) fail("cannot write ", file, "; check the folder and its permissions");
 }

@@ -222,14 +222,18 @@ void clear_run_folder(const fs::path& folder) {
     for (const auto& path : old) fs::remove_all(path);
 }
 
-std::string how_to_finish(const fs::path& folder) {
-    if (!has_checkpoint(folder) || has_weights(folder)) return "";
+Config config_of_model(const fs::path& folder) {
+    if (has_weights(folder)) return Config::load(folder);
+    if (!has_checkpoint(folder))
+        fail(folder.string(), ": ",
+             fs::is_directory(folder) ? "has no model.safetensors" : "there is no such folder",
+             "; a model folder holds config.json, model.safetensors and tokenizer.json");
     const auto run = recorded_run(folder);
     const std::string command =
         run.is_object() ? run.value("command", std::string()) : "train_grpo ... --out " + folder.string();
     const bool resumes = command.find(" --resume") != command.npos;
-    return folder.string() + ": a run that was stopped, and has no model yet; go on with `" + command +
-           (resumes ? "" : " --resume") + "`, or add --steps 1 to that, which ends it where it is";
+    fail(folder.string(), ": a run that was stopped, and has no model yet; go on with `", command,
+         resumes ? "" : " --resume", "`, or add --steps 1 to that, which ends it where it is");
 }
 
 }  // namespace r1

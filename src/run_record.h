@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "src/transformer.h"
+
 namespace r1 {
 
 /// The SHA-256 of a file's bytes, in hexadecimal: what `sha256sum` prints, and Hugging Face shows beside a file.
@@ -45,7 +47,8 @@ bool check_run_folder(const std::filesystem::path& folder, const std::filesystem
 /// Removes the checkpoints and the model of an earlier run from the folder of a new one.
 void clear_run_folder(const std::filesystem::path& folder);
 
-/// What to type where a folder is asked for its model, but holds a run that was stopped. Empty for other folders.
-std::string how_to_finish(const std::filesystem::path& folder);
+/// The configuration of a folder that holds a model. Throws Error where there are no weights; where a run was stopped
+/// before it wrote them, the message says what to type.
+Config config_of_model(const std::filesystem::path& folder);
 
 }  // namespace r1

@@ -98,7 +98,9 @@ json parse_json_file(const std::filesystem::path& file) {
         if (!parsed.is_object()) fail(file.string(), ": not a JSON object");
         return parsed;
     } catch (const json::exception& e) {
-        fail(file.string(), ": not valid JSON: ", e.what());
+        const std::string what =
+            e.what();  // "[json.exception.parse_error.101] parse error at line 3, column 1: ..."
+        fail(file.string(), ": not valid JSON: ", what.substr(std::min(what.size(), what.find("] ") + 2)));
     }
 }
 

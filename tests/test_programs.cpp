@@ -256,7 +256,12 @@ TEST_CASE("bad input: one clear sentence, exit status 2, nothing half-written") 
     const std::string out = " --out " + (f / "out"), train = " --train " + kData + "train.jsonl";
     refused("train_grpo --model " + (f / "nowhere") + train + out, "nowhere");
     refused("train_grpo --model " + kTiny + train + out + " --colour blue", "--colour");
+    refused("train_grpo --model " + kTiny + out + " --trian " + kData + "train.jsonl", "no flag --trian");
     refused("train_grpo --model " + kTiny + train + out + " --group 1", "--group");
+    refused("train_grpo --model " + kData + train + out, "has no model.safetensors");
+    refused("infer --model " + kTiny + "/config.json --prompt 1", "a model folder holds config.json");
+    refused("infer --model " + kTiny + " --eval " + kData + "test.jsonl --out " + f.path.string(),
+            "--out wants a file");
     refused("train_grpo --model " + kTiny + train + out + " --steps many",
             "--steps: \"many\" is not a positive number");
     refused("train_grpo --model " + kTiny + train + out + " --lr -1", "--lr");
