@@ -67,8 +67,11 @@ Program::Program(const Options& options)
       config(Config::load(o.model)),
       tokenizer(Tokenizer::load(o.model)),
       prompt_template(choose_template()),
-      problems(problems_file.empty() ? std::vector<Problem>{}
-                                     : load_problems(problems_file, prompt_template)),
+      problems(problems_file.empty()
+                   ? std::vector<Problem>{}
+                   : load_problems(problems_file, prompt_template,
+                                   o.eval.empty() && !Keep(o.keep, o.script).correct() ? Answers::Optional
+                                                                                       : Answers::Required)),
       prompt_tokens(static_cast<int>(longest_prompt())),
       max_new_tokens(std::min(o.max_new_tokens, config.max_position_embeddings - 1)),
       slots(problems.empty() ? o.samples

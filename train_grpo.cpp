@@ -617,8 +617,9 @@ Trainer::Trainer(const Options& options)
       config(Config::load(o.model)),
       tokenizer(Tokenizer::load(o.model)),
       prompt_template(load_prompt_template(o.model, config, tokenizer, o.prompt_template, o.plain)),
-      train_problems(load_problems(o.train, prompt_template)),
-      eval_problems(o.eval.empty() ? std::vector<Problem>{} : load_problems(o.eval, prompt_template)),
+      train_problems(load_problems(o.train, prompt_template, reward_mix.answers())),
+      eval_problems(o.eval.empty() ? std::vector<Problem>{}
+                                   : load_problems(o.eval, prompt_template, reward_mix.answers())),
       prompt_tokens(static_cast<int>(longest_prompt())),
       max_new_tokens(std::min(o.max_new_tokens, config.max_position_embeddings - 1)),
       slots(std::min(o.prompts * o.group / comm.size(), 256)),
