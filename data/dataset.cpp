@@ -159,7 +159,7 @@ Problem parse_problem(const json& line, const PromptTemplate& prompt_template, A
                 gold, answer_in};
     }
     if (!line.contains("question") && !line.contains("problem"))
-        fail_wanting(line, "a problem must have a \"question\" (or \"problem\", or \"nums\" and \"target\")");
+        fail_wanting(line, "a problem must have a \"question\", a \"problem\", or \"nums\" and \"target\"");
     if (!prompt_template.has_question())
         fail("the prompt template has no {question}; give another with --template");
     std::string question = text_at(line, line.contains("question") ? "question" : "problem");
@@ -249,7 +249,8 @@ auto at_line(const std::string& file, std::size_t line, Body body) {
     try {
         return body();
     } catch (const json::exception& e) {
-        const std::string what = e.what();  // "[json.exception.out_of_range.406] number overflow parsing '1e999'"
+        const std::string what =
+            e.what();  // "[json.exception.out_of_range.406] number overflow parsing '1e999'"
         fail(file, ":", line, ": ", what.substr(std::min(what.size(), what.find("] ") + 2)));
     } catch (const Error& e) {
         fail(file, ":", line, ": ", e.what());

@@ -152,7 +152,7 @@ TEST_CASE("errors name file and line") {
     line2(R"({"question":"q","anwser":"1"})", R"((the keys of this line: "anwser", "question"))");
     line2(
         R"({"prompt":"q","answer":"1"})",
-        R"(must have a "question" (or "problem", or "nums" and "target") (the keys of this line: "answer", "prompt"))");
+        R"(must have a "question", a "problem", or "nums" and "target" (the keys of this line: "answer", "prompt"))");
     line2(R"({})", "(the keys of this line: none)");
     line2(R"({"question":5,"answer":"1"})", R"("question" is 5, but must be a text)");
     line2(R"({"question":"q","answer":null})", R"("answer" is null, but must be a text or a number)");
