@@ -77,7 +77,8 @@ constexpr std::size_t kMostChoices = 26;
 
 std::vector<std::string> read_choices(const json& line) {
     const json& choices = line.at("choices");
-    if (!choices.is_array() || !std::ranges::all_of(choices, [](const json& c) { return c.is_string(); }))
+    if (!choices.is_array() ||
+        !std::all_of(choices.begin(), choices.end(), [](const json& c) { return c.is_string(); }))
         fail("\"choices\" is ", shown(choices), ", but must be a list of texts");
     if (choices.empty() || choices.size() > kMostChoices)
         fail("\"choices\" holds ", choices.size(), " texts; 1 to ", kMostChoices, " can be labelled");
@@ -184,7 +185,7 @@ SftExample parse_example(const json& line, const std::filesystem::path& model_fo
             fail_wanting(line, "an example must have a \"prompt\" and a \"completion\", or \"messages\"");
         const json eos = line.value("eos", json(true));
         if (!eos.is_boolean()) fail("\"eos\" is ", shown(eos), ", but must be true or false");
-        return {{{text_at(line, "prompt"), false}, {text_at(line, "completion"), true}}, eos};
+        return {{{text_at(line, "prompt"), false}, {text_at(line, "completion"), true}}, eos.get<bool>()};
     }
     if (!chat) chat = ChatFormat::load(model_folder);
     if (!chat) fail("\"messages\" need a chat template, and ", model_folder.string(), " has none");
