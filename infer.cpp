@@ -40,6 +40,7 @@ class Program {
   private:
     PromptTemplate choose_template() const;
     std::optional<RewardMix> choose_reward() const;
+    Answers answers() const;
     std::size_t longest_prompt() const;
     TransformerOptions planned_options() const;
     int evaluate();
@@ -76,7 +77,7 @@ Program::Program(const Options& options)
       stop_texts(o.stop_texts.empty() ? config.stop_texts : o.stop_texts),
       reward(choose_reward()),
       problems(problems_file.empty() ? std::vector<Problem>{}
-                                     : load_problems(problems_file, prompt_template)),
+                                     : load_problems(problems_file, prompt_template, answers())),
       prompt_tokens(static_cast<int>(longest_prompt())),
       max_new_tokens(std::min(o.max_new_tokens, config.max_position_embeddings - 1)),
       slots(problems.empty() ? o.samples
@@ -122,6 +123,13 @@ std::optional<RewardMix> Program::choose_reward() const {
         }
     }
     return std::optional<RewardMix>(std::in_place, options);
+}
+
+/// Whether the problems must say what is right: not for a reward that does not ask, nor for samples that are kept anyway.
+Answers Program::answers() const {
+    if (!o.sample.empty())
+        return Keep(o.keep, o.reward.script).correct() ? Answers::Required : Answers::Optional;
+    return reward ? reward->answers() : Answers::Required;
 }
 
 std::size_t Program::longest_prompt() const {
@@ -216,8 +224,9 @@ int Program::evaluate() {
         std::printf("%-8s %5.1f%%  [%.1f, %.1f]\n", name.c_str(), 100 * i.mean, 100 * i.low, 100 * i.high);
         summary[name] = {{"mean", i.mean}, {"low", i.low}, {"high", i.high}, {"by_problem", by_problem}};
     };
-    report("pass@1", evaluation.pass1);
-    if (o.samples > 1) {
+    const bool graded = !evaluation.pass1.empty();
+    if (graded) report("pass@1", evaluation.pass1);
+    if (graded && o.samples > 1) {
         report("cons@" + std::to_string(o.samples), evaluation.cons);
         report("pass@" + std::to_string(o.samples), evaluation.pass_k);
     }

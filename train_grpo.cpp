@@ -177,6 +177,14 @@ std::vector<Problem> limited(std::vector<Problem> problems, int limit) {
     return some;
 }
 
+/// "12.5%", or "-" for what is not known.
+std::string percent(double share) {
+    if (std::isnan(share)) return "-";
+    char text[32];
+    std::snprintf(text, sizeof text, "%.1f%%", 100 * share);
+    return text;
+}
+
 class Trainer {
   public:
     explicit Trainer(const Options& options);
@@ -476,16 +484,20 @@ void Trainer::show_summary() const {
     }
     if (evaluations.size() < 2) return;
     const auto &before = evaluations.front(), &after = evaluations.back();
-    auto change = [&](const char* key, double scale) {
-        return std::pair(scale * before.at(key).get<double>(), scale * after.at(key).get<double>());
+    auto change = [&](const char* key, auto written) {
+        return written(before, key) + " -> " + written(after, key);
     };
-    const auto reward = change("reward", 1), accuracy = change("accuracy", 100),
-               format = change("format", 100), length = change("response_length", 1);
-    std::printf(
-        "held out: reward %.3f -> %.3f, accuracy %.1f%% -> %.1f%%, format %.1f%% -> %.1f%%, response length "
-        "%.1f -> %.1f\n",
-        reward.first, reward.second, accuracy.first, accuracy.second, format.first, format.second,
-        length.first, length.second);
+    auto share = [](const nlohmann::json& e, const char* key) {  // null: no answer is known
+        return percent(e.at(key).is_number() ? e.at(key).get<double>() : std::nan(""));
+    };
+    auto number = [](const nlohmann::json& e, const char* key) {
+        char text[32];
+        std::snprintf(text, sizeof text, "%.4g", e.at(key).get<double>());
+        return std::string(text);
+    };
+    std::printf("held out: reward %s, accuracy %s, format %s, response length %s\n",
+                change("reward", number).c_str(), change("accuracy", share).c_str(),
+                change("format", share).c_str(), change("response_length", number).c_str());
 }
 
 /// One step on one question, printed so that it can be checked with a pocket calculator. The step is taken, so that old
@@ -609,10 +621,10 @@ void Trainer::evaluate() {
                   {"reward", g.reward},
                   {"n", static_cast<std::int64_t>(g.responses)}}}});
     std::printf(
-        "held out (%zu unseen problems, %d sampled responses each): reward %.3f, accuracy %.1f%%, format "
-        "%.1f%%, "
+        "held out (%zu unseen problems, %d sampled responses each): reward %.3f, accuracy %s, format %s, "
         "response length %.1f\n",
-        eval_problems.size(), o.eval_samples, g.reward, 100 * g.accuracy, 100 * g.format, g.response_length);
+        eval_problems.size(), o.eval_samples, g.reward, percent(g.accuracy).c_str(),
+        percent(g.format).c_str(), g.response_length);
     const std::size_t shown = std::min<std::size_t>(share.size(), 24);  // the same questions every time
     for (std::size_t n = 0; n < shown; ++n) {
         const std::size_t i =
@@ -679,9 +691,10 @@ void Trainer::log_step(const Rollout& r, double step_seconds, double lr) {
     if (step % 20 == 1)
         std::printf(
             "   step  reward  accuracy  format  length  no spread  entropy  grad norm  logp gap  s/step\n");
-    std::printf("%7d  %6.3f  %7.1f%%  %5.1f%%  %6.1f  %8.1f%%  %7.3f  %9.3f  %8.1e  %6.2f\n", step, reward,
-                100 * g.accuracy, 100 * g.format, g.response_length, 100 * without_spread,
-                sums.entropy / sums.tokens, grad_norm / updates, maxima.gap, step_seconds);
+    std::printf("%7d  %6.3f  %8s  %6s  %6.1f  %9s  %7.3f  %9.3f  %8.1e  %6.2f\n", step, reward,
+                percent(g.accuracy).c_str(), percent(g.format).c_str(), g.response_length,
+                percent(without_spread).c_str(), sums.entropy / sums.tokens, grad_norm / updates, maxima.gap,
+                step_seconds);
     steps_without_spread = without_spread == 1 ? steps_without_spread + 1 : 0;
     if (steps_without_spread % 20 == 3)
         std::printf(
@@ -717,9 +730,10 @@ Trainer::Trainer(const Options& options)
       tokenizer(Tokenizer::load(o.model)),
       prompt_template(load_prompt_template(o.model, config, tokenizer, o.prompt_template, o.plain)),
       stop_texts(o.stop_texts.empty() ? config.stop_texts : o.stop_texts),
-      train_problems(load_problems(o.train, prompt_template)),
+      train_problems(load_problems(o.train, prompt_template, reward_mix.answers())),
       eval_problems(o.eval.empty() ? std::vector<Problem>{}
-                                   : limited(load_problems(o.eval, prompt_template), o.eval_limit)),
+                                   : limited(load_problems(o.eval, prompt_template, reward_mix.answers()),
+                                             o.eval_limit)),
       prompt_tokens(static_cast<int>(longest_prompt())),
       max_new_tokens(std::min(o.max_new_tokens, config.max_position_embeddings - 1)),
       slots(std::min(o.prompts * o.group / comm.size(), 256)),

@@ -52,14 +52,20 @@ struct Problem {
     std::string source{};  ///< the line of the file
 };
 
+enum class Answers { Required, Optional };
+
 /// One object a line:
 ///   {"nums": [2, 12, 6], "target": 70}                           countdown; with a "question" in words of its own
 ///   {"question": ..., "answer": "... #### 72"}                   GSM8K: what stands behind the last ####
 ///   {"problem": ..., "solution": "... \\boxed{\\frac34} ..."}    MATH: what stands in the last \boxed{}
 ///   {"problem": ..., "answer": "\\frac34" or 204}                MATH-500, AIME: mathematics
-///   {"question": ..., "choices": [...], "answer": "B" or 1}      a choice, by label or by index from 0
-/// Blank lines are skipped. A gold answer that cannot be read is an error here, not a reward later.
-std::vector<Problem> load_problems(const std::filesystem::path& file, const PromptTemplate& prompt_template);
+///   {"question": ..., "answer": "3, 1, 2", "match": "text"}      this very text; "match": "math" is the default
+///   {"question": ..., "choices": [...], "answer": "B" or 1}      a choice, by label, by index from 0 or by its text
+///   {"question": ...}                                            where answers are optional
+/// Other keys are allowed, and blank lines skipped. A gold answer that cannot be read is an error here, not a reward
+/// later.
+std::vector<Problem> load_problems(const std::filesystem::path& file, const PromptTemplate& prompt_template,
+                                   Answers answers = Answers::Required);
 
 /// Lines of a permutation: index i of an endless sequence that visits each of `count` items once an epoch, in
 /// an order that depends on seed and epoch alone.

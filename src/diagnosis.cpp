@@ -7,7 +7,7 @@ namespace r1 {
 
 std::string why_nothing_is_learnt(const std::vector<Problem>& problems,
                                   const std::vector<Response>& responses, int max_new_tokens) {
-    std::size_t cut_off = 0, talk_on = 0, well_formed = 0, right = 0;
+    std::size_t cut_off = 0, talk_on = 0, well_formed = 0, right = 0, wrong = 0;
     std::map<std::string, std::size_t> format_reasons, accuracy_reasons;
     for (const Response& r : responses) {
         const AnswerIn answer_in = problems[r.completion.prompt].answer_in;
@@ -22,6 +22,7 @@ std::string why_nothing_is_learnt(const std::vector<Problem>& problems,
             cut_off += !r.completion.stopped;
         well_formed += r.format.value == 1;
         right += r.accuracy.value == 1;
+        wrong += r.accuracy.value == 0;  // neither where no answer is known
         ++format_reasons[r.format.reason];
         ++accuracy_reasons[r.accuracy.reason];
     }
@@ -44,13 +45,13 @@ std::string why_nothing_is_learnt(const std::vector<Problem>& problems,
         why << all - well_formed << " of " << all
             << " responses do not keep the format (most often: " << most_often(format_reasons)
             << "): ask for it in --template with an example, or teach it with train_sft first";
-    else if (right == 0)
+    else if (wrong == all)
         why << "no response is right (most often: " << most_often(accuracy_reasons)
             << "), though most keep the format: give easier questions, or raise --group";
     else
-        why << "the model answers each question the same way every time: raise --temperature, or give "
+        why << "the reward does not tell the responses to a question apart: raise --temperature, or give "
                "questions "
-               "that it gets right only sometimes";
+               "that the model gets right only sometimes";
     return why.str();
 }
 

@@ -1,6 +1,7 @@
 // From problems to graded responses: what training and evaluation have in common.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -88,14 +89,19 @@ inline void grade(const std::vector<Problem>& problems, std::vector<Response>& r
     }
 }
 
-/// Sums over responses; divide by `responses`. Only doubles, so that ranks can add them up.
+/// Sums over responses. Only doubles, so that ranks can add them up.
 struct Grades {
-    double responses = 0, reward = 0, accuracy = 0, format = 0, response_length = 0, truncated = 0;
+    double responses = 0, reward = 0, format = 0, response_length = 0, truncated = 0;
+    double accuracy = 0,
+           answers_known = 0;  ///< accuracy is a mean over the responses whose answer is known, or NaN
     void add(const std::vector<Response>& all) {
         responses += static_cast<double>(all.size());
         for (const auto& r : all) {
             reward += r.reward;
-            accuracy += r.accuracy.value;
+            if (!std::isnan(r.accuracy.value)) {
+                accuracy += r.accuracy.value;
+                ++answers_known;
+            }
             format += r.format.value;
             response_length += static_cast<double>(r.completion.tokens.size());
             truncated += r.completion.stopped ? 0 : 1;
@@ -103,8 +109,8 @@ struct Grades {
     }
     Grades means() const {
         Grades g = *this;
-        for (double* sum : {&g.reward, &g.accuracy, &g.format, &g.response_length, &g.truncated})
-            *sum /= responses;
+        for (double* sum : {&g.reward, &g.format, &g.response_length, &g.truncated}) *sum /= responses;
+        g.accuracy /= answers_known;
         return g;
     }
 };

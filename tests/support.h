@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "src/backend.h"
+#include "src/error.h"
 #include "src/transformer.h"
 
 namespace r1::test {
@@ -38,6 +39,20 @@ inline std::string read_file(const std::filesystem::path& file) {
 inline void write_file(const std::filesystem::path& file, const std::string& bytes) {
     std::ofstream(file, std::ios::binary) << bytes;
 }
+
+/// Checks that the expression throws an Error whose sentence contains `part`. doctest has its own word
+/// for that only since 2.4.9, and Ubuntu 22.04 has 2.4.8.
+#define CHECK_ERROR(expression, part)                    \
+    do {                                                 \
+        std::string sentence = "(no error)";             \
+        try {                                            \
+            static_cast<void>(expression);               \
+        } catch (const r1::Error& error) {               \
+            sentence = error.what();                     \
+        }                                                \
+        INFO("expected ", part, " in: ", sentence);      \
+        CHECK(sentence.find(part) != std::string::npos); \
+    } while (false)
 
 /// $R1_FIXTURES: tokenizers, configurations and data sets of public projects, which are not in this
 /// repository. Where it is unset the test says so, and ends.

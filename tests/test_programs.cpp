@@ -243,6 +243,45 @@ TEST_CASE("train_sft lowers its loss, resumes exactly, and writes a model that i
     CHECK(lines.find("{\"summary\":{\"pass@1\":{\"mean\":") != lines.npos);
 }
 
+TEST_CASE("a task of one's own: the shipped example, its reward program, and problems without answers") {
+    const TemporaryFolder f;
+    const std::string examples = R1_SOURCE_DIR "/data/examples/",
+                      flags = "train_grpo --model " + kTiny + " --template " + examples +
+                              "question.txt --prompts 4 --group 4 --max-new-tokens 48 --steps 2 ";
+    const auto by_rules = run(f, flags + "--train " + examples + "largest.jsonl --eval " + examples +
+                                     "largest_test.jsonl --out " + (f / "rules"));
+    REQUIRE_MESSAGE(by_rules.status == 0, by_rules.err);
+    CHECK(by_rules.out.find("330 training problems") != std::string::npos);
+    CHECK(by_rules.out.find("110 unseen problems") != std::string::npos);
+
+    std::ofstream(f / "questions.jsonl") << R"({"question":"1,2,3"})"
+                                         << "\n"
+                                         << R"({"question":"6,5,4"})"
+                                         << "\n";
+    const auto refused = run(f, flags + "--train " + (f / "questions.jsonl") + " --out " + (f / "none"));
+    CHECK(refused.status == 2);
+    CHECK(refused.err.find("questions.jsonl:1: there is no \"answer\"; give one, or leave accuracy out") !=
+          std::string::npos);
+    const std::string sample = "infer --model " + kTiny + " --template " + examples +
+                               "question.txt --sample " + (f / "questions.jsonl") +
+                               " --max-new-tokens 8 --out " + (f / "samples.jsonl");
+    CHECK(run(f, sample + " --keep correct").status == 2);
+    CHECK(run(f, sample).status == 0);
+    if (std::system("command -v python3 >/dev/null") != 0) {
+        MESSAGE("the reward program was skipped: there is no python3");
+        return;
+    }
+    const auto by_program =
+        run(f, flags + "--train " + (f / "questions.jsonl") + " --out " + (f / "program") +
+                   " --reward program=1,format=0.2 --reward-program 'python3 " + examples + "reward.py'");
+    REQUIRE_MESSAGE(by_program.status == 0, by_program.err);
+    CHECK(log_of(f / "program").at(0)["reward_parts"]["program"].get<double>() > 0);
+    REQUIRE(std::system(("cd " + f.path.string() + " && python3 " + examples + "make_largest.py").c_str()) ==
+            0);
+    for (const char* file : {"largest.jsonl", "largest_test.jsonl"})
+        CHECK(read_file(f / file) == read_file(examples + file));
+}
+
 TEST_CASE("bad input: one clear sentence, exit status 2, nothing half-written") {
     const TemporaryFolder f;
     auto refused = [&](const std::string& command, const std::string& part) {

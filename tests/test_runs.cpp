@@ -414,8 +414,8 @@ TEST_CASE("a run that cannot learn names the part that is missing") {
               "2 of 2 responses do not keep the format (most often: <think> is missing)"));
     CHECK(has(why(tags, {response(good, true, 0, 1), response(good, true, 0, 1)}),
               "no response is right (most often: gives 7)"));
-    CHECK(
-        has(why(tags, {response(good, true, 1, 1), response(good, true, 0, 1)}), "the same way every time"));
+    CHECK(has(why(tags, {response(good, true, 1, 1), response(good, true, 0, 1)}),
+              "does not tell the responses to a question apart"));
     CHECK(has(why(boxed, {response("so $\\boxed{3}$.", true, 1, 1)}), "every response is right"));
     CHECK(
         has(why(boxed, {response("\\boxed{4} Next: 2+2", false, 0, 1)}), "talk on: the model does not stop"));
