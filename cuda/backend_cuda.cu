@@ -1,4 +1,6 @@
 // Memory, recording, and matrix products (cuBLAS) of the CUDA backend.
+#include <dlfcn.h>
+
 #include "cuda/backend_cuda.h"
 
 namespace r1::cuda {
@@ -7,8 +9,62 @@ namespace {
 constexpr std::size_t kCublasWorkspace = std::size_t{32} << 20;  // as NVIDIA recommends for Hopper
 constexpr std::size_t kReserve = std::size_t{256} << 20;         // cuBLAS itself, scratch, fragmentation
 
+/// A version of CUDA as its documents write it: 12040 is 12.4.
+std::string dotted(int version) {
+    return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+/// The newest CUDA that the driver supports; 0 without a driver.
+int driver_version() {
+    int version = 0;
+    cudaDriverGetVersion(&version);
+    return version;
+}
+
+/// The functions of cuBLAS that are used here. CUDA 12 and CUDA 13 have the same ones in libraries of
+/// different names; so the library is opened at run time instead of linked, and either serves.
+struct Cublas {
+    using Gemm = cublasStatus_t(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int,
+                                const void*, const void*, cudaDataType, int, const void*, cudaDataType, int,
+                                const void*, void*, cudaDataType, int, cublasComputeType_t, cublasGemmAlgo_t);
+    decltype(&cublasCreate) create = nullptr;
+    decltype(&cublasDestroy) destroy = nullptr;
+    decltype(&cublasSetStream) set_stream = nullptr;
+    decltype(&cublasSetWorkspace) set_workspace = nullptr;
+    decltype(&cublasGetStatusString) status_string = nullptr;
+    Gemm* gemm = nullptr;
+    std::string missing;  ///< why it cannot be used; empty where it can
+
+    Cublas() {
+        void* library = nullptr;
+        for (int version : {13, 12}) {
+            if (library || version > driver_version() / 1000) continue;
+            library = dlopen(("libcublas.so." + std::to_string(version)).c_str(), RTLD_NOW);
+            if (!library) missing += (missing.empty() ? "" : "; ") + std::string(dlerror());
+        }
+        if (!library) {
+            missing = "no cuBLAS: " + missing + "; name its folder in LD_LIBRARY_PATH, or install it";
+            return;
+        }
+        missing.clear();
+        auto find = [&](auto& function, const char* name) {
+            function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, name));
+            if (!function) missing = std::string("the cuBLAS that was found has no ") + name;
+        };
+        find(create, "cublasCreate_v2");
+        find(destroy, "cublasDestroy_v2");
+        find(set_stream, "cublasSetStream_v2");
+        find(set_workspace, "cublasSetWorkspace_v2");
+        find(status_string, "cublasGetStatusString");
+        find(gemm, "cublasGemmEx");
+    }
+};
+const Cublas& cublas() {
+    static const Cublas opened;  // never closed: its functions live in it
+    return opened;
+}
+
 void check(cublasStatus_t status) {
-    if (status != CUBLAS_STATUS_SUCCESS) fail("cuBLAS: ", cublasGetStatusString(status));
+    if (status != CUBLAS_STATUS_SUCCESS) fail("cuBLAS: ", cublas().status_string(status));
 }
 
 /// A recorded sequence of launches.
@@ -48,15 +104,15 @@ CudaBackend::CudaBackend(DType activation) : activation_(activation) {
     std::size_t total = 0;
     cuda::check(cudaMemGetInfo(&free_before_, &total), "memory");
     cuda::check(cudaStreamCreate(&stream_), "stream");
-    check(cublasCreate(&cublas_));
-    check(cublasSetStream(cublas_, stream_));
+    check(cublas().create(&cublas_));
+    check(cublas().set_stream(cublas_, stream_));
     outgrown_.emplace_back(*this,
                            kCublasWorkspace);  // one fixed workspace: the same algorithms, the same bits
-    check(cublasSetWorkspace(cublas_, outgrown_[0].data(), kCublasWorkspace));
+    check(cublas().set_workspace(cublas_, outgrown_[0].data(), kCublasWorkspace));
 }
 
 CudaBackend::~CudaBackend() {
-    cublasDestroy(cublas_);
+    cublas().destroy(cublas_);
     cudaStreamDestroy(stream_);
 }
 
@@ -144,12 +200,12 @@ void CudaBackend::gemm(Matrix c, Matrix a, Matrix b, Transposed transposed, bool
     const std::int64_t k = transposed == Transposed::Left ? a.rows : a.cols;
     auto type = [](DType t) { return t == DType::BF16 ? CUDA_R_16BF : CUDA_R_32F; };
     const float one = 1, beta = accumulate ? 1 : 0;
-    check(cublasGemmEx(cublas_, transposed == Transposed::Right ? CUBLAS_OP_T : CUBLAS_OP_N,
-                       transposed == Transposed::Left ? CUBLAS_OP_T : CUBLAS_OP_N, static_cast<int>(c.cols),
-                       static_cast<int>(c.rows), static_cast<int>(k), &one, b.data, type(b.dtype),
-                       static_cast<int>(b.stride), a.data, type(a.dtype), static_cast<int>(a.stride), &beta,
-                       c.data, type(c.dtype), static_cast<int>(c.stride), CUBLAS_COMPUTE_32F,
-                       CUBLAS_GEMM_DEFAULT));
+    check(cublas().gemm(cublas_, transposed == Transposed::Right ? CUBLAS_OP_T : CUBLAS_OP_N,
+                        transposed == Transposed::Left ? CUBLAS_OP_T : CUBLAS_OP_N, static_cast<int>(c.cols),
+                        static_cast<int>(c.rows), static_cast<int>(k), &one, b.data, type(b.dtype),
+                        static_cast<int>(b.stride), a.data, type(a.dtype), static_cast<int>(a.stride), &beta,
+                        c.data, type(c.dtype), static_cast<int>(c.stride), CUBLAS_COMPUTE_32F,
+                        CUBLAS_GEMM_DEFAULT));
 }
 
 void CudaBackend::linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias) {
@@ -181,15 +237,36 @@ void CudaBackend::linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy
     add_column_sums(dbias, partial, parts, dy.cols);
 }
 
+namespace {
+
+std::string why_not() {
+    const int driver = driver_version();
+    if (!driver) return "there is no NVIDIA driver";
+    int devices = 0;
+    const cudaError_t status = cudaGetDeviceCount(&devices);
+    if (status == cudaErrorInsufficientDriver)
+        return "the driver supports CUDA " + dotted(driver) + ", but this was built with CUDA " +
+               dotted(CUDART_VERSION) + "; install a newer driver, or build with an older CUDA";
+    if (status != cudaSuccess) return cudaGetErrorString(status);
+    if (devices == 0) return "there is a driver, but no GPU";
+    cudaDeviceProp properties;
+    cuda::check(cudaGetDeviceProperties(&properties, 0), "properties");
+    if (properties.major < 8)
+        return std::string(properties.name) + " has compute capability " + std::to_string(properties.major) +
+               "." + std::to_string(properties.minor) + ", but the kernels need 8.0 (Ampere) or newer";
+    return cublas().missing;
+}
+
+}  // namespace
 }  // namespace r1::cuda
 
 /// What the programs look up in the separately loaded library.
 extern "C" r1::Backend* r1_make_cuda_backend(bool bfloat16) {
     return new r1::cuda::CudaBackend(bfloat16 ? r1::DType::BF16 : r1::DType::F32);
 }
-/// 0 where there is a driver and a device; else CUDA's error, as a sentence.
+/// Why no GPU can be used; null where one can.
 extern "C" const char* r1_cuda_missing() {
-    int devices = 0;
-    const cudaError_t status = cudaGetDeviceCount(&devices);
-    return status != cudaSuccess ? cudaGetErrorString(status) : devices == 0 ? "no device" : nullptr;
+    static std::string why;  // the caller reads it after the call
+    why = r1::cuda::why_not();
+    return why.empty() ? nullptr : why.c_str();
 }

@@ -40,8 +40,8 @@ __global__ void __launch_bounds__(128)
     const Keys keys(spans + b * 4);
     const std::int64_t cols = shape.kv_cols();
     bf16 *k_tile = tiles + warp * 2 * kKeys * kStride<D>, *v_tile = k_tile + kKeys * kStride<D>;
-    load_rows<D>(q_tile, qkv + b * std::int64_t{shape.qkv_cols()} + group * heads * D, D, heads, kHeads,
-                 threadIdx.x, 128);
+    load_rows<D>(q_tile, qkv + b * static_cast<std::int64_t>(shape.qkv_cols()) + group * heads * D, D, heads,
+                 kHeads, threadIdx.x, 128);
     __syncthreads();
 
     const float scale = rsqrtf(static_cast<float>(D)) * kLog2e;

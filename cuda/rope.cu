@@ -19,7 +19,7 @@ __global__ void rope_kernel(T* qkv, const std::int32_t* positions, const float* 
         sine[i] = static_cast<float>(inverse ? -s : s);
     }
     __syncthreads();
-    T* token = qkv + blockIdx.x * std::int64_t{shape.qkv_cols()};
+    T* token = qkv + blockIdx.x * static_cast<std::int64_t>(shape.qkv_cols());
     const std::int64_t row = rows ? rows[blockIdx.x] : -1;
     for (int item = threadIdx.x; item < heads * half; item += blockDim.x) {
         const int h = item / half, i = item % half;

@@ -134,7 +134,12 @@ void matmul(const void* a, const void* b, float* c, const MatmulKey& key) {
             sum.append_sum(1.0f);
             attributes.set_post_ops(sum);
         }
-        Primitive p{dnnl::matmul({{a_desc, b_desc, c_desc}, attributes, engine}),
+#if DNNL_VERSION_MAJOR >= 3
+        const dnnl::matmul::primitive_desc product(engine, a_desc, b_desc, c_desc, attributes);
+#else  // oneDNN 2 takes the descriptors by way of a `desc` that oneDNN 3 no longer has
+        const dnnl::matmul::primitive_desc product({a_desc, b_desc, c_desc}, attributes, engine);
+#endif
+        Primitive p{dnnl::matmul(product),
                     memory(a_desc, engine, nullptr),
                     memory(b_desc, engine, nullptr),
                     memory(c_desc, engine, nullptr),

@@ -8,6 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 size=${1:-0.5B} TASK=${2:-gsm8k} folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
+DEVICE=${DEVICE:-auto}
 MODEL=$folder/Qwen2.5-$size STUDENTS=$folder/student-0.5B DATA=$folder/data OUT=$folder/run
 tests/random_model.sh Qwen2.5-$size-Instruct qwen2.5 "$MODEL"
 tests/random_model.sh Qwen2.5-0.5B-Instruct qwen2.5 "$STUDENTS"
@@ -24,7 +25,7 @@ KEEP="longest<1000" GRPO="$GRPO --prompts 2 --group 2 --max-new-tokens 16 --toke
 SFT="$SFT --batch-tokens 256 --token-budget 1024"
 SAMPLE="$SAMPLE --max-new-tokens 16" EVAL="$EVAL --samples 2 --max-new-tokens 16" DISTILL="--steps 2"
 ZERO_STEPS=2 COLD_STEPS=2 DEV2_STEPS=2 DEV3_STEPS=2 R1_STEPS=2 STUDENT_STEPS=2
-export MODEL STUDENTS DATA OUT TASK KEEP GRPO SFT SAMPLE EVAL DISTILL ZERO_STEPS COLD_STEPS DEV2_STEPS DEV3_STEPS R1_STEPS \
-    STUDENT_STEPS
+export DEVICE MODEL STUDENTS DATA OUT TASK KEEP GRPO SFT SAMPLE EVAL DISTILL ZERO_STEPS COLD_STEPS DEV2_STEPS DEV3_STEPS \
+    R1_STEPS STUDENT_STEPS
 data/recipe/r1.sh data/recipe/qwen2.5.sh
 cut -f 1-3 "$OUT/stages.tsv"

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Runs each test binary given and adds up doctest's summaries. The last line is "N passed, N failed, N skipped"; the
-# exit status is 0 only if every run succeeded and at least one test case ran.
+# Runs each test binary given and adds up doctest's summaries. A case that calls skip() (see
+# tests/support.h) has passed for doctest, but is counted as skipped here. The last lines say what was
+# skipped and why, then "N passed, N failed, N skipped"; the exit status is 0 only if every run succeeded
+# and at least one test case passed.
 set -uo pipefail
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-halt_on_error=1:print_stacktrace=1}
 
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 reasons=
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 pattern='s/^\[doctest\] test cases: *[0-9]* | *\([0-9]*\) passed | *\([0-9]*\) failed | *\([0-9]*\) skipped.*/\1 \2 \3/p'
@@ -19,8 +21,13 @@ for binary in "$@"; do
         echo "$binary: exit status $status with $p test cases passed: the run counts as one failure"
         f=1
     fi
+    lines=$(sed -n 's/^\[skipped\] /skipped: /p' "$output" | sort -u) # once, however often a case said it
+    n=$(grep -c . <<<"$lines")
+    ((p -= n < p ? n : p, s += n))
+    reasons+=${lines:+$lines$'\n'}
     ((passed += p, failed += f, skipped += s))
 done
 
+sort -u <<<"$reasons" | sed '/^$/d'
 echo "$passed passed, $failed failed, $skipped skipped"
 ((failed == 0 && passed > 0))

@@ -115,16 +115,15 @@ TEST_CASE("chat formats: what is learnt are the assistant's turns, and of a mode
 TEST_CASE("chat formats: what cannot be used is said") {
     const TemporaryFolder folder;
     CHECK(!ChatFormat::load(folder.path));
-    CHECK_THROWS_WITH_AS(format_of("[INST]"), doctest::Contains("--template"), Error);
-    CHECK_THROWS_WITH_AS(format_of(kSmolLm2).render({{"tool", "x"}}), doctest::Contains("\"tool\""), Error);
+    CHECK_ERROR(format_of("[INST]"), "--template");
+    CHECK_ERROR(format_of(kSmolLm2).render({{"tool", "x"}}), "\"tool\"");
     for (const char* broken : {"{", "[]", "{\"chat_template\": 1}", "{\"chat_template\": [1]}"}) {
         write_file(folder / "tokenizer_config.json", broken);
         CAPTURE(broken);
         if (broken == std::string("[]"))
             CHECK(!ChatFormat::load(folder.path));
         else
-            CHECK_THROWS_WITH_AS(ChatFormat::load(folder.path), doctest::Contains("tokenizer_config.json"),
-                                 Error);
+            CHECK_ERROR(ChatFormat::load(folder.path), "tokenizer_config.json");
     }
     write_file(folder / "tokenizer_config.json", "{\"chat_template\": null}");
     CHECK(!ChatFormat::load(folder.path));

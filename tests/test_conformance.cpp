@@ -49,8 +49,6 @@ const std::vector<Subject>& subjects() {
                                      std::string ignored;
                                      return make_cuda_backend(bf16, ignored);
                                  }});
-            else if (bf16)
-                MESSAGE("skipped on a GPU: ", why_not);
         }
         if (const char* only = std::getenv("R1_BACKEND"))  // a porter's, or the one to be debugged
             std::erase_if(found, [&](const Subject& s) {
@@ -114,6 +112,11 @@ void check_conformance(const std::function<Outputs(Bench&)>& body, int seeds = 6
 }
 
 }  // namespace
+
+TEST_CASE("conformance: the suite also runs on a GPU") {
+    std::string why_not;
+    if (!make_cuda_backend(true, why_not)) skip(why_not);
+}
 
 TEST_CASE("conformance: embedding, gather, scatter") {
     check_conformance([](Bench& b) -> Outputs {

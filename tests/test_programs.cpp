@@ -178,7 +178,7 @@ TEST_CASE("two ranks under mpirun train as one process does") {
     const TemporaryFolder f;
     if (std::system("command -v mpirun >/dev/null") != 0 ||
         run(f, "train_grpo --help").out.find("mpirun") == std::string::npos) {
-        MESSAGE("skipped: built without MPI (libopenmpi-dev, openmpi-bin)");
+        skip("built without MPI (libopenmpi-dev, openmpi-bin)");
         return;
     }
     const std::string flags = "train_grpo --model " + kTiny + " --train " + kData +

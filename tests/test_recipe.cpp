@@ -235,7 +235,7 @@ TEST_CASE(
 TEST_CASE("the script: every stage, from base to report; stopped, it goes on; done, it does nothing") {
     const TemporaryFolder f;
     if (std::system("command -v gnuplot >/dev/null") != 0) {
-        MESSAGE("skipped: there is no gnuplot");
+        skip("there is no gnuplot");
         return;
     }
     // The world's own files, with few questions.

@@ -24,6 +24,7 @@
 : "${MODEL:?the folder of Qwen2.5-0.5B or Qwen2.5-1.5B}"
 TASK=${TASK:-gsm8k} OUT=${OUT:-runs/r1-$(basename "$MODEL")-$TASK} STUDENTS=${STUDENTS-} GENERAL=${GENERAL-}
 DATA=${DATA:-$OUT/data}
+DEVICE=${DEVICE:-cuda} # `auto` would train on the CPU, far too slowly, where the driver does not work
 TRAIN=$DATA/train.jsonl TRAIN_ALL=$DATA/train.jsonl TEST=$DATA/test.jsonl
 
 case $(basename "$MODEL") in *0.5B*) states=float32 ;; *) states="bfloat16 --recompute" ;; esac

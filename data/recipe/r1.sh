@@ -15,8 +15,7 @@
 #     data/recipe/r1.sh [SETTINGS]     data/recipe/tiny.sh, or another file beside it; variables of the environment win
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-BIN=${BIN:-build} SEED=${SEED:-1}
-common="--seed $SEED --threads ${THREADS:-0} --device ${DEVICE:-auto}"
+[ -d build ] && BIN=${BIN:-build} || BIN=${BIN:-.} # a bundle has its programs beside data/
 
 # stage NAME OUTPUT COMMAND...: runs the command, unless its output is there. What it prints is also in NAME.txt, and how
 # long it took is a line of stages.tsv: one for each time that it was started.
@@ -64,6 +63,7 @@ mix() { # REASONING GENERAL OUT: three reasoning samples to a general one, as in
 
 main() {
     . "${1:-data/recipe/tiny.sh}" # sets the variables, and defines prepare()
+    common="--seed ${SEED:-1} --threads ${THREADS:-0} --device ${DEVICE:-auto}"
     mkdir -p "$OUT"
     prepare
 

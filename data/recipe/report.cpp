@@ -125,7 +125,7 @@ double mean(const std::vector<double>& v) {
 
 // ---- writing ----
 
-std::string escape(const std::string& text) {
+std::string escaped(const std::string& text) {
     std::string out;
     for (char c : text)
         if (c == '<')
@@ -189,7 +189,7 @@ std::string plot(const std::string& title, const std::vector<Series>& series, bo
     const auto begin = svg.find("<svg");
     if (failed || begin == svg.npos)
         fail("gnuplot has drawn nothing; is it installed? (apt-get install gnuplot-nox)");
-    svg = replaced(svg.substr(begin), "<title>Gnuplot</title>", "<title>" + escape(title) + "</title>");
+    svg = replaced(svg.substr(begin), "<title>Gnuplot</title>", "<title>" + escaped(title) + "</title>");
     for (const char* black : {"fill=\"black\"", "stroke='black'", "stroke=\"black\""})
         svg = replaced(svg, black, std::string(black, std::strchr(black, '=')) + "=\"currentColor\"");
     return replaced(svg, "color=\"black\"", "");
@@ -234,7 +234,7 @@ std::string trend(const std::string& what, const std::vector<double>& v) {
 std::string trends(const std::vector<Run>& runs) {
     std::string html;
     for (const Run& run : runs) {
-        const std::string of = runs.size() > 1 ? " (" + escape(run.name) + ")" : "";
+        const std::string of = runs.size() > 1 ? " (" + escaped(run.name) + ")" : "";
         html += trend("Response length" + of, run.values("response_length"));
         html += trend("The count of reflective words" + of, run.values("reflective_words"));
     }
@@ -353,7 +353,7 @@ std::string models_table(const std::vector<Recipe>& recipes, const Models& model
     rows[0].insert(rows[0].end(), kinds.begin(), kinds.end());
     for (const auto& [name, what] : models) {
         if (!recipes[0].graded.contains(name)) continue;
-        rows.push_back({"<b>" + escape(name) + "</b><p>" + what});
+        rows.push_back({"<b>" + escaped(name) + "</b><p>" + what});
         auto share = [&](const char* measure, const std::string& kind = "") {
             const Interval i = confidence_interval(over_seeds(recipes, name, measure, kind));
             rows.back().push_back(percent(i.mean) +
@@ -451,7 +451,7 @@ std::string compute(const std::vector<Recipe>& recipes, const std::string& stude
     return text(
         "<p>%s has %.0f parameters, R1 %.0f. SFT on R1's samples took %.2g FLOPs, GRPO %.2g: %.2f times as "
         "much.</p>\n",
-        escape(student).c_str(), recipes[0].parameters(student + "-rl"), recipes[0].parameters("r1"), sft / n,
+        escaped(student).c_str(), recipes[0].parameters(student + "-rl"), recipes[0].parameters("r1"), sft / n,
         grpo / n, grpo / sft);
 }
 
@@ -467,7 +467,7 @@ std::string distillation(const std::vector<Recipe>& recipes) {
         models.insert(models.end(), {{s, "the student's base"},
                                      {s + "-rl", "GRPO on the student, rewarded as R1"},
                                      {s + "-distilled", "SFT of the student on R1's samples"}});
-        all.push_back({"Distillation makes a better " + escape(s) + " than RL on it", s + "-distilled",
+        all.push_back({"Distillation makes a better " + escaped(s) + " than RL on it", s + "-distilled",
                        s + "-rl", "accuracy"});
         costs += compute(recipes, s);
     }
@@ -492,15 +492,15 @@ std::string commands(const Recipe& recipe) {
     if (stages.empty()) return "";
     Rows rows{{"stage", "seconds", "command"}};
     for (const auto& [name, s] : stages)
-        rows.push_back({escape(name), std::to_string(s.first), "<code>" + escape(s.second) + "</code>"});
+        rows.push_back({escaped(name), std::to_string(s.first), "<code>" + escaped(s.second) + "</code>"});
     return text("<h2>The commands</h2>\n<details><summary>%zu stages, %.1f minutes (%s)</summary>\n",
-                stages.size(), total / 60.0, escape(recipe.folder.filename()).c_str()) +
+                stages.size(), total / 60.0, escaped(recipe.folder.filename()).c_str()) +
            table(rows) + "</details>\n";
 }
 
 std::string trace(const std::string& heading, const json& response) {
-    return "<p class=trace><b>" + heading + "</b> " + escape(response.at("prompt")) + "<span>" +
-           escape(response.at("response")) + "</span> [" + escape(response.at("reason")) + "]</p>\n";
+    return "<p class=trace><b>" + heading + "</b> " + escaped(response.at("prompt")) + "<span>" +
+           escaped(response.at("response")) + "</span> [" + escaped(response.at("reason")) + "]</p>\n";
 }
 
 /// The same held-out questions at several steps of a run: the one whose responses hold the most ahas, then those in the
@@ -573,7 +573,7 @@ std::string runs_page(const std::vector<fs::path>& folders) {
         const auto length = r.values("response_length");
         const std::size_t tenth = std::max<std::size_t>(1, length.size() / 10);
         if (length.empty()) fail(r.name, ": its log has no steps");
-        rows.push_back({escape(r.name), std::to_string(r.steps.size()),
+        rows.push_back({escaped(r.name), std::to_string(r.steps.size()),
                         r.evals.empty() ? "" : percent(r.evals.front().at("accuracy")),
                         r.evals.empty() ? "" : percent(r.evals.back().at("accuracy")),
                         text("%.1f", mean({length.begin(), length.begin() + tenth})),
