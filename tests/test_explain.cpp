@@ -22,7 +22,7 @@ void run(const TemporaryFolder& folder, const std::string& command, const std::s
 TEST_CASE(
     "each number of --explain follows from those printed above it, and a wrong one is noticed") {
     if (std::system("command -v python3 >/dev/null") != 0) {
-        MESSAGE("skipped: no python3, which runs tests/explain.py");
+        skip("no python3, which runs tests/explain.py");
         return;
     }
     const TemporaryFolder f;
