@@ -131,7 +131,7 @@ int train(const Options& o) {
     };
 
     std::int64_t skipped = 0;
-    double tokens_seen = 0;
+    double tokens_seen = 0, last_loss = 0;
     const Stopwatch clock;
     Progress progress("step");
     const std::int64_t first_step = step;
@@ -177,6 +177,7 @@ int train(const Options& o) {
             fail("step ", step, ": the loss or its gradient is not finite; the last good checkpoint is in ",
                  o.out, "; lower --lr and start again with --resume");
         }
+        last_loss = loss;
         log.write({{"step", step},
                    {"loss", loss},
                    {"grad_norm", norm},
@@ -191,8 +192,12 @@ int train(const Options& o) {
         }
         if (step % o.save_every == 0) save();
     }
-    if (step > first_step) save();
     progress.end();
+    if (step > first_step) {
+        save();
+        std::printf("step %lld: loss %.4f, %s tokens/s\n", static_cast<long long>(step), last_loss,
+                    human_count(tokens_seen / clock.seconds()).c_str());
+    }
     if (skipped)
         std::printf("%lld examples were too long or empty and left out\n", static_cast<long long>(skipped));
     if (step < o.steps) {

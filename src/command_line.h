@@ -73,7 +73,7 @@ inline void add_run_options(CLI::App& app, bool& resume, bool& overwrite, bool& 
     app.add_flag("--overwrite", overwrite, "replace the run that --out holds")->excludes(flag);
     app.add_flag("--dry-run", dry_run, "check all input, print the memory plan, and end");
     app.add_option("--keep", keep,
-                   "newest checkpoints that stay; 0: one while the run goes on, none when it is done")
+                   "checkpoints that stay when the run is done, the newest; while it goes on there is always one")
         ->check(kNonNegative);
 }
 
