@@ -13,6 +13,7 @@
 #include "src/parallel.h"
 #include "src/rollout.h"
 #include "src/run_log.h"
+#include "src/run_record.h"
 #include "src/text_measures.h"
 
 using namespace r1;
@@ -20,8 +21,10 @@ using namespace r1;
 namespace {
 
 struct Options {
-    std::string model, prompt, eval, sample, out, keep, script = "latin", prompt_template, device = "auto",
-                                                        dtype = "auto";
+    std::string model, prompt, eval, sample, out, keep, prompt_template, device = "auto", dtype = "auto";
+    RewardOptions reward{.parts =
+                             ""};  ///< no parts: those that the model was trained with, if its folder says
+    std::vector<std::string> stop_texts;
     bool chat = false, raw = false, plain = false, resume = false;
     int samples = 1, per_prompt = 0, max_new_tokens = 256, threads = 0, slots = 256, context = 4096;
     float temperature = 0.6f, top_p = 0.95f;
@@ -36,6 +39,8 @@ class Program {
 
   private:
     PromptTemplate choose_template() const;
+    std::optional<RewardMix> choose_reward() const;
+    Answers answers() const;
     std::size_t longest_prompt() const;
     TransformerOptions planned_options() const;
     int evaluate();
@@ -52,6 +57,8 @@ class Program {
     const Config config;
     const Tokenizer tokenizer;
     const PromptTemplate prompt_template;
+    const std::vector<std::string> stop_texts;
+    std::optional<RewardMix> reward;  ///< with --eval
     const std::vector<Problem> problems;
     const int prompt_tokens, max_new_tokens, slots;
     Transformer model;
@@ -64,11 +71,13 @@ Program::Program(const Options& options)
       problems_file(o.eval + o.sample),
       device(make_device(o.device, o.dtype)),
       backend(*device.backend),
-      config(Config::load(o.model)),
+      config(config_of_model(o.model)),
       tokenizer(Tokenizer::load(o.model)),
       prompt_template(choose_template()),
+      stop_texts(o.stop_texts.empty() ? config.stop_texts : o.stop_texts),
+      reward(choose_reward()),
       problems(problems_file.empty() ? std::vector<Problem>{}
-                                     : load_problems(problems_file, prompt_template)),
+                                     : load_problems(problems_file, prompt_template, answers())),
       prompt_tokens(static_cast<int>(longest_prompt())),
       max_new_tokens(std::min(o.max_new_tokens, config.max_position_embeddings - 1)),
       slots(problems.empty() ? o.samples
@@ -88,8 +97,39 @@ Program::Program(const Options& options)
 PromptTemplate Program::choose_template() const {
     if (o.raw) return PromptTemplate("");
     auto chosen = load_prompt_template(o.model, config, tokenizer, o.prompt_template, o.plain);
-    const bool just_talking = chosen.chat() && o.prompt_template.empty() && problems_file.empty();
+    const bool just_talking = chosen.chat() && o.prompt_template.empty() && problems_file.empty() &&
+                              !PromptTemplate::exists_in(o.model);
     return just_talking ? PromptTemplate("{question}", chosen.chat()) : chosen;
+}
+
+/// The reward of --reward, else the one that the folder's run was trained with. A program is run only where --reward-program
+/// names it: a model folder from elsewhere shall not choose what runs here.
+std::optional<RewardMix> Program::choose_reward() const {
+    RewardOptions options = o.reward;
+    options.max_new_tokens = o.max_new_tokens;
+    if (o.eval.empty()) return std::nullopt;
+    if (options.parts.empty()) {
+        const auto run = recorded_run(o.model);
+        const auto flags =
+            run.is_object() ? run.value("flags", nlohmann::ordered_json()) : nlohmann::ordered_json();
+        if (!flags.is_object() || !flags.contains("reward")) return std::nullopt;
+        options.parts = flags.value("reward", "");
+        options.script = flags.value("script", options.script);
+        if (options.program.empty() && options.parts.find("program") != std::string::npos) {
+            std::printf(
+                "reward: not computed; the model was trained with %s, so --reward-program is wanted\n",
+                options.parts.c_str());
+            return std::nullopt;
+        }
+    }
+    return std::optional<RewardMix>(std::in_place, options);
+}
+
+/// Whether the problems must say what is right: not for a reward that does not ask, nor for samples that are kept anyway.
+Answers Program::answers() const {
+    if (!o.sample.empty())
+        return Keep(o.keep, o.reward.script).correct() ? Answers::Required : Answers::Optional;
+    return reward ? reward->answers() : Answers::Required;
 }
 
 std::size_t Program::longest_prompt() const {
@@ -122,21 +162,19 @@ TransformerOptions Program::planned_options() const {
 template <class Body>
 bool Program::for_each_chunk(std::size_t first, Body body) {
     const std::size_t chunk = std::max<std::size_t>(1, 4 * static_cast<std::size_t>(slots) / o.samples);
-    const Stopwatch clock;
+    Progress progress("problems");
     for (std::size_t begin = first; begin < problems.size() && !stop_requested(); begin += chunk) {
         const std::size_t end = std::min(begin + chunk, problems.size());
         const std::vector<Problem> some(problems.begin() + begin, problems.begin() + end);
         std::vector<std::uint32_t> ids(some.size());
         std::iota(ids.begin(), ids.end(), static_cast<std::uint32_t>(begin));
-        auto responses = sample_responses(generator, tokenizer, some, ids, sampling);
+        progress.show(begin, problems.size());
+        auto responses = sample_responses(generator, tokenizer, some, ids, sampling, stop_texts);
         grade(some, responses);
+        if (reward) reward->apply(some, responses);
         body(some, responses, end);
-        const double left =
-            clock.seconds() / static_cast<double>(end - first) * static_cast<double>(problems.size() - end);
-        std::printf("\r%zu of %zu problems, %.0f s left   ", end, problems.size(), left);
-        std::fflush(stdout);
     }
-    std::printf("\n");
+    progress.end();
     return !stop_requested();
 }
 
@@ -164,7 +202,8 @@ int Program::evaluate() {
             const Problem& problem = some[r.completion.prompt];
             r.completion.prompt += end - some.size();
             if (lines) {
-                auto line = measured(problem, r, o.script);
+                auto line = measured(problem, r, o.reward.script);
+                if (reward) line["reward"] = r.reward;
                 line["problem"] = r.completion.prompt, line["prompt"] = problem.prompt,
                 line["response"] = r.text;
                 lines->write(line);
@@ -185,10 +224,18 @@ int Program::evaluate() {
         std::printf("%-8s %5.1f%%  [%.1f, %.1f]\n", name.c_str(), 100 * i.mean, 100 * i.low, 100 * i.high);
         summary[name] = {{"mean", i.mean}, {"low", i.low}, {"high", i.high}, {"by_problem", by_problem}};
     };
-    report("pass@1", evaluation.pass1);
-    if (o.samples > 1) {
+    const bool graded = !evaluation.pass1.empty();
+    if (graded) report("pass@1", evaluation.pass1);
+    if (graded && o.samples > 1) {
         report("cons@" + std::to_string(o.samples), evaluation.cons);
         report("pass@" + std::to_string(o.samples), evaluation.pass_k);
+    }
+    if (reward) {
+        std::vector<double> by_problem(problems.size());
+        for (const Response& r : all) by_problem[r.completion.prompt] += r.reward / o.samples;
+        const Interval i = confidence_interval(by_problem, -INFINITY, INFINITY);
+        std::printf("%-8s %6.3f  [%.3f, %.3f]\n", "reward", i.mean, i.low, i.high);
+        summary["reward"] = {{"mean", i.mean}, {"low", i.low}, {"high", i.high}, {"by_problem", by_problem}};
     }
     const double length = g.response_length * g.responses;
     std::printf("format %.1f%%, response length %.1f, cut off %.1f%%, %s tokens/s\n", 100 * g.format,
@@ -213,7 +260,7 @@ bool can_be_encoded(const Tokenizer& tokenizer, const std::string& text) {
 /// Rejection sampling: the responses that pass --keep, each text once a problem, as examples for train_sft. OUT appears
 /// when it is complete; until then OUT.partial holds what --resume goes on from: problems before its last are done.
 int Program::sample() {
-    const Keep keep(o.keep, o.script);
+    const Keep keep(o.keep, o.reward.script);
     const std::filesystem::path partial = o.out + ".partial";
     std::size_t first = 0, kept = 0;
     if (std::ifstream in(partial, std::ios::binary); o.resume && in) {
@@ -239,7 +286,7 @@ int Program::sample() {
                 {"completion", r.text.substr(opened_thought(problem.prompt).size())}};
             if (!r.completion.stopped) line["eos"] = false;
             line["problem"] = end - some.size() + r.completion.prompt;
-            line.update(measured(problem, r, o.script));
+            line.update(measured(problem, r, o.reward.script));
             lines.write(line);
             ++of_problem, ++kept;
         }
@@ -257,16 +304,21 @@ int Program::sample() {
 /// text.
 std::string Program::complete(const std::string& text, std::uint32_t turn) {
     StreamDecoder stream(tokenizer);
+    sampling.stop = stop_at(tokenizer, stop_texts);
     auto is_stop = [&](int token) {
         return std::ranges::find(config.eos_token_ids, token) != config.eos_token_ids.end();
     };
+    std::string text_so_far;
     auto print = [&](std::size_t, std::int32_t token) {
-        if (o.samples == 1 && !is_stop(token)) std::cout << stream.push(token) << std::flush;
+        if (o.samples > 1 || is_stop(token)) return;
+        const std::size_t shown = text_so_far.size();
+        text_so_far = cut_behind_stop(text_so_far + stream.push(token), stop_texts);
+        std::cout << text_so_far.substr(std::min(shown, text_so_far.size())) << std::flush;
     };
     sampling.step = turn;
     std::vector<std::string> texts;
     for (const auto& c : generator.generate({{turn, tokenizer.encode(text)}}, sampling, print))
-        texts.push_back(tokenizer.decode(std::span(c.tokens).first(c.tokens.size() - c.stopped)));
+        texts.push_back(text_of(c, tokenizer, stop_texts));
     std::cout << stream.flush() << "\n";
     for (std::size_t i = 0; o.samples > 1 && i < texts.size(); ++i) std::cout << texts[i] << "\n";
     return texts.at(0);
@@ -332,8 +384,10 @@ int main(int argc, char** argv) {
         ->check(kNonNegative)
         ->needs(sample);
     app.add_flag("--resume", o.resume, "with --sample: go on where it was stopped")->needs(sample);
-    app.add_option("--script", o.script, "that language is measured by: latin, cyrillic, han, ...");
+    add_reward_options(app, o.reward);
+    app.add_option("--script", o.reward.script, "that language is measured by: latin, cyrillic, han, ...");
     add_template_options(app, o.prompt_template, o.plain);
+    add_stop_texts(app, o.stop_texts);
     app.add_flag("--raw", o.raw, "no template: the prompt as it is")->excludes("--eval")->excludes(sample);
     app.add_option("--samples", o.samples, "responses to each prompt")->check(kPositive);
     app.add_option("--temperature", o.temperature, "0: greedy")->check(kNonNegative);
@@ -349,6 +403,7 @@ int main(int argc, char** argv) {
     app.add_option("--threads", o.threads, "0: one a core")->check(kNonNegative);
     return run_main(app, argc, argv, [&] {
         if (!o.eval.empty() || !o.sample.empty()) install_stop_handler();
+        if (std::filesystem::is_directory(o.out)) fail(o.out, ": is a folder; --out wants a file");
         set_threads(o.threads);
         return Program(o).run();
     });

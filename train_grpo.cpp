@@ -12,12 +12,15 @@
 // src/reward_mix.cpp, the transformer in src/transformer.cpp.
 #include <cstdio>
 #include <numeric>
+#include <set>
 
 #include "data/dataset.h"
 #include "src/checkpoint.h"
 #include "src/comm.h"
 #include "src/command_line.h"
 #include "src/device.h"
+#include "src/diagnosis.h"
+#include "src/explain.h"
 #include "src/grpo.h"
 #include "src/memory_plan.h"
 #include "src/optimizer.h"
@@ -25,6 +28,7 @@
 #include "src/reward_mix.h"
 #include "src/rollout.h"
 #include "src/run_log.h"
+#include "src/run_record.h"
 #include "src/text_measures.h"
 
 using namespace r1;
@@ -44,10 +48,22 @@ struct Options {
     std::string schedule = "constant";
     int warmup = 5;
     std::int64_t token_budget = 8192, seed = 1;
-    int show_every = 20, save_every = 50, eval_samples = 1, eval_every = 0;
-    bool recompute = false, resume = false, plain = false, explain = false, exact = false;
-    std::string save_dtype = "auto", state_dtype = "float32";
+    int show_every = 20, save_every = 50, keep = 0, eval_samples = 1, eval_every = 0, eval_limit = 0;
+    bool recompute = false, resume = false, overwrite = false, dry_run = false, plain = false,
+         explain = false, exact = false, keep_best = false;
+    std::string save_dtype = "auto", state_dtype = "float32", eval_first = "on";
+    std::vector<std::string> stop_texts;
+    nlohmann::ordered_json record;  ///< what this run is, for its log and its checkpoint
 };
+
+/// Flags that may change when a run is resumed, and are then noted: what is shown, kept and evaluated, where it is
+/// computed and how it is cut, and what one turns when a run goes wrong. Every other flag makes another run.
+const std::set<std::string> kMayDiffer = {"steps",          "eval-every",    "eval-samples", "eval-limit",
+                                          "eval-first",     "show-every",    "save-every",   "keep",
+                                          "keep-best",      "save-dtype",    "threads",      "device",
+                                          "recompute",      "token-budget",  "lr",           "warmup",
+                                          "weight-decay",   "clip-norm",     "min-entropy",  "entropy-bonus",
+                                          "reward-program", "reward-seconds"};
 
 /// What a preset sets, as flags. A flag that is given beside it wins.
 struct Preset {
@@ -152,6 +168,23 @@ auto timed(double& seconds, Body body) {
     return body();
 }
 
+/// At most `limit` of the problems, 0: all. Evenly spaced: a file may have its kinds of questions one after the other.
+std::vector<Problem> limited(std::vector<Problem> problems, int limit) {
+    const auto n = static_cast<std::size_t>(limit);
+    if (n == 0 || problems.size() <= n) return problems;
+    std::vector<Problem> some;
+    for (std::size_t i = 0; i < n; ++i) some.push_back(problems[i * problems.size() / n]);
+    return some;
+}
+
+/// "12.5%", or "-" for what is not known.
+std::string percent(double share) {
+    if (std::isnan(share)) return "-";
+    char text[32];
+    std::snprintf(text, sizeof text, "%.1f%%", 100 * share);
+    return text;
+}
+
 class Trainer {
   public:
     explicit Trainer(const Options& options);
@@ -167,10 +200,17 @@ class Trainer {
     };
     Rollout rollout();
     void compute_old_and_reference(std::span<Sample> samples);
+    UpdateSize update_size(std::span<const Sample> samples) const;
+    void accumulate_gradient(std::span<Sample> samples, const UpdateSize& size);
     void update(std::span<Sample> samples, double lr);
+    void explain_update(std::span<Sample> samples, ExplainedStep& explained);
     void check_health();
     void log_step(const Rollout& rollout, double step_seconds, double lr);
-    std::optional<Grades> evaluate();
+    void evaluate();
+    void show_summary() const;
+    std::filesystem::path log_file() const { return std::filesystem::path(o.out) / "log.jsonl"; }
+    void resume();
+    void begin_log();
 
     ObjectiveOptions objective_options() const {
         return {o.clip_low, o.clip_high, o.beta, o.ratio == "sequence", o.importance_cap};
@@ -178,6 +218,7 @@ class Trainer {
     std::size_t longest_prompt() const;
     TransformerOptions planned_options();
     void save();
+    void write_model(const std::filesystem::path& folder) const;
     /// The ranks must agree on the last step.
     bool stop_requested_anywhere() const {
         double stop = stop_requested();
@@ -186,11 +227,13 @@ class Trainer {
     }
 
     const Options o;
-    const Comm comm;  ///< each rank rolls out and trains on its share of the questions
+    const Comm comm;      ///< each rank rolls out and trains on its share of the questions
+    const bool resuming;  ///< a checkpoint
     RewardMix reward_mix;
     const Config config;
     const Tokenizer tokenizer;
     const PromptTemplate prompt_template;
+    const std::vector<std::string> stop_texts;
     const std::vector<Problem> train_problems, eval_problems;
     const int prompt_tokens, max_new_tokens, slots;
     const Device device;
@@ -210,10 +253,13 @@ class Trainer {
     StepMaxima maxima;
     StepSeconds seconds;
     double grad_norm = 0;
-    int updates = 0;                                   ///< in this step
-    int collapsed_steps = 0;                           ///< in a row, with entropy below the least allowed
-    std::vector<double> accuracy_curve, length_curve;  ///< for the charts at the end
-    std::optional<JsonLines> log, samples_log;         ///< on the root rank
+    int updates = 0;                            ///< in this step
+    int collapsed_steps = 0;                    ///< in a row, with entropy below the least allowed
+    int steps_without_spread = 0;               ///< in a row, with equal rewards in every group
+    int evaluated_at = -1;                      ///< the step of the last evaluation
+    double best_eval = -1e300;                  ///< the highest mean reward on held-out problems after step 0
+    nlohmann::ordered_json record;              ///< what this run is
+    std::optional<JsonLines> log, samples_log;  ///< on the root rank
 };
 
 /// One step's questions, responses, rewards and advantages. With dynamic sampling (DAPO, arXiv 2503.14476, section
@@ -232,8 +278,9 @@ Trainer::Rollout Trainer::rollout() {
             problems.push_back(train_problems[ids.back()]);
         }
         questions += o.prompts;
-        auto responses = timed(
-            seconds.rollout, [&] { return sample_responses(generator, tokenizer, problems, ids, sampling); });
+        auto responses = timed(seconds.rollout, [&] {
+            return sample_responses(generator, tokenizer, problems, ids, sampling, stop_texts);
+        });
         timed(seconds.reward, [&] {
             grade(problems, responses);
             reward_mix.apply(problems, responses);
@@ -291,8 +338,7 @@ Trainer::Rollout Trainer::rollout() {
 
 /// Log-probabilities under pi_old and pi_ref, where they differ from the policy's own.
 void Trainer::compute_old_and_reference(std::span<Sample> samples) {
-    if (o.inner_epochs * o.mini_batches > 1 || o.explain)
-        compute_log_probabilities(model, samples, o, &Sample::old_logp);
+    if (o.inner_epochs * o.mini_batches > 1) compute_log_probabilities(model, samples, o, &Sample::old_logp);
     if (o.beta > 0) {
         const auto policy = model.download_parameters();
         model.upload_parameters(reference);
@@ -301,14 +347,18 @@ void Trainer::compute_old_and_reference(std::span<Sample> samples) {
     }
 }
 
-/// One update of the policy: the gradient of the loss, micro-batch by micro-batch, then AdamW.
-void Trainer::update(std::span<Sample> samples, double lr) {
-    const LossAggregation aggregation = loss_aggregation(o.loss);
-    const bool on_policy = updates == 0;  // the weights are still those that sampled
+/// What an update on these samples, and on those of the other ranks, averages over.
+UpdateSize Trainer::update_size(std::span<const Sample> samples) const {
     UpdateSize size{static_cast<double>(samples.size()), 0};
     for (const Sample& s : samples) size.tokens += s.masked ? 0 : s.length();
     comm.all_reduce_sum(doubles_of(size));
+    return size;
+}
 
+/// Adds the samples' part of the gradient of the loss to the model's gradients, micro-batch by micro-batch.
+void Trainer::accumulate_gradient(std::span<Sample> samples, const UpdateSize& size) {
+    const LossAggregation aggregation = loss_aggregation(o.loss);
+    const bool on_policy = updates == 0;  // the weights are still those that sampled
     for_each_micro_batch(samples, o.token_budget, [&](std::span<Sample*> micro, const PackedBatch& batch) {
         const auto scores = model.forward(batch, static_cast<float>(o.temperature));
         std::vector<float> dlogp, dentropy;
@@ -345,6 +395,11 @@ void Trainer::update(std::span<Sample> samples, double lr) {
         if (o.entropy_bonus == 0) dentropy.clear();
         model.backward(dlogp, dentropy);
     });
+}
+
+/// One update of the policy: the gradient of the loss, then AdamW.
+void Trainer::update(std::span<Sample> samples, double lr) {
+    accumulate_gradient(samples, update_size(samples));
     comm.all_reduce_sum(backend, model.gradients());
     grad_norm += optimizer.step(lr, o.clip_norm, o.weight_decay);
     ++updates;
@@ -366,9 +421,13 @@ void Trainer::check_health() {
 }
 
 int Trainer::run() {
-    std::optional<Grades> before, after;
-    if (step == 0) before = evaluate();
-    while (step < o.steps && !stop_requested_anywhere()) {
+    while (true) {
+        const bool due = step == 0        ? o.eval_first == "on"
+                         : step < o.steps ? o.eval_every > 0 && step % o.eval_every == 0
+                                          : true;
+        if (due && evaluated_at < step) evaluate();
+        if (step >= o.steps || stop_requested_anywhere()) break;
+
         const Stopwatch clock;
         sums = {}, maxima = {}, seconds = {}, grad_norm = 0, updates = 0;
         Rollout r = rollout();
@@ -388,115 +447,140 @@ int Trainer::run() {
         if (o.beta > 0 && o.reference_refresh > 0 && step % o.reference_refresh == 0)
             reference = model.download_parameters();
         log_step(r, clock.seconds(), lr);
-        if (step % o.save_every == 0) save();
-        if (o.eval_every > 0 && step % o.eval_every == 0 && step < o.steps) evaluate();
+        if (step % o.save_every == 0 || step == o.steps) save();
     }
-    save();
     if (step < o.steps) {
+        save();
         if (comm.is_root()) std::printf("stopped at step %d; go on with --resume\n", step);
         return 130;
     }
-    after = evaluate();
     if (!comm.is_root()) return 0;
-    if (!accuracy_curve.empty()) {
-        std::printf("accuracy         %s\n", sparkline(accuracy_curve, 80, 0, 1).c_str());
-        std::printf("response length  %s\n",
-                    sparkline(length_curve, 80, 0, *std::ranges::max_element(length_curve)).c_str());
-    }
-    if (before && after)
-        std::printf(
-            "held out: accuracy %.1f%% -> %.1f%%, format %.1f%% -> %.1f%%, response length %.1f -> %.1f\n",
-            100 * before->accuracy, 100 * after->accuracy, 100 * before->format, 100 * after->format,
-            before->response_length, after->response_length);
-    save_model(model, o.model, o.model, o.out, saved_dtype(o.save_dtype, o.model));
+    show_summary();
+    write_model(o.out);
+    if (o.keep == 0) remove_checkpoints(o.out);
     std::printf("memory: %s planned, %s at the peak\n",
                 human_bytes(static_cast<double>(planned_memory)).c_str(),
                 human_bytes(static_cast<double>(backend.peak_memory())).c_str());
-    std::printf("model, log.jsonl and samples.jsonl are in %s\n", o.out.c_str());
+    std::printf("model, log.jsonl and samples.jsonl are in %s%s\n", o.out.c_str(),
+                o.keep_best ? (", the best model by evaluation in " + o.out + "/best").c_str() : "");
     return 0;
+}
+
+/// Charts of the whole run, and the held-out problems before and after: from the log, which a resumed run continues.
+void Trainer::show_summary() const {
+    std::vector<double> rewards, lengths;
+    std::vector<nlohmann::json> evaluations;
+    for (const auto& line : read_json_lines(log_file())) {
+        if (line.contains("eval")) evaluations.push_back(line["eval"]);
+        if (!line.contains("step") || !line["reward"].is_number()) continue;
+        rewards.push_back(line["reward"]);
+        lengths.push_back(line["response_length"]);
+    }
+    if (!rewards.empty()) {
+        const auto [low, high] = std::ranges::minmax(rewards);
+        std::printf("reward %7.3f to %6.3f  %s\n", low, high, sparkline(rewards, 80, low, high).c_str());
+        const double longest = std::ranges::max(lengths);
+        std::printf("length %7.1f to %6.1f  %s\n", 0.0, longest, sparkline(lengths, 80, 0, longest).c_str());
+    }
+    if (evaluations.size() < 2) return;
+    const auto &before = evaluations.front(), &after = evaluations.back();
+    auto change = [&](const char* key, auto written) {
+        return written(before, key) + " -> " + written(after, key);
+    };
+    auto share = [](const nlohmann::json& e, const char* key) {  // null: no answer is known
+        return percent(e.at(key).is_number() ? e.at(key).get<double>() : std::nan(""));
+    };
+    auto number = [](const nlohmann::json& e, const char* key) {
+        char text[32];
+        std::snprintf(text, sizeof text, "%.4g", e.at(key).get<double>());
+        return std::string(text);
+    };
+    std::printf("held out: reward %s, accuracy %s, format %s, response length %s\n",
+                change("reward", number).c_str(), change("accuracy", share).c_str(),
+                change("format", share).c_str(), change("response_length", number).c_str());
 }
 
 /// One step on one question, printed so that it can be checked with a pocket calculator. The step is taken, so that old
 /// and new log-probabilities differ; nothing is saved.
 int Trainer::explain() {
     Rollout r = rollout();
-    std::printf("\nThe question, as the model sees it:\n%s\n", r.problems[0].prompt.c_str());
-    double mean = 0, squares = 0;
-    for (float reward : r.rewards) mean += reward / o.group;
-    for (float reward : r.rewards) squares += (reward - mean) * (reward - mean);
-    std::printf("\n%d responses, sampled at temperature %g; reward = ", o.group, o.temperature);
-    std::printf("%s\n", o.reward.parts.c_str());
-    for (int i = 0; i < o.group; ++i) {
+    ExplainedStep explained{.question = r.problems[0].prompt,
+                            .temperature = o.temperature,
+                            .reward = {},
+                            .scale = advantage_scale(o.scale),
+                            .objective = objective_options(),
+                            .aggregation = loss_aggregation(o.loss),
+                            .max_new_tokens = o.max_new_tokens,
+                            .entropy_bonus = o.entropy_bonus,
+                            .lr = o.lr,
+                            .clip_norm = o.clip_norm};
+    for (std::size_t p = 0; p < reward_mix.parts().size(); ++p)
+        explained.reward.emplace_back(reward_mix.parts()[p], reward_mix.weights()[p]);
+    for (std::size_t i = 0; i < r.samples.size(); ++i) {
         const Response& response = r.responses[i];
-        std::printf("%3d  %s\n     ", i + 1, response.text.c_str());
-        for (std::size_t p = 0; p < response.parts.size(); ++p)
-            std::printf("%s %g, ", reward_mix.parts()[p].c_str(), response.parts[p]);
-        std::printf("reward %g; answer: %s; format: %s; %d tokens%s\n", response.reward,
-                    response.accuracy.reason.c_str(), response.format.reason.c_str(), r.samples[i].length(),
-                    response.completion.stopped ? "" : ", cut off");
+        const Sample& s = r.samples[i];
+        ExplainedResponse e{
+            .text = response.text,
+            .verdict = "answer: " + response.accuracy.reason + "; format: " + response.format.reason,
+            .parts = response.parts,
+            .reward = response.reward,
+            .advantage = s.advantage,
+            .length = s.length(),
+            .stopped = response.completion.stopped,
+            .masked = s.masked,
+            .sampled = s.sampled_logp};
+        for (const std::int32_t id : response.completion.tokens)
+            e.tokens.push_back(tokenizer.decode(std::span(&id, 1)));
+        explained.responses.push_back(std::move(e));
     }
-    const double std = std::sqrt(squares / (o.group - 1));
-    std::printf("\nmean reward %.4f, standard deviation %.4f (with n - 1 = %d)\n", mean, std, o.group - 1);
-    std::printf("advantage = (reward - mean)%s\n", o.scale == "none" ? ""
-                                                   : o.scale == "group"
-                                                       ? " / (standard deviation + 0.0001)"
-                                                       : " / (standard deviation of all rewards + 0.0001)");
-    for (int i = 0; i < o.group; ++i)
-        std::printf("%3d  (%.4f - %.4f)%s = %+.4f\n", i + 1, r.rewards[i], mean,
-                    o.scale == "none" ? "" : (" / " + std::to_string(std + 1e-4)).c_str(), r.advantages[i]);
-    if (std == 0) {
-        std::printf(
-            "All rewards are equal: there is nothing to learn from this group. Try another --seed.\n");
-        return 0;
-    }
-
-    compute_old_and_reference(r.samples);
-    update(r.samples, o.lr);
-    std::vector<Sample> after = r.samples;
-    compute_log_probabilities(model, after, o, &Sample::old_logp);
-    UpdateSize size{static_cast<double>(r.samples.size()), 0};
-    for (const Sample& s : r.samples) size.tokens += s.masked ? 0 : s.length();
-    std::printf("\nAfter one update (learning rate %g, gradient norm %.4f), token by token:\n", o.lr,
-                grad_norm);
-    std::printf(
-        "ratio = exp(new - old), clipped to [%g, %g]; loss = -min(ratio A, clipped A)%s;\n"
-        "coefficient = weight x d loss / d new, and the gradient of the loss is the sum of coefficient x "
-        "grad "
-        "log pi\n",
-        1 - o.clip_low, 1 + o.clip_high, o.beta > 0 ? " + beta KL" : "");
-    const auto best = std::ranges::max_element(r.advantages), worst = std::ranges::min_element(r.advantages);
-    for (const auto chosen : {best, worst}) {
-        const std::size_t i = chosen - r.advantages.begin();
-        const Sample &s = r.samples[i], &now = after[i];
-        if (s.masked) continue;
-        const double weight = token_weight(s.length(), size, loss_aggregation(o.loss), o.max_new_tokens);
-        const auto terms = objective(
-            {.policy = now.old_logp, .old = s.old_logp, .reference = s.ref_logp, .sampled = s.sampled_logp},
-            s.advantage, objective_options());
-        std::printf("\nresponse %zu, advantage A = %+.4f, weight of a token %.3g\n", i + 1, s.advantage,
-                    weight);
-        std::printf("%-14s %9s %9s %9s %9s %8s %-5s %8s %9s %11s\n", "token", "sampled", "old", "new",
-                    "reference", "ratio", "clip", "KL", "loss", "coefficient");
-        for (int t = 0; t < std::min(s.length(), 12); ++t) {
-            const std::int32_t id = s.tokens[s.prompt_length + t];
-            const auto text = nlohmann::json(tokenizer.decode(std::span(&id, 1)))
-                                  .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-            std::printf("%-14s %9.4f %9.4f %9.4f %9.4f %8.4f %-5s %8.5f %+9.4f %+11.3e\n", text.c_str(),
-                        s.sampled_logp[t], s.old_logp[t], now.old_logp[t],
-                        s.ref_logp.empty() ? std::nan("") : s.ref_logp[t], terms[t].ratio,
-                        terms[t].clipped_low    ? "low"
-                        : terms[t].clipped_high ? "high"
-                                                : "-",
-                        terms[t].kl, terms[t].loss, weight * terms[t].dloss_dlogp);
-        }
-        if (s.length() > 12) std::printf("... and %d more\n", s.length() - 12);
-    }
+    if (explained.teaches()) explain_update(r.samples, explained);
+    print(explained);
     return 0;
 }
 
+/// Takes the step, and asks the model what it says of each token before and after it, and what each response adds to
+/// the gradient.
+void Trainer::explain_update(std::span<Sample> samples, ExplainedStep& explained) {
+    auto gradient_of = [&](std::span<Sample> some) {
+        accumulate_gradient(some, update_size(samples));
+        std::vector<float> gradient(model.layout().total);
+        backend.download(gradient.data(), model.gradients());
+        backend.zero(model.gradients());
+        return gradient;
+    };
+    auto score = [&](std::vector<float> ExplainedResponse::*logp, double ExplainedResponse::*entropy) {
+        for_each_micro_batch(
+            samples, o.token_budget, [&](std::span<Sample*> micro, const PackedBatch& batch) {
+                const auto scores = model.forward(batch, static_cast<float>(o.temperature));
+                std::size_t begin = 0;
+                for (const Sample* s : micro) {
+                    ExplainedResponse& e = explained.responses[s - samples.data()];
+                    const std::size_t end = begin + s->length();
+                    (e.*logp).assign(scores.logp.begin() + begin, scores.logp.begin() + end);
+                    e.*entropy =
+                        std::accumulate(scores.entropy.begin() + begin, scores.entropy.begin() + end, 0.0);
+                    begin = end;
+                }
+            });
+    };
+    compute_old_and_reference(samples);
+    const std::vector<float> whole = gradient_of(samples);
+    for (std::size_t i = 0; i < samples.size(); ++i) {
+        const std::vector<float> part = gradient_of(samples.subspan(i, 1));
+        explained.responses[i].gradient_product =
+            std::inner_product(part.begin(), part.end(), whole.begin(), 0.0);
+        explained.responses[i].reference = samples[i].ref_logp;
+    }
+    score(&ExplainedResponse::old, &ExplainedResponse::entropy_before);
+    sums = {};
+    update(samples, o.lr);
+    explained.loss = sums.loss, explained.gradient_norm = grad_norm;
+    score(&ExplainedResponse::updated, &ExplainedResponse::entropy_after);
+}
+
 /// Held-out problems, sampled at the training temperature with randomness of their own, the same every time.
-std::optional<Grades> Trainer::evaluate() {
-    if (eval_problems.empty()) return std::nullopt;
+void Trainer::evaluate() {
+    if (eval_problems.empty()) return;
     std::vector<Problem> share;
     std::vector<std::uint32_t> ids;
     for (std::size_t i = comm.rank(); i < eval_problems.size(); i += comm.size()) {
@@ -506,23 +590,41 @@ std::optional<Grades> Trainer::evaluate() {
     GenerateOptions options = sampling;
     options.samples_per_prompt = o.eval_samples;
     options.step = 0x80000000u;
-    auto responses = sample_responses(generator, tokenizer, share, ids, options);
-    grade(share, responses);
+    std::vector<Response> responses;
+    Progress progress("evaluation");
+    const auto chunk = static_cast<std::size_t>(std::max(1, 2 * slots / o.eval_samples));
+    for (std::size_t begin = 0; begin < share.size(); begin += chunk) {
+        if (comm.is_root()) progress.show(begin, share.size());
+        const std::size_t end = std::min(begin + chunk, share.size());
+        const std::vector<Problem> some(share.begin() + begin, share.begin() + end);
+        auto part = sample_responses(generator, tokenizer, some, {ids.begin() + begin, ids.begin() + end},
+                                     options, stop_texts);
+        grade(some, part);
+        reward_mix.apply(some, part);
+        std::ranges::move(part, std::back_inserter(responses));
+    }
+    progress.end();
     Grades g;
     g.add(responses);
     comm.all_reduce_sum(doubles_of(g));
     g = g.means();
-    if (!comm.is_root()) return g;
+    evaluated_at = step;
+    const bool is_best = step > 0 && g.reward > best_eval;
+    if (is_best) best_eval = g.reward;
+    if (!comm.is_root()) return;
+    if (is_best && o.keep_best) write_model(std::filesystem::path(o.out) / "best");
     log->write({{"eval",
                  {{"step", step},
                   {"accuracy", g.accuracy},
                   {"format", g.format},
                   {"response_length", g.response_length},
+                  {"reward", g.reward},
                   {"n", static_cast<std::int64_t>(g.responses)}}}});
     std::printf(
-        "held out (%zu unseen problems, %d sampled responses each): accuracy %.1f%%, format %.1f%%, "
+        "held out (%zu unseen problems, %d sampled responses each): reward %.3f, accuracy %s, format %s, "
         "response length %.1f\n",
-        eval_problems.size(), o.eval_samples, 100 * g.accuracy, 100 * g.format, g.response_length);
+        eval_problems.size(), o.eval_samples, g.reward, percent(g.accuracy).c_str(),
+        percent(g.format).c_str(), g.response_length);
     const std::size_t shown = std::min<std::size_t>(share.size(), 24);  // the same questions every time
     for (std::size_t n = 0; n < shown; ++n) {
         const std::size_t i =
@@ -537,7 +639,6 @@ std::optional<Grades> Trainer::evaluate() {
     }
     std::printf("  for example  %s%s   [%s]\n", eval_problems[0].prompt.c_str(), responses[0].text.c_str(),
                 responses[0].accuracy.reason.c_str());
-    return g;
 }
 
 void Trainer::log_step(const Rollout& r, double step_seconds, double lr) {
@@ -586,13 +687,23 @@ void Trainer::log_step(const Rollout& r, double step_seconds, double lr) {
                   {"reference", seconds.reference},
                   {"train", seconds.train},
                   {"other", other}}}});
-    accuracy_curve.push_back(g.accuracy);
-    length_curve.push_back(g.response_length);
+    const double without_spread = sums.groups_without_spread / sums.sampled_groups;
     if (step % 20 == 1)
-        std::printf("   step  reward  accuracy  format  length  entropy  grad norm  logp gap  s/step\n");
-    std::printf("%7d  %6.3f  %7.1f%%  %5.1f%%  %6.1f  %7.3f  %9.3f  %8.1e  %6.2f\n", step, reward,
-                100 * g.accuracy, 100 * g.format, g.response_length, sums.entropy / sums.tokens,
-                grad_norm / updates, maxima.gap, step_seconds);
+        std::printf(
+            "   step  reward  accuracy  format  length  no spread  entropy  grad norm  logp gap  s/step\n");
+    std::printf("%7d  %6.3f  %8s  %6s  %6.1f  %9s  %7.3f  %9.3f  %8.1e  %6.2f\n", step, reward,
+                percent(g.accuracy).c_str(), percent(g.format).c_str(), g.response_length,
+                percent(without_spread).c_str(), sums.entropy / sums.tokens, grad_norm / updates, maxima.gap,
+                step_seconds);
+    steps_without_spread = without_spread == 1 ? steps_without_spread + 1 : 0;
+    if (steps_without_spread % 20 == 3)
+        std::printf(
+            "nothing is learnt: for %d steps the responses of each group had equal rewards; %s. For "
+            "example:\n"
+            "  %s%s   [%s; %s]\n",
+            steps_without_spread, why_nothing_is_learnt(r.problems, r.responses, max_new_tokens).c_str(),
+            r.problems[0].prompt.c_str(), r.responses[0].text.c_str(), r.responses[0].accuracy.reason.c_str(),
+            r.responses[0].format.reason.c_str());
     if (step % o.show_every == 0 || step == 1) {
         std::printf("  sample  %s%s   [%s]\n", r.problems[0].prompt.c_str(), r.responses[0].text.c_str(),
                     r.responses[0].accuracy.reason.c_str());
@@ -613,12 +724,16 @@ void Trainer::log_step(const Rollout& r, double step_seconds, double lr) {
 
 Trainer::Trainer(const Options& options)
     : o(options),
+      resuming(!o.explain && !o.dry_run && check_run_folder(o.out, o.model, o.resume, o.overwrite)),
       reward_mix(o.reward),
-      config(Config::load(o.model)),
+      config(config_of_model(o.model)),
       tokenizer(Tokenizer::load(o.model)),
       prompt_template(load_prompt_template(o.model, config, tokenizer, o.prompt_template, o.plain)),
-      train_problems(load_problems(o.train, prompt_template)),
-      eval_problems(o.eval.empty() ? std::vector<Problem>{} : load_problems(o.eval, prompt_template)),
+      stop_texts(o.stop_texts.empty() ? config.stop_texts : o.stop_texts),
+      train_problems(load_problems(o.train, prompt_template, reward_mix.answers())),
+      eval_problems(o.eval.empty() ? std::vector<Problem>{}
+                                   : limited(load_problems(o.eval, prompt_template, reward_mix.answers()),
+                                             o.eval_limit)),
       prompt_tokens(static_cast<int>(longest_prompt())),
       max_new_tokens(std::min(o.max_new_tokens, config.max_position_embeddings - 1)),
       slots(std::min(o.prompts * o.group / comm.size(), 256)),
@@ -628,8 +743,10 @@ Trainer::Trainer(const Options& options)
       optimizer(model, state_type(o.state_dtype), static_cast<std::uint64_t>(o.seed)),
       generator(model, slots, prompt_tokens, max_new_tokens),
       order(train_problems.size(), static_cast<std::uint64_t>(o.seed)) {
-    if (config.eos_token_ids.empty())
-        fail(o.model, ": config.json has no eos_token_id, so no response can end");
+    if (config.eos_token_ids.empty() && stop_texts.empty())
+        fail(o.model,
+             ": config.json has no eos_token_id, so no response can end; name a text that ends one with "
+             "--stop-text");
     if (o.prompts % comm.size())
         fail("--prompts ", o.prompts, " cannot be shared among ", comm.size(), " ranks");
     if (o.mini_batches > o.prompts / comm.size())
@@ -642,19 +759,56 @@ Trainer::Trainer(const Options& options)
                 .stop_tokens = config.eos_token_ids};
     learning_rate = {
         .lr = o.lr, .warmup_steps = o.warmup, .total_steps = o.steps, .cosine = o.schedule == "cosine"};
-    if (o.resume && has_checkpoint(o.out)) {
-        Checkpoint checkpoint = load_checkpoint(o.out, model, optimizer);
-        step = std::stoi(checkpoint.numbers.at("step"));
-        questions = std::stoull(checkpoint.numbers.at("questions"));
-        reference = std::move(checkpoint.reference);
+    record = o.record;
+    describe_inputs(record, backend.name(), comm.size(),
+                    {{"model", o.model}, {"train", o.train}, {"eval", o.eval}});
+    record["template"] = {{"text", prompt_template.text()},
+                          {"chat_format", prompt_template.chat().has_value()}};
+    record["stop_texts"] = stop_texts;
+    if (resuming) {
+        resume();
     } else {
         model.load_weights(o.model);
         if (o.beta > 0) reference = model.download_parameters();
     }
-    if (!comm.is_root() || o.explain) return;
-    const auto resumed = step > 0 ? std::optional<std::int64_t>(step) : std::nullopt;
-    log.emplace(std::filesystem::path(o.out) / "log.jsonl", resumed);
-    samples_log.emplace(std::filesystem::path(o.out) / "samples.jsonl", resumed);
+    stop_requested_anywhere();  // every rank has looked at the folder before one writes to it
+    if (comm.is_root() && !o.explain) begin_log();
+}
+
+/// Goes on from the checkpoint in --out. The gaps between what that run was and what this one is are noted or refused.
+void Trainer::resume() {
+    const auto before =
+        nlohmann::ordered_json::parse(read_checkpoint_values(o.out).values["run"], nullptr, false);
+    auto notes = compare_runs(before, record, kMayDiffer);
+    for (const char* key : {"template", "stop_texts"})
+        if (before.value(key, nlohmann::ordered_json()) != record[key])
+            fail("--resume: the ", key == std::string("template") ? "prompt template" : "stop texts",
+                 " are not those that the run began with; give --template, --plain and --stop-text as then, "
+                 "or "
+                 "begin a new run in another --out");
+    Checkpoint checkpoint = load_checkpoint(o.out, model, optimizer);
+    step = static_cast<int>(checkpoint.count("step"));
+    questions = checkpoint.count("questions");
+    reference = std::move(checkpoint.reference);
+    check_schedule(before, o.schedule, o.steps, step);
+    for (const auto& line : read_json_lines(log_file()))
+        if (const auto eval = line.find("eval"); eval != line.end() && eval->at("step") <= step) {
+            evaluated_at = eval->at("step");
+            if (evaluated_at > 0) best_eval = std::max(best_eval, eval->at("reward").get<double>());
+        }
+    if (!comm.is_root()) return;
+    for (const auto& note : notes) std::printf("note: %s when the run began\n", note.c_str());
+    std::printf("resumed at step %d\n", step);
+}
+
+void Trainer::begin_log() {
+    const std::filesystem::path folder = o.out;
+    if (!resuming) clear_run_folder(folder);
+    const auto resumed = resuming ? std::optional<std::int64_t>(step) : std::nullopt;
+    log.emplace(log_file(), resumed);
+    samples_log.emplace(folder / "samples.jsonl", resumed);
+    log->write(log_line(record, resuming, step));
+    if (o.resume && !resuming) std::printf("%s holds no checkpoint: a new run\n", o.out.c_str());
     std::printf("%s parameters, %d threads, %d ranks, %zu training problems, %d x %d responses a step\n",
                 human_count(static_cast<double>(model.layout().total)).c_str(), threads(), comm.size(),
                 train_problems.size(), o.prompts, o.group);
@@ -683,23 +837,32 @@ TransformerOptions Trainer::planned_options() {
     const auto plan = Transformer::plan(config, planned, backend);
     const ParameterLayout layout(config);
     planned_memory = print_and_check_memory_plan(
-        device,
-        {{"parameters", plan.parameters},
-         {"gradients", plan.gradients},
-         {"optimizer state", Optimizer::bytes(layout, backend, states)},
-         {"activations (--token-budget, --recompute)", plan.activations},
-         {"key/value cache (--prompts, --group, --max-new-tokens)",
-          Generator::bytes(config, slots, prompt_tokens, max_new_tokens, backend)},
-         {"reference policy (--beta 0 needs none)",
-          o.beta > 0 && backend.on_host() ? 2 * layout.total * sizeof(float) : 0}});
+        device, {{"parameters", plan.parameters},
+                 {"gradients", plan.gradients},
+                 {"optimizer state", Optimizer::bytes(layout, backend, states)},
+                 {"activations (--token-budget, --recompute)", plan.activations},
+                 {"key/value cache (--prompts, --group, --max-new-tokens)",
+                  Generator::bytes(config, slots, prompt_tokens, max_new_tokens, backend)},
+                 {"reference policy (--beta 0 needs none)",
+                  o.beta > 0 && backend.on_host() ? 2 * layout.total * sizeof(float) : 0}});
+    if (o.dry_run) throw DryRunDone{};
     return planned;
 }
 
 void Trainer::save() {
     if (comm.is_root())
-        save_checkpoint(
-            o.out, model, optimizer,
-            {{{"step", std::to_string(step)}, {"questions", std::to_string(questions)}}, reference});
+        save_checkpoint(o.out, model, optimizer,
+                        {{{"step", std::to_string(step)},
+                          {"questions", std::to_string(questions)},
+                          {"run", record.dump()}},
+                         reference},
+                        o.keep);
+}
+
+void Trainer::write_model(const std::filesystem::path& folder) const {
+    std::filesystem::create_directories(folder);
+    prompt_template.save(folder);
+    save_model(model, o.model, o.model, folder, saved_dtype(o.save_dtype, o.model), stop_texts);
 }
 
 }  // namespace
@@ -717,23 +880,22 @@ int main(int argc, char** argv) {
     app.add_option("--eval-every", o.eval_every, "and every so many steps between, 0: not")
         ->check(kNonNegative);
     app.add_option("--eval-samples", o.eval_samples, "responses to each held-out problem")->check(kPositive);
+    app.add_option("--eval-limit", o.eval_limit, "evaluate only so many of the held-out problems, 0: all")
+        ->check(kNonNegative);
+    app.add_option("--eval-first", o.eval_first, "evaluation before the first step")
+        ->check(CLI::IsMember({"on", "off"}));
     app.add_option("--out", o.out, "run folder: log.jsonl, samples.jsonl, checkpoint and the trained model");
     add_template_options(app, o.prompt_template, o.plain);
+    add_stop_texts(app, o.stop_texts);
     app.add_option("--steps", o.steps, "steps: rollouts and their updates")->check(kPositive);
     app.add_option("--prompts", o.prompts, "questions a step")->check(kPositive);
     app.add_option("--group", o.group, "responses to each question, G")->check(CLI::Range(2, 1024));
     app.add_option("--max-new-tokens", o.max_new_tokens, "longest response")->check(kPositive);
     app.add_option("--temperature", o.temperature, "of sampling, and of every log-probability")
         ->check(kPositive);
-    app.add_option("--reward", o.reward.parts,
-                   "parts and weights: accuracy, format, language, repetition, overlong, length, program");
+    add_reward_options(app, o.reward);
     app.add_option("--script", o.reward.script,
                    "that the language reward asks for: latin, cyrillic, han, ...");
-    app.add_option(
-        "--reward-program", o.reward.program,
-        "command behind the part program: reads JSON lines {problem, prompt, response}, answers numbers");
-    app.add_option("--reward-seconds", o.reward.program_seconds, "that it may take for a step's responses")
-        ->check(kPositive);
     std::string preset, presets = "hyperparameters of a paper:";
     for (const Preset& p : kPresets) presets += std::string(presets.ends_with(":") ? " " : ", ") + p.name;
     app.add_option("--preset", preset, presets + "; flags given beside it win")
@@ -765,10 +927,6 @@ int main(int argc, char** argv) {
            "--overlong", o.overlong,
            "responses that are cut off: keep, mask (out of the loss), or soft (the reward overlong=1)")
         ->check(CLI::IsMember({"keep", "mask", "soft"}));
-    app.add_option(
-           "--overlong-cache", o.reward.overlong_cache,
-           "tokens before the longest response over which the overlong reward sinks to -1; 0: a fifth of it")
-        ->check(kNonNegative);
     app.add_option("--dynamic-sampling", o.dynamic_sampling,
                    "replace groups without spread by other questions', in at most so many rounds a step; 0: "
                    "keep them")
@@ -795,10 +953,12 @@ int main(int argc, char** argv) {
                  "recompute activations in the backward pass: less memory, a third more work");
     app.add_option("--show-every", o.show_every, "steps between sampled traces")->check(kPositive);
     app.add_option("--save-every", o.save_every, "steps between checkpoints")->check(kPositive);
+    app.add_flag("--keep-best", o.keep_best,
+                 "write the model with the highest reward in an evaluation after step 0 to OUT/best");
     add_save_dtype(app, o.save_dtype);
     app.add_option("--seed", o.seed, "of sampling and of the order of problems");
     app.add_option("--threads", o.threads, "0: one a core; the result is the same")->check(kNonNegative);
-    app.add_flag("--resume", o.resume, "go on from the checkpoint in --out, if there is one");
+    add_run_options(app, o.resume, o.overwrite, o.dry_run, o.keep);
     app.add_flag("--explain", o.explain, "print one step on one question, number by number, and end");
     return run_main(app, argc, argv, [&] {
         for (const Preset& p : kPresets)
@@ -812,8 +972,10 @@ int main(int argc, char** argv) {
                     }
             }
         if (o.overlong == "soft") o.reward.parts += ",overlong=1";
-        if (o.explain) o.prompts = 1, o.mini_batches = 1, o.dynamic_sampling = 0;
+        if (o.explain) o.prompts = 1, o.inner_epochs = 1, o.mini_batches = 1, o.dynamic_sampling = 0;
+        if (o.keep_best && o.eval.empty()) fail("--keep-best wants --eval: problems to be best at");
         o.reward.max_new_tokens = o.max_new_tokens;
+        o.record = describe_run(app, argc, argv);
         install_stop_handler();
         set_threads(o.threads);
         Trainer trainer(o);

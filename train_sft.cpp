@@ -2,6 +2,7 @@
 // tiny base from random weights; with a model folder it is the cold start, the SFT on rejection samples and
 // the distillation of the R1 paper (arXiv 2501.12948, sections 2.3 and 2.4).
 #include <cstdio>
+#include <set>
 
 #include "data/dataset.h"
 #include "src/checkpoint.h"
@@ -11,6 +12,7 @@
 #include "src/optimizer.h"
 #include "src/parallel.h"
 #include "src/run_log.h"
+#include "src/run_record.h"
 #include "src/transformer.h"
 #include "tokenizer/tokenizer.h"
 
@@ -24,9 +26,15 @@ struct Options {
                  seed = 1;
     double lr = 1e-3, weight_decay = 0, clip = 1;
     std::string schedule = "cosine", save_dtype = "auto", state_dtype = "float32";
-    int threads = 0;
-    bool resume = false, recompute = false, no_shuffle = false;
+    int threads = 0, keep = 0;
+    bool resume = false, overwrite = false, dry_run = false, recompute = false, no_shuffle = false;
+    nlohmann::ordered_json record;  ///< what this run is, for its log and its checkpoint
 };
+
+/// Flags that may change when a run is resumed, and are then noted. Every other flag makes another run.
+const std::set<std::string> kMayDiffer = {"steps",   "save-every",   "keep",      "save-dtype",
+                                          "threads", "device",       "recompute", "lr",
+                                          "warmup",  "weight-decay", "clip"};
 
 /// A training sequence and which of its tokens are learnt.
 struct Sequence {
@@ -51,9 +59,11 @@ Sequence encode(const SftExample& example, const Tokenizer& tokenizer, std::int3
 int train(const Options& o) {
     install_stop_handler();
     set_threads(o.threads);
+    const std::filesystem::path tokenizer_folder = o.tokenizer.empty() ? o.model : o.tokenizer;
+    const bool resuming = !o.dry_run && check_run_folder(o.out, o.model, o.resume, o.overwrite);
     const bool from_scratch = !has_weights(o.model);
     const Config config = Config::load(o.model);
-    const Tokenizer tokenizer = Tokenizer::load(o.tokenizer.empty() ? o.model : o.tokenizer);
+    const Tokenizer tokenizer = Tokenizer::load(tokenizer_folder);
     if (tokenizer.vocab_size() > config.vocab_size)
         fail(o.model, ": the tokenizer has ", tokenizer.vocab_size(), " tokens, the model only ",
              config.vocab_size);
@@ -75,15 +85,25 @@ int train(const Options& o) {
                  {"gradients", plan.gradients},
                  {"optimizer state", Optimizer::bytes(ParameterLayout(config), backend, states)},
                  {"activations (--token-budget, --recompute)", plan.activations}});
+    if (o.dry_run) throw DryRunDone{};
     Transformer model(backend, config, model_options);
     Optimizer optimizer(model, states, static_cast<std::uint64_t>(o.seed));
     SftReader reader(o.data, o.no_shuffle ? std::nullopt : std::optional(static_cast<std::uint64_t>(o.seed)),
-                     o.tokenizer.empty() ? o.model : o.tokenizer);
+                     tokenizer_folder);
+    auto record = o.record;
+    describe_inputs(record, backend.name(), 1,
+                    {{"model", o.model}, {"tokenizer", o.tokenizer}, {"data", o.data}});
     std::int64_t step = 0;
-    if (o.resume && has_checkpoint(o.out)) {
-        auto numbers = load_checkpoint(o.out, model, optimizer).numbers;
-        step = std::stoll(numbers.at("step"));
-        reader.seek(std::stoull(numbers.at("position")));
+    if (resuming) {
+        const auto before =
+            nlohmann::ordered_json::parse(read_checkpoint_values(o.out).values["run"], nullptr, false);
+        const auto notes = compare_runs(before, record, kMayDiffer);
+        const Checkpoint checkpoint = load_checkpoint(o.out, model, optimizer);
+        step = static_cast<std::int64_t>(checkpoint.count("step"));
+        reader.seek(checkpoint.count("position"));
+        check_schedule(before, o.schedule, o.steps, step);
+        for (const auto& note : notes) std::printf("note: %s when the run began\n", note.c_str());
+        std::printf("resumed at step %lld\n", static_cast<long long>(step));
     } else if (from_scratch) {
         model.initialize(static_cast<std::uint64_t>(o.seed));
     } else {
@@ -95,18 +115,25 @@ int train(const Options& o) {
                 device.bf16_matrices ? "bfloat16" : "float32", threads(), static_cast<long long>(step),
                 static_cast<long long>(o.steps));
 
-    JsonLines log(std::filesystem::path(o.out) / "log.jsonl", o.resume ? std::optional(step) : std::nullopt);
+    if (!resuming) clear_run_folder(o.out);
+    JsonLines log(std::filesystem::path(o.out) / "log.jsonl", resuming ? std::optional(step) : std::nullopt);
+    log.write(log_line(record, resuming, step));
+    if (o.resume && !resuming) std::printf("%s holds no checkpoint: a new run\n", o.out.c_str());
     const LearningRate schedule{
         .lr = o.lr, .warmup_steps = o.warmup, .total_steps = o.steps, .cosine = o.schedule == "cosine"};
     auto save = [&] {
-        save_checkpoint(
-            o.out, model, optimizer,
-            {{{"step", std::to_string(step)}, {"position", std::to_string(reader.position())}}, {}});
+        save_checkpoint(o.out, model, optimizer,
+                        {{{"step", std::to_string(step)},
+                          {"position", std::to_string(reader.position())},
+                          {"run", record.dump()}},
+                         {}},
+                        o.keep);
     };
 
     std::int64_t skipped = 0;
-    double tokens_seen = 0;
+    double tokens_seen = 0, last_loss = 0;
     const Stopwatch clock;
+    Progress progress("step");
     const std::int64_t first_step = step;
     while (step < o.steps && !stop_requested()) {
         // A batch of about batch_tokens tokens. The normaliser is its count of scored tokens, whatever the
@@ -150,32 +177,38 @@ int train(const Options& o) {
             fail("step ", step, ": the loss or its gradient is not finite; the last good checkpoint is in ",
                  o.out, "; lower --lr and start again with --resume");
         }
+        last_loss = loss;
         log.write({{"step", step},
                    {"loss", loss},
                    {"grad_norm", norm},
                    {"lr", lr},
                    {"tokens", fed},
                    {"seconds", clock.seconds()}});
-        if (step % 20 == 0 || step == o.steps) {
-            const double speed = tokens_seen / clock.seconds();
-            std::printf("\rstep %lld/%lld  loss %.4f  grad norm %.2f  %s tokens/s  %.0f s left   ",
-                        static_cast<long long>(step), static_cast<long long>(o.steps), loss, norm,
-                        human_count(speed).c_str(),
-                        static_cast<double>((o.steps - step) * o.batch_tokens) / speed);
-            std::fflush(stdout);
+        if (step % 20 == 0) {
+            char more[100];
+            std::snprintf(more, sizeof more, "  loss %.4f  grad norm %.2f  %s tokens/s", loss, norm,
+                          human_count(tokens_seen / clock.seconds()).c_str());
+            progress.show(step, o.steps, more);
         }
         if (step % o.save_every == 0) save();
     }
-    if (step > first_step) save();
-    std::printf("\n");
+    progress.end();
+    if (step > first_step) {
+        save();
+        std::printf("step %lld: loss %.4f, %s tokens/s\n", static_cast<long long>(step), last_loss,
+                    human_count(tokens_seen / clock.seconds()).c_str());
+    }
     if (skipped)
         std::printf("%lld examples were too long or empty and left out\n", static_cast<long long>(skipped));
     if (step < o.steps) {
         std::printf("stopped at step %lld; go on with --resume\n", static_cast<long long>(step));
         return 130;
     }
-    save_model(model, o.model, o.tokenizer.empty() ? o.model : o.tokenizer, o.out,
-               saved_dtype(o.save_dtype, from_scratch ? "" : o.model));
+    if (PromptTemplate::exists_in(tokenizer_folder))
+        PromptTemplate::load(tokenizer_folder, "", ChatFormat::load(tokenizer_folder)).save(o.out);
+    save_model(model, o.model, tokenizer_folder, o.out,
+               saved_dtype(o.save_dtype, from_scratch ? "" : o.model), config.stop_texts);
+    if (o.keep == 0) remove_checkpoints(o.out);
     std::printf("model written to %s\n", o.out.c_str());
     return 0;
 }
@@ -212,6 +245,9 @@ int main(int argc, char** argv) {
     add_save_dtype(app, o.save_dtype);
     app.add_option("--seed", o.seed, "of the initial weights and of the order of examples");
     app.add_option("--threads", o.threads, "0: one a core")->check(kNonNegative);
-    app.add_flag("--resume", o.resume, "go on from the checkpoint in --out, if there is one");
-    return run_main(app, argc, argv, [&] { return train(o); });
+    add_run_options(app, o.resume, o.overwrite, o.dry_run, o.keep);
+    return run_main(app, argc, argv, [&] {
+        o.record = describe_run(app, argc, argv);
+        return train(o);
+    });
 }

@@ -7,6 +7,7 @@
 
 #include "src/backend.h"
 #include "src/error.h"
+#include "src/whole_file.h"
 
 namespace r1 {
 namespace {
@@ -18,6 +19,9 @@ using nlohmann::json;
 const std::map<std::string, std::string> kTemplates = {
 #include "prompt_templates.inc"
 };
+
+constexpr const char *kTemplateFile = "prompt_template.txt",
+                     *kPlainTemplateFile = "prompt_template.plain.txt";
 
 std::string joined(const std::vector<std::int64_t>& numbers, const char* separator) {
     std::string text;
@@ -44,64 +48,192 @@ bool holds(const std::string& text, const char* part) { return text.find(part) !
 
 std::string read_text(const std::filesystem::path& file) { return std::string(MappedFile(file).bytes()); }
 
-/// The label of a gold choice, and the question with its choices below it.
-ChoiceGold read_choices(const json& line, std::string& question) {
-    const auto choices = line.at("choices").get<std::vector<std::string>>();
-    const json& answer = line.at("answer");
-    std::string label;
-    if (!answer.is_number_integer())
-        label = answer.get<std::string>();
-    else if (answer >= 0 && answer < 26)
-        label = std::string(1, static_cast<char>('A' + answer.get<int>()));
-    const std::string normal = normalize_label(label);
-    if (choices.size() > 26 || normal.size() != 1 || normal[0] < 'a' ||
-        normal[0] >= 'a' + static_cast<int>(choices.size()))
-        fail("the answer ", answer.dump(), " is none of the ", choices.size(), " choices");
-    for (std::size_t i = 0; i < choices.size(); ++i)
-        question += "\n" + std::string(1, static_cast<char>('A' + i)) + ") " + choices[i];
-    return {label};
+/// A JSON value as a message shows it.
+std::string shown(const json& value) {
+    const std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
+    return text.size() <= 60 ? text : text.substr(0, 57) + "...";
 }
 
-MathGold read_math(const json& line) {
-    std::string text;
+/// For a line that lacks something: a key may only be misspelt, so the message lists those that are there.
+[[noreturn]] void fail_wanting(const json& line, const char* sentence) {
+    std::string keys;
+    for (const auto& [key, value] : line.items()) keys += (keys.empty() ? "" : ", ") + shown(json(key));
+    fail(sentence, " (the keys of this line: ", keys.empty() ? "none" : keys, ")");
+}
+
+const std::string& text_at(const json& line, const char* key) {
+    const json& value = line.at(key);
+    if (!value.is_string()) fail("\"", key, "\" is ", shown(value), ", but must be a text");
+    return value.get_ref<const std::string&>();
+}
+
+/// "match": whether an answer is compared as text, and not as mathematics.
+bool matches_text(const json& line) {
+    const json match = line.value("match", json("math"));
+    if (match != "math" && match != "text")
+        fail("\"match\" is ", shown(match),
+             ", but must be \"math\" (which it is without this key) or \"text\"");
+    return match == "text";
+}
+
+/// Labels are the letters A to Z.
+constexpr std::size_t kMostChoices = 26;
+
+std::vector<std::string> read_choices(const json& line) {
+    const json& choices = line.at("choices");
+    if (!choices.is_array() ||
+        !std::all_of(choices.begin(), choices.end(), [](const json& c) { return c.is_string(); }))
+        fail("\"choices\" is ", shown(choices), ", but must be a list of texts");
+    if (choices.empty() || choices.size() > kMostChoices)
+        fail("\"choices\" holds ", choices.size(), " texts; 1 to ", kMostChoices, " can be labelled");
+    return choices.get<std::vector<std::string>>();
+}
+
+ChoiceGold read_right_choice(const json& answer, std::vector<std::string> choices) {
+    if (!answer.is_number_integer() && !answer.is_string())
+        fail("\"answer\" is ", shown(answer),
+             ", but must be a choice: its label, its index from 0 or its text");
+    std::optional<std::size_t> right;
+    if (answer.is_string())
+        right = choice_of(answer.get_ref<const std::string&>(), choices);
+    else if (answer >= 0 && answer < choices.size())
+        right = answer.get<std::size_t>();
+    if (!right)
+        fail("the answer ", shown(answer), " is not one of the ", choices.size(),
+             " choices, by label, by index from 0 or by text");
+    if (std::ranges::count_if(choices, [&](const auto& c) { return trim(c) == trim(choices[*right]); }) > 1)
+        fail("the right choice, ", shown(json(choices[*right])), ", is there twice");
+    return {std::move(choices), *right};
+}
+
+/// The text of a gold answer, out of what stands around it.
+std::string answer_text(const json& line) {
     if (const auto answer = line.find("answer"); answer != line.end()) {
-        if (!answer->is_number() && !answer->is_string()) fail("the answer is neither a text nor a number");
-        text = answer->is_number() ? answer->dump() : answer->get<std::string>();
-        if (const auto mark = text.rfind("####"); mark != text.npos) text = text.substr(mark + 4);
-    } else {
-        if (!line.contains("solution")) fail("there is neither an \"answer\" nor a \"solution\"");
-        const std::string solution = line.at("solution");
-        const auto boxed = last_boxed(solution);
-        if (!boxed) fail("the solution has no \\boxed{} answer");
-        text = *boxed;
+        if (answer->is_number()) return answer->dump();
+        if (!answer->is_string())
+            fail("\"answer\" is ", shown(*answer), ", but must be a text or a number",
+                 answer->is_array() ? "; write a list as one text, \"1, 2\"" : "");
+        const std::string text = *answer;
+        const auto mark = text.rfind("####");
+        return mark == text.npos ? text : text.substr(mark + 4);
+    }
+    const auto boxed = last_boxed(text_at(line, "solution"));
+    if (!boxed) fail("the solution has no \\boxed{} answer");
+    return std::string(*boxed);
+}
+
+Gold read_answer(const json& line) {
+    const std::string text = answer_text(line), start = shown(json(text));
+    if (matches_text(line)) {
+        if (trim(text).empty()) fail("\"answer\" is an empty text");
+        if (text.size() > kLongestAnswer)
+            fail("the answer ", start, " is longer than ", kLongestAnswer,
+                 " bytes, and no response may state that much");
+        return TextGold{text};
     }
     const auto value = MathAnswer::parse(text);
-    if (!value) fail("the answer \"", text.substr(0, 80), "\" cannot be read as mathematics");
-    return {*value};
+    if (!value)
+        fail("the answer ", start,
+             " cannot be read as mathematics; with \"match\": \"text\" it is compared as text");
+    return MathGold{*value};
 }
 
 std::int64_t read_integer(const json& value) {
     constexpr double limit = 1e12;
     if (!value.is_number_integer() || std::abs(value.get<double>()) > limit)
-        fail("a countdown is made of integers up to 10^12, not of ", value.dump());
+        fail("a countdown is made of integers up to 10^12, not of ", shown(value));
     return value.get<std::int64_t>();
 }
 
-Problem parse_problem(const json& line, const PromptTemplate& prompt_template) {
+Countdown read_countdown(const json& line) {
+    const json& numbers = line.at("nums");
+    if (!numbers.is_array() || numbers.empty())
+        fail("\"nums\" is ", shown(numbers), ", but must be a list of integers");
+    if (!line.contains("target")) fail_wanting(line, "there is no \"target\" beside \"nums\"");
+    Countdown gold{{}, read_integer(line.at("target"))};
+    for (const json& number : numbers) gold.numbers.push_back(read_integer(number));
+    return gold;
+}
+
+Problem parse_problem(const json& line, const PromptTemplate& prompt_template, Answers answers) {
     const AnswerIn answer_in = prompt_template.answer_in();
     if (line.contains("nums")) {
-        Countdown gold{{}, read_integer(line.at("target"))};
-        for (const json& number : line.at("nums")) gold.numbers.push_back(read_integer(number));
-        if (gold.numbers.empty()) fail("\"nums\" is empty");
-        return {line.contains("question") ? prompt_template.fill(line.at("question").get<std::string>())
+        const Countdown gold = read_countdown(line);
+        return {line.contains("question") ? prompt_template.fill(text_at(line, "question"))
                                           : prompt_template.fill(gold),
                 gold, answer_in};
     }
+    if (!line.contains("question") && !line.contains("problem"))
+        fail_wanting(line, "a problem must have a \"question\", a \"problem\", or \"nums\" and \"target\"");
     if (!prompt_template.has_question())
         fail("the prompt template has no {question}; give another with --template");
-    std::string question = line.contains("question") ? line.at("question") : line.at("problem");
-    Gold gold = line.contains("choices") ? Gold(read_choices(line, question)) : Gold(read_math(line));
+    std::string question = text_at(line, line.contains("question") ? "question" : "problem");
+    const bool choose = line.contains("choices");
+    const auto choices = choose ? read_choices(line) : std::vector<std::string>{};
+    for (std::size_t i = 0; i < choices.size(); ++i)
+        question += "\n" + std::string(1, static_cast<char>('A' + i)) + ") " + choices[i];
+    Gold gold = NoGold{};
+    if (line.contains("answer") || (line.contains("solution") && !choose))
+        gold = choose ? read_right_choice(line.at("answer"), choices) : read_answer(line);
+    else if (answers == Answers::Required)
+        fail_wanting(
+            line,
+            "there is no \"answer\"; give one, or leave accuracy out of --reward and correct out of --keep");
     return {prompt_template.fill(question), std::move(gold), answer_in};
+}
+
+SftExample parse_example(const json& line, const std::filesystem::path& model_folder,
+                         std::optional<ChatFormat>& chat) {
+    if (!line.contains("messages")) {
+        if (!line.contains("prompt") || !line.contains("completion"))
+            fail_wanting(line, "an example must have a \"prompt\" and a \"completion\", or \"messages\"");
+        const json eos = line.value("eos", json(true));
+        if (!eos.is_boolean()) fail("\"eos\" is ", shown(eos), ", but must be true or false");
+        return {{{text_at(line, "prompt"), false}, {text_at(line, "completion"), true}}, eos.get<bool>()};
+    }
+    if (!chat) chat = ChatFormat::load(model_folder);
+    if (!chat) fail("\"messages\" need a chat template, and ", model_folder.string(), " has none");
+    const json& list = line.at("messages");
+    if (!list.is_array() || list.empty())
+        fail("\"messages\" is ", shown(list), ", but must be a list of {\"role\": ..., \"content\": ...}");
+    std::vector<Message> messages;
+    for (const json& message : list) {
+        if (!message.is_object() || !message.contains("role") || !message.contains("content"))
+            fail("a message must be {\"role\": ..., \"content\": ...}, not ", shown(message));
+        messages.push_back({text_at(message, "role"), text_at(message, "content")});
+    }
+    return {chat->segments(messages), false};
+}
+
+/// Where a text begins, behind white space and the mark that some editors put before UTF-8.
+std::string_view without_mark(std::string_view text) {
+    if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
+    return text.substr(std::min(text.find_first_not_of(" \t\r\n"), text.size()));
+}
+
+json parse_object(std::string_view line) {
+    const std::string_view text = without_mark(line);
+    if (!text.starts_with("{"))
+        fail("a line must be one JSON object, {...}, but this one begins with ",
+             shown(json(text.substr(0, 20))));
+    try {
+        return json::parse(text);
+    } catch (const json::parse_error& e) {
+        if (e.byte > text.size())
+            fail("the line ends within a JSON object; each must be on one line (jq -c . does that)");
+        fail("not valid JSON (byte ", e.byte + (text.data() - line.data()), " of the line)");
+    }
+}
+
+/// A file with an object on each line, or a sentence that says what it is instead.
+MappedFile map_lines(const std::filesystem::path& file) {
+    if (std::filesystem::is_directory(file))
+        fail(file.string(), ": is a folder; a file with one JSON object a line is wanted");
+    MappedFile mapped(file);
+    if (without_mark(mapped.bytes()).starts_with("["))
+        fail(file.string(), ": is one JSON array; one object a line is wanted (jq -c '.[]' ", file.string(),
+             " > ...)");
+    return mapped;
 }
 
 /// body(offset, line, line number) for every line that is not blank.
@@ -121,10 +253,9 @@ template <class Body>
 auto at_line(const std::string& file, std::size_t line, Body body) {
     try {
         return body();
-    } catch (const json::parse_error& e) {
-        fail(file, ":", line, ": not valid JSON (byte ", e.byte, " of the line)");
     } catch (const json::exception& e) {
-        const std::string what = e.what();  // "[json.exception.out_of_range.403] key 'answer' not found"
+        const std::string what =
+            e.what();  // "[json.exception.out_of_range.406] number overflow parsing '1e999'"
         fail(file, ":", line, ": ", what.substr(std::min(what.size(), what.find("] ") + 2)));
     } catch (const Error& e) {
         fail(file, ":", line, ": ", e.what());
@@ -137,19 +268,37 @@ PromptTemplate::PromptTemplate(std::string text, std::optional<ChatFormat> chat)
     : text_(std::move(text)), chat_(std::move(chat)) {}
 
 PromptTemplate PromptTemplate::load(const std::filesystem::path& model_folder, const std::string& choice,
-                                    std::optional<ChatFormat> chat) {
-    const auto of_model = model_folder / "prompt_template.txt";
+                                    std::optional<ChatFormat> chat, bool plain) {
+    const auto of_model = model_folder / kTemplateFile, plain_of_model = model_folder / kPlainTemplateFile;
+    const bool is_plain = chat && (plain || (choice.empty() && std::filesystem::exists(plain_of_model)));
+    if (is_plain) chat.reset();
     std::string text;
     if (const auto built_in = kTemplates.find(choice); built_in != kTemplates.end())
         text = built_in->second;
     else if (!choice.empty())
         text = read_text(choice);
+    else if (std::filesystem::exists(plain_of_model))
+        text = read_text(plain_of_model);
     else if (std::filesystem::exists(of_model))
         text = read_text(of_model);
     else
         text = kTemplates.at(chat ? "r1-chat" : "r1-zero");
     if (text.ends_with("\n")) text.pop_back();
-    return PromptTemplate(std::move(text), std::move(chat));
+    PromptTemplate loaded(std::move(text), std::move(chat));
+    loaded.plain_ = is_plain;
+    return loaded;
+}
+
+bool PromptTemplate::exists_in(const std::filesystem::path& model_folder) {
+    return std::filesystem::exists(model_folder / kTemplateFile) ||
+           std::filesystem::exists(model_folder / kPlainTemplateFile);
+}
+
+void PromptTemplate::save(const std::filesystem::path& folder) const {
+    WholeFile file(folder / (plain_ ? kPlainTemplateFile : kTemplateFile));
+    file << text_ << "\n";
+    file.done();
+    std::filesystem::remove(folder / (plain_ ? kTemplateFile : kPlainTemplateFile));
 }
 
 std::string PromptTemplate::finish(const std::string& user) const {
@@ -178,15 +327,19 @@ std::string PromptTemplate::fill(const Countdown& problem) const {
         {{"{question}", question}, {"{numbers}", joined(problem.numbers, ",")}, {"{target}", target}}));
 }
 
-std::vector<Problem> load_problems(const std::filesystem::path& file, const PromptTemplate& prompt_template) {
-    const MappedFile mapped(file);
+std::vector<Problem> load_problems(const std::filesystem::path& file, const PromptTemplate& prompt_template,
+                                   Answers answers) {
+    const MappedFile mapped = map_lines(file);
     std::vector<Problem> problems;
     for_each_line(mapped.bytes(), [&](std::size_t, std::string_view line, std::size_t number) {
-        problems.push_back(at_line(file.string(), number,
-                                   [&] { return parse_problem(json::parse(line), prompt_template); }));
+        problems.push_back(at_line(file.string(), number, [&] {
+            return parse_problem(parse_object(line), prompt_template, answers);
+        }));
         problems.back().source = line;
     });
-    if (problems.empty()) fail(file.string(), ": holds no problems");
+    if (problems.empty())
+        fail(file.string(),
+             R"(: holds no problems; one a line is wanted, such as {"question": "1+1?", "answer": "2"})");
     return problems;
 }
 
@@ -204,28 +357,22 @@ std::uint32_t Order::at(std::uint64_t i) {
 
 SftReader::SftReader(const std::filesystem::path& file, std::optional<std::uint64_t> seed,
                      std::filesystem::path model_folder)
-    : name_(file.string()), file_(file), model_folder_(std::move(model_folder)) {
+    : name_(file.string()), file_(map_lines(file)), model_folder_(std::move(model_folder)) {
     for_each_line(file_.bytes(), [&](std::size_t begin, std::string_view line, std::size_t number) {
         lines_.push_back({begin, line.size(), number});
     });
-    if (lines_.empty()) fail(name_, ": holds no examples");
+    if (lines_.empty())
+        fail(name_,
+             R"(: holds no examples; one a line is wanted, such as {"prompt": "1+1=", "completion": "2"})");
     if (seed) order_.emplace(lines_.size(), *seed);
 }
 
 SftExample SftReader::next() {
     const Line line = lines_[order_ ? order_->at(position_) : position_ % lines_.size()];
     ++position_;
-    return at_line(name_, line.number, [&]() -> SftExample {
-        const json example = json::parse(file_.bytes().substr(line.begin, line.length));
-        if (!example.contains("messages"))
-            return {{{example.at("prompt"), false}, {example.at("completion"), true}},
-                    example.value("eos", true)};
-        if (!chat_) chat_ = ChatFormat::load(model_folder_);
-        if (!chat_) fail("\"messages\" need a chat template, and ", model_folder_.string(), " has none");
-        std::vector<Message> messages;
-        for (const json& message : example["messages"])
-            messages.push_back({message.at("role"), message.at("content")});
-        return {chat_->segments(messages), false};
+    return at_line(name_, line.number, [&] {
+        return parse_example(parse_object(file_.bytes().substr(line.begin, line.length)), model_folder_,
+                             chat_);
     });
 }
 

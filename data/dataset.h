@@ -16,11 +16,16 @@ namespace r1 {
 /// and for a model that was trained on chats, its chat format around that text as the user's message.
 class PromptTemplate {
   public:
-    /// `choice` is a file, or "r1-zero", "r1-chat", "boxed" (data/templates); if empty, the model's own
-    /// prompt_template.txt, else r1-chat for a model that chats and r1-zero for one that does not. One newline
-    /// at the end of a file is dropped.
+    /// `choice` is a file, or "r1-zero", "r1-chat", "boxed" (data/templates); if empty, the model's own, as save()
+    /// left it, else r1-chat for a model that chats and r1-zero for one that does not. One newline at the end of a
+    /// file is dropped. `plain` leaves the chat format out.
     static PromptTemplate load(const std::filesystem::path& model_folder, const std::string& choice,
-                               std::optional<ChatFormat> chat);
+                               std::optional<ChatFormat> chat, bool plain = false);
+    /// Whether the folder has a template of its own.
+    static bool exists_in(const std::filesystem::path& model_folder);
+    /// Writes FOLDER/prompt_template.txt, or prompt_template.plain.txt where a model that chats is to be asked without
+    /// its chat format: with either, load() gives this template again.
+    void save(const std::filesystem::path& folder) const;
     explicit PromptTemplate(std::string text, std::optional<ChatFormat> chat = std::nullopt);
 
     /// A template without {question} leaves the question as it is.
@@ -37,6 +42,7 @@ class PromptTemplate {
     std::string finish(const std::string& user) const;
     std::string text_;
     std::optional<ChatFormat> chat_;
+    bool plain_ = false;  ///< the model has a chat format, which is left out
 };
 
 struct Problem {
@@ -46,14 +52,20 @@ struct Problem {
     std::string source{};  ///< the line of the file
 };
 
+enum class Answers { Required, Optional };
+
 /// One object a line:
 ///   {"nums": [2, 12, 6], "target": 70}                           countdown; with a "question" in words of its own
 ///   {"question": ..., "answer": "... #### 72"}                   GSM8K: what stands behind the last ####
 ///   {"problem": ..., "solution": "... \\boxed{\\frac34} ..."}    MATH: what stands in the last \boxed{}
 ///   {"problem": ..., "answer": "\\frac34" or 204}                MATH-500, AIME: mathematics
-///   {"question": ..., "choices": [...], "answer": "B" or 1}      a choice, by label or by index from 0
-/// Blank lines are skipped. A gold answer that cannot be read is an error here, not a reward later.
-std::vector<Problem> load_problems(const std::filesystem::path& file, const PromptTemplate& prompt_template);
+///   {"question": ..., "answer": "3, 1, 2", "match": "text"}      this very text; "match": "math" is the default
+///   {"question": ..., "choices": [...], "answer": "B" or 1}      a choice, by label, by index from 0 or by its text
+///   {"question": ...}                                            where answers are optional
+/// Other keys are allowed, and blank lines skipped. A gold answer that cannot be read is an error here, not a reward
+/// later.
+std::vector<Problem> load_problems(const std::filesystem::path& file, const PromptTemplate& prompt_template,
+                                   Answers answers = Answers::Required);
 
 /// Lines of a permutation: index i of an endless sequence that visits each of `count` items once an epoch, in
 /// an order that depends on seed and epoch alone.

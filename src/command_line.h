@@ -4,8 +4,12 @@
 #include <cstdio>
 
 #include "src/error.h"
+#include "src/reward_mix.h"
 
 namespace r1 {
+
+/// Thrown where --dry-run has shown what it should, to end the program with status 0.
+struct DryRunDone {};
 
 /// Checks for options; CLI11's own PositiveNumber spells out the largest double in its message.
 inline CLI::Validator number_from(double least, bool itself, const char* what) {
@@ -38,6 +42,41 @@ inline void add_device_options(CLI::App& app, std::string& device, std::string& 
         ->check(CLI::IsMember({"auto", "float32", "bfloat16"}));
 }
 
+/// The texts that end a response; each time that the flag is given adds one.
+inline void add_stop_texts(CLI::App& app, std::vector<std::string>& texts) {
+    app.add_option(
+           "--stop-text", texts,
+           "text that ends a response, e.g. \"</answer>\" for a base model that talks on; may be given "
+           "several times; else the model's own (stop_strings of its generation_config.json)")
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+        ->allow_extra_args(false);
+}
+
+/// --script is not among them: other measures than the reward's use it, too.
+inline void add_reward_options(CLI::App& app, RewardOptions& reward) {
+    app.add_option("--reward", reward.parts,
+                   "parts and weights: accuracy, format, language, repetition, overlong, length, program");
+    app.add_option(
+        "--reward-program", reward.program,
+        "command behind the part program: reads JSON lines {problem, prompt, response}, answers numbers");
+    app.add_option("--reward-seconds", reward.program_seconds, "time it may take for one batch of responses")
+        ->check(kPositive);
+    app.add_option(
+           "--overlong-cache", reward.overlong_cache,
+           "tokens before the longest response over which the overlong reward sinks to -1; 0: a fifth of it")
+        ->check(kNonNegative);
+}
+
+/// What becomes of the run folder.
+inline void add_run_options(CLI::App& app, bool& resume, bool& overwrite, bool& dry_run, int& keep) {
+    auto* flag = app.add_flag("--resume", resume, "go on from the checkpoint in --out, if there is one");
+    app.add_flag("--overwrite", overwrite, "replace the run that --out holds")->excludes(flag);
+    app.add_flag("--dry-run", dry_run, "check all input, print the memory plan, and end");
+    app.add_option("--keep", keep,
+                   "checkpoints that stay when the run is done, the newest; while it goes on there is always one")
+        ->check(kNonNegative);
+}
+
 inline void add_state_dtype(CLI::App& app, std::string& choice) {
     app.add_option(
            "--state-dtype", choice,
@@ -55,19 +94,27 @@ inline void add_save_dtype(CLI::App& app, std::string& choice) {
 /// for bad input (a wrong flag among it), 1 for a fault of ours.
 template <class Body>
 int run_main(CLI::App& app, int argc, char** argv, Body body) {
+    std::setvbuf(stdout, nullptr, _IOLBF, 0);  // a pipe or a file shows each line when it is there
+    auto complain = [&](const std::string& sentence, int status) {
+        std::fflush(stdout);  // what went wrong comes after what came before it
+        std::fprintf(stderr, "%s: %s\n", app.get_name().c_str(), sentence.c_str());
+        return status;
+    };
     try {
         app.parse(argc, argv);
         return body();
+    } catch (const DryRunDone&) {
+        return 0;
     } catch (const CLI::ParseError& e) {
         if (e.get_exit_code() == 0) return app.exit(e);  // --help
-        std::fprintf(stderr, "%s: %s; see --help\n", app.get_name().c_str(), e.what());
-        return 2;
+        // A misspelt flag is a better reason than the one that is then missing, which CLI11 finds first.
+        for (const std::string& word : app.remaining())
+            if (word.starts_with("--")) return complain("there is no flag " + word + "; see --help", 2);
+        return complain(e.what() + std::string("; see --help"), 2);
     } catch (const Error& e) {
-        std::fprintf(stderr, "%s: %s\n", app.get_name().c_str(), e.what());
-        return 2;
+        return complain(e.what(), 2);
     } catch (const std::exception& e) {
-        std::fprintf(stderr, "%s: internal error: %s\n", app.get_name().c_str(), e.what());
-        return 1;
+        return complain(std::string("internal error: ") + e.what(), 1);
     }
 }
 

@@ -149,7 +149,8 @@ std::vector<Completion> Generator::generate(const std::vector<Prompt>& prompts,
                 c.tokens.push_back(drawn[at]);
                 c.logp.push_back(logp[at]);
                 if (on_token) on_token(active[b].completion, drawn[at]);
-                c.stopped = std::ranges::find(options.stop_tokens, drawn[at]) != options.stop_tokens.end();
+                c.stop_token = std::ranges::find(options.stop_tokens, drawn[at]) != options.stop_tokens.end();
+                c.stopped = c.stop_token || (options.stop && options.stop(c.tokens));
             }
             if (!c.stopped && static_cast<int>(c.tokens.size()) < limit) {
                 still.push_back(active[b]);

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "src/transformer.h"
@@ -20,7 +21,11 @@ struct Completion {
     std::size_t prompt = 0;            ///< index into the prompts given
     std::vector<std::int32_t> tokens;  ///< the stop token included
     std::vector<float> logp;           ///< of each token, under the distribution it was drawn from
-    bool stopped = false;              ///< ended by a stop token; false: cut off at the length limit
+    bool stopped = false;              ///< ended by itself; false: cut off at the length limit
+    bool stop_token = false;           ///< its last token is a stop token, which is no part of its text
+    std::span<const std::int32_t> text_tokens() const {
+        return std::span(tokens).first(tokens.size() - stop_token);
+    }
 };
 
 struct GenerateOptions {
@@ -29,6 +34,8 @@ struct GenerateOptions {
     int samples_per_prompt = 1;      ///< G, the group size
     int max_new_tokens = 256;        ///< also limited by the model's context
     std::vector<int> stop_tokens{};  ///< any of them ends a completion
+    /// So does this, asked after every other token: it is given the tokens so far.
+    std::function<bool(std::span<const std::int32_t>)> stop{};
 };
 
 class Generator {

@@ -15,6 +15,8 @@ class Keep {
   public:
     /// Throws Error for a condition that it does not know.
     Keep(const std::string& conditions, std::string script);
+    /// Whether it asks for correct responses, which takes problems with an answer.
+    bool correct() const { return correct_; }
     /// Of a graded response.
     bool operator()(const Response& response) const;
 

@@ -42,6 +42,25 @@ RewardProgram::~RewardProgram() {
     waitpid(process_, nullptr, 0);
 }
 
+/// A program that ends closes its output first, so that its exit status may come a moment later.
+void RewardProgram::fail_ended(std::size_t answers, std::size_t wanted) const {
+    siginfo_t end{};
+    for (const Stopwatch clock; end.si_pid == 0 && clock.seconds() < 1; usleep(1000))
+        waitid(P_PID, process_, &end, WEXITED | WNOHANG | WNOWAIT);  // the destructor reaps it
+    std::string how = "has closed its output", advice = "it must answer line after line until its input ends";
+    if (end.si_pid != 0 && end.si_code == CLD_EXITED) {
+        how = "has ended with exit status " + std::to_string(end.si_status);
+        if (end.si_status == 127)
+            advice = "there is no such command";
+        else if (end.si_status != 0)
+            advice = "its own message, if it left one, is above";
+    } else if (end.si_pid != 0) {
+        how = "was ended by signal " + std::to_string(end.si_status);
+    }
+    fail("--reward-program: \"", command_, "\" ", how, " after ", answers, " of ", wanted, " answers; ",
+         advice);
+}
+
 std::vector<double> RewardProgram::grade(const std::vector<Problem>& problems,
                                          const std::vector<Response>& responses) {
     std::string out, in;
@@ -58,7 +77,9 @@ std::vector<double> RewardProgram::grade(const std::vector<Problem>& problems,
         const double left = seconds_ - clock.seconds();
         if (left <= 0)
             fail("--reward-program: \"", command_, "\" has answered ", lines, " of ", responses.size(),
-                 " responses in ", seconds_, " seconds; give it more with --reward-seconds");
+                 " responses in ", seconds_,
+                 " seconds; does it flush its output after each line (in Python, print(..., flush=True))? "
+                 "If it needs longer, give it more with --reward-seconds");
         pollfd polls[2] = {{from_, POLLIN, 0}, {sent < out.size() ? to_ : -1, POLLOUT, 0}};
         poll(polls, 2, static_cast<int>(std::ceil(left * 1000)));
         if (polls[1].revents & POLLOUT) {
@@ -68,7 +89,7 @@ std::vector<double> RewardProgram::grade(const std::vector<Problem>& problems,
         if (polls[0].revents) {
             char buffer[1 << 16];
             const auto n = read(from_, buffer, sizeof buffer);
-            if (n <= 0) fail("--reward-program: \"", command_, "\" has ended after ", lines, " answers");
+            if (n <= 0) fail_ended(lines, responses.size());
             lines += static_cast<std::size_t>(std::count(buffer, buffer + n, '\n'));
             in.append(buffer, static_cast<std::size_t>(n));
         }
@@ -117,6 +138,10 @@ RewardMix::RewardMix(const RewardOptions& options) : options_(options) {
     if (!wants_program && !options_.program.empty())
         fail("--reward-program is given, but --reward has no part \"program\"");
     if (wants_program) program_.emplace(options_.program, options_.program_seconds);
+}
+
+Answers RewardMix::answers() const {
+    return std::ranges::find(names_, "accuracy") == names_.end() ? Answers::Optional : Answers::Required;
 }
 
 void RewardMix::apply(const std::vector<Problem>& problems, std::vector<Response>& responses) {

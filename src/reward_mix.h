@@ -21,6 +21,8 @@ class RewardProgram {
     std::vector<double> grade(const std::vector<Problem>& problems, const std::vector<Response>& responses);
 
   private:
+    [[noreturn]] void fail_ended(std::size_t answers, std::size_t wanted) const;
+
     std::string command_;
     double seconds_;
     int process_ = -1, to_ = -1, from_ = -1;
@@ -42,6 +44,9 @@ class RewardMix {
     explicit RewardMix(const RewardOptions& options);
     /// Names, in order.
     const std::vector<std::string>& parts() const { return names_; }
+    const std::vector<double>& weights() const { return weights_; }
+    /// Only a reward for accuracy needs to know the answers.
+    Answers answers() const;
     /// Every response's parts, unweighted, and its reward, their weighted sum, into `responses`.
     void apply(const std::vector<Problem>& problems, std::vector<Response>& responses);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -9,16 +10,16 @@ namespace r1 {
 namespace {
 
 using std::int64_t;
-constexpr std::size_t kLongestAnswer = 1024;
 constexpr int kDeepestNesting = 32;
 
 bool is_space(char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; }
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-std::string_view trim(std::string_view s) {
-    while (!s.empty() && is_space(s.front())) s.remove_prefix(1);
-    while (!s.empty() && is_space(s.back())) s.remove_suffix(1);
-    return s;
+std::string lower_case(std::string_view text) {
+    std::string lower(text);
+    std::ranges::transform(lower, lower.begin(),
+                           [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    return lower;
 }
 
 /// The place of `tag` if it occurs exactly once.
@@ -161,9 +162,26 @@ Verdict check(std::string_view answer, const MathGold& gold) {
     return equal(*value, gold.answer) ? Verdict{1, "right"} : Verdict{0, "not equal"};
 }
 
+Verdict check(std::string_view answer, const TextGold& gold) {
+    return answer == trim(gold.text) ? Verdict{1, "right"} : Verdict{0, "another text"};
+}
+
 Verdict check(std::string_view answer, const ChoiceGold& gold) {
-    return normalize_label(answer) == normalize_label(gold.label) ? Verdict{1, "right"}
-                                                                  : Verdict{0, "another choice"};
+    const auto choice = choice_of(answer, gold.choices);
+    if (!choice) return {0, "none of the choices"};
+    return *choice == gold.right ? Verdict{1, "right"} : Verdict{0, "another choice"};
+}
+
+Verdict check(std::string_view, const NoGold&) { return {std::nan(""), "no answer is known"}; }
+
+/// A label without the bracket, stop and white space around it, in lower case.
+std::string normalize_label(std::string_view text) {
+    text = trim(text);
+    if (text.size() > 1 && text.ends_with(".")) text = trim(text.substr(0, text.size() - 1));
+    if (text.size() > 1 && text.ends_with(")") && (text.starts_with("(") || text.size() == 2))
+        text =
+            trim(text.substr(text.starts_with("(") ? 1 : 0, text.size() - (text.starts_with("(") ? 2 : 1)));
+    return lower_case(text);
 }
 
 }  // namespace
@@ -216,20 +234,31 @@ Verdict check_answer(std::string_view answer, const Gold& gold) {
 }
 
 Verdict accuracy_reward(std::string_view response, const Gold& gold, AnswerIn answer_in) {
+    if (const auto* unknown = std::get_if<NoGold>(&gold)) return check({}, *unknown);
     const auto answer = extract_answer(response, answer_in);
     return answer ? check_answer(*answer, gold) : Verdict{0, "no answer"};
 }
 
-std::string normalize_label(std::string_view text) {
-    text = trim(text);
-    if (text.size() > 1 && text.ends_with(".")) text = trim(text.substr(0, text.size() - 1));
-    if (text.size() > 1 && text.ends_with(")") && (text.starts_with("(") || text.size() == 2))
-        text =
-            trim(text.substr(text.starts_with("(") ? 1 : 0, text.size() - (text.starts_with("(") ? 2 : 1)));
-    std::string label(text);
-    std::ranges::transform(label, label.begin(),
-                           [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-    return label;
+std::optional<std::size_t> choice_of(std::string_view text, const std::vector<std::string>& choices) {
+    const std::string label = normalize_label(text);
+    if (label.size() == 1 && label[0] >= 'a' && label[0] < 'a' + static_cast<int>(choices.size()))
+        return label[0] - 'a';
+    for (const bool any_case : {false, true}) {
+        const auto normal = [&](std::string_view s) {
+            return any_case ? lower_case(trim(s)) : std::string(trim(s));
+        };
+        const auto named = [&](const std::string& choice) { return normal(choice) == normal(text); };
+        const auto count = std::ranges::count_if(choices, named);
+        if (count == 1) return std::ranges::find_if(choices, named) - choices.begin();
+        if (count > 1) return std::nullopt;
+    }
+    return std::nullopt;
+}
+
+std::string_view trim(std::string_view text) {
+    while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
+    while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
+    return text;
 }
 
 }  // namespace r1

@@ -18,25 +18,33 @@ struct Rational {
     bool operator==(const Rational&) const = default;
 };
 
-/// What a right answer is: an expression that uses each number exactly once and reaches the target; something
-/// mathematically equal; a label.
+/// An expression is right that uses each number exactly once and reaches the target.
 struct Countdown {
     std::vector<std::int64_t> numbers;
     std::int64_t target = 0;
 };
+/// Whatever equals this as mathematics is right.
 struct MathGold {
     MathAnswer answer;
 };
-struct ChoiceGold {
-    std::string label;
+/// Only this very text is right: order, case and blanks count, but not the white space around it.
+struct TextGold {
+    std::string text;
 };
-using Gold = std::variant<Countdown, MathGold, ChoiceGold>;
+/// What names the right choice is right, see choice_of().
+struct ChoiceGold {
+    std::vector<std::string> choices;
+    std::size_t right = 0;
+};
+/// No answer is known, so none is right or wrong: for rewards that look at something else.
+struct NoGold {};
+using Gold = std::variant<Countdown, MathGold, TextGold, ChoiceGold, NoGold>;
 
 /// Where a response states its answer: in R1-Zero's <answer> tags, or in the last \\boxed{} behind the thought.
 enum class AnswerIn { Tags, Boxed };
 
 struct Verdict {
-    double value = 0;    ///< 0 or 1
+    double value = 0;    ///< 0 or 1; NaN where no answer is known
     std::string reason;  ///< short, for logs
 };
 
@@ -52,11 +60,16 @@ Verdict accuracy_reward(std::string_view response, const Gold& gold, AnswerIn an
 /// doubled or followed by text.
 std::optional<std::string_view> extract_answer(std::string_view response,
                                                AnswerIn answer_in = AnswerIn::Tags);
+/// In bytes; a longer answer is wrong.
+constexpr std::size_t kLongestAnswer = 1024;
 /// The verdict on an answer already extracted.
 Verdict check_answer(std::string_view answer, const Gold& gold);
 
-/// "B", "(B)", "B.", " b) " and class labels: letters in lower case, without brackets, stop and blanks
-/// around.
-std::string normalize_label(std::string_view text);
+/// The choice that a text names: by its label ("B", "(B)", "B.", " b) "), else by its own text, in which white space at
+/// both ends does not matter, nor case where only one choice is meant then. Nothing if it names none or several.
+std::optional<std::size_t> choice_of(std::string_view text, const std::vector<std::string>& choices);
+
+/// Without the white space at both ends.
+std::string_view trim(std::string_view text);
 
 }  // namespace r1

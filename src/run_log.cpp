@@ -18,11 +18,12 @@ namespace {
 std::atomic<bool> stop_flag{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may only touch lock-free atomics");
 
+constexpr int kStopSignals[] = {SIGINT, SIGTERM, SIGHUP};
+
 void on_stop_signal(int) {
     const int saved_errno = errno;
     stop_flag = true;
-    ::signal(SIGINT, SIG_DFL);  // the second one ends the process
-    ::signal(SIGTERM, SIG_DFL);
+    for (int signal : kStopSignals) ::signal(signal, SIG_DFL);  // the second one ends the process
     constexpr char kNote[] = "\nstopping after this step, with a checkpoint; a second signal stops at once\n";
     [[maybe_unused]] auto written = ::write(STDERR_FILENO, kNote, sizeof kNote - 1);
     errno = saved_errno;
@@ -71,10 +72,13 @@ void install_stop_handler() {
     struct sigaction action {};
     action.sa_handler = on_stop_signal;
     action.sa_flags = SA_RESTART;  // a write in progress goes on
-    sigaddset(&action.sa_mask, SIGINT);
-    sigaddset(&action.sa_mask, SIGTERM);
-    sigaction(SIGINT, &action, nullptr);
-    sigaction(SIGTERM, &action, nullptr);
+    for (int signal : kStopSignals) sigaddset(&action.sa_mask, signal);
+    for (int signal : kStopSignals) {
+        struct sigaction before {};
+        sigaction(signal, nullptr, &before);
+        if (signal == SIGHUP && before.sa_handler == SIG_IGN) continue;
+        sigaction(signal, &action, nullptr);
+    }
 }
 
 bool stop_requested() { return stop_flag; }
@@ -85,7 +89,7 @@ JsonLines::JsonLines(const std::filesystem::path& file, std::optional<std::int64
     if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path(), error);
     if (!error && resume_after_step && std::filesystem::exists(file, error))
         std::filesystem::resize_file(file, kept_bytes(file, *resume_after_step), error);
-    if (error) fail("cannot write ", file, ": ", error.message());
+    if (error) fail(file.string(), ": cannot be written: ", error.message(), "; choose another --out");
     out_.open(file, std::ios::binary | (resume_after_step ? std::ios::app : std::ios::trunc));
     if (!out_) fail("cannot write ", file, "; check the folder and its permissions");
 }
@@ -93,6 +97,15 @@ JsonLines::JsonLines(const std::filesystem::path& file, std::optional<std::int64
 void JsonLines::write(const nlohmann::ordered_json& line) {
     out_ << line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + '\n' << std::flush;
     if (!out_) fail("cannot write ", file_, "; is the disk full?");
+}
+
+std::vector<nlohmann::json> read_json_lines(const std::filesystem::path& file) {
+    std::vector<nlohmann::json> lines;
+    std::ifstream in(file, std::ios::binary);
+    for (std::string text; std::getline(in, text);)
+        if (auto line = nlohmann::json::parse(text, nullptr, false); line.is_object())
+            lines.push_back(std::move(line));
+    return lines;
 }
 
 std::string sparkline(std::span<const double> values, int width, double low, double high) {
@@ -110,6 +123,30 @@ std::string sparkline(std::span<const double> values, int width, double low, dou
                     : kBars[static_cast<std::size_t>(std::lround(height * 7))];
     }
     return line;
+}
+
+void Progress::show(std::int64_t done, std::int64_t total, const std::string& more) {
+    static const bool terminal = isatty(STDOUT_FILENO);
+    if (first_ < 0) {
+        first_ = done;
+        clock_ = {};
+    }
+    const double seconds = clock_.seconds();
+    if (!terminal && seconds - shown_at_ < 10) return;
+    shown_at_ = seconds;
+    std::printf("%s%s: %lld of %lld%s", terminal ? "\r" : "", what_.c_str(), static_cast<long long>(done),
+                static_cast<long long>(total), more.c_str());
+    if (done > first_)
+        std::printf(", %.0f s left",
+                    seconds / static_cast<double>(done - first_) * static_cast<double>(total - done));
+    std::printf(terminal ? "   " : "\n");
+    std::fflush(stdout);
+    line_open_ = terminal;
+}
+
+void Progress::end() {
+    if (line_open_) std::printf("\r\033[K");
+    line_open_ = false;
 }
 
 std::string human_bytes(double bytes) {

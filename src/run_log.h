@@ -8,11 +8,13 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace r1 {
 
-/// After this, SIGINT and SIGTERM only set stop_requested(): the loops check it after each step and leave a
-/// checkpoint. A second signal ends the process at once.
+/// After this, SIGINT, SIGTERM and SIGHUP (a closed terminal; under nohup it stays ignored) only set
+/// stop_requested(): the loops check it after each step and leave a checkpoint. A second signal ends the process at
+/// once.
 void install_stop_handler();
 bool stop_requested();
 
@@ -33,6 +35,9 @@ class JsonLines {
     std::ofstream out_;
 };
 
+/// The objects of a file of JSON lines, without what is none: a line that a crash cut off. Nothing for no file.
+std::vector<nlohmann::json> read_json_lines(const std::filesystem::path& file);
+
 /// Values as a line of bars between low and high, "▁▂▃▅▇": mean-pooled to at most `width` columns, a blank
 /// for NaN.
 std::string sparkline(std::span<const double> values, int width, double low, double high);
@@ -45,6 +50,23 @@ class Stopwatch {
   private:
     using Clock = std::chrono::steady_clock;
     Clock::time_point start_ = Clock::now();
+};
+
+/// How far something long has come: on a terminal one line that is written over, elsewhere a line every ten seconds.
+class Progress {
+  public:
+    explicit Progress(std::string what) : what_(std::move(what)) {}
+    /// "WHAT: 120 of 428, 12 s left", with the time that the work done since construction predicts.
+    void show(std::int64_t done, std::int64_t total, const std::string& more = "");
+    /// Ends the line, or takes it away: nothing is left of progress that went no further than its beginning.
+    void end();
+
+  private:
+    std::string what_;
+    Stopwatch clock_;
+    double shown_at_ = 0;
+    std::int64_t first_ = -1;
+    bool line_open_ = false;
 };
 
 std::string human_bytes(double bytes);  ///< 1536 -> "1.5 KiB"

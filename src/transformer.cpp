@@ -55,6 +55,17 @@ class ConfigReader {
         if (value && !value->is_string()) fail(file_.string(), ": ", key, " is not a string");
         return value ? value->get<std::string>() : otherwise;
     }
+    /// A list of texts or a single one.
+    std::vector<std::string> texts(const char* key) const {
+        const json* value = find(key);
+        std::vector<std::string> all;
+        for (const json& text : !value ? json::array() : value->is_array() ? *value : json::array({*value})) {
+            if (!text.is_string() || text.get<std::string>().empty())
+                fail(file_.string(), ": ", key, " holds ", text.dump(), ", which is no text");
+            all.push_back(text);
+        }
+        return all;
+    }
     ConfigReader inner(const char* key) const {
         if (!find(key)->is_object()) fail(file_.string(), ": ", key, " is not an object");
         return {file_, *find(key)};
@@ -87,7 +98,9 @@ json parse_json_file(const std::filesystem::path& file) {
         if (!parsed.is_object()) fail(file.string(), ": not a JSON object");
         return parsed;
     } catch (const json::exception& e) {
-        fail(file.string(), ": not valid JSON: ", e.what());
+        const std::string what =
+            e.what();  // "[json.exception.parse_error.101] parse error at line 3, column 1: ..."
+        fail(file.string(), ": not valid JSON: ", what.substr(std::min(what.size(), what.find("] ") + 2)));
     }
 }
 
@@ -161,7 +174,9 @@ Config Config::load(const std::filesystem::path& path) {
     if (const auto generation = file.parent_path() / "generation_config.json";
         std::filesystem::exists(generation)) {
         const json more = parse_json_file(generation);
-        ConfigReader(generation, more).token_ids("eos_token_id", c.eos_token_ids);
+        const ConfigReader generation_reader(generation, more);
+        generation_reader.token_ids("eos_token_id", c.eos_token_ids);
+        c.stop_texts = generation_reader.texts("stop_strings");
     }
     return c;
 }

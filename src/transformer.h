@@ -31,13 +31,14 @@ struct Config {
     bool tie_word_embeddings = false;
     bool attention_bias = true;      ///< on the query, key and value projections
     std::vector<int> eos_token_ids;  ///< the one that training appends first; all of them end a response
+    std::vector<std::string> stop_texts;  ///< so do these (generation_config.json's stop_strings)
 
     AttentionShape attention() const { return {num_attention_heads, num_key_value_heads, head_dim}; }
     bool head_norm() const { return model_type == "qwen3"; }
     /// The angle that dimensions i and i + D/2 of a head turn by at each position, [D/2].
     std::vector<double> rotary_frequencies() const;
-    /// Reads MODEL_FOLDER/config.json (or the file itself), and the end-of-sequence tokens that
-    /// generation_config.json beside it adds. Refuses what is not supported, by name.
+    /// Reads MODEL_FOLDER/config.json (or the file itself), and the end-of-sequence tokens and
+    /// stop texts that generation_config.json beside it adds. Refuses what is not supported, by name.
     static Config load(const std::filesystem::path& path);
 };
 

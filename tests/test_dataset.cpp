@@ -61,6 +61,63 @@ TEST_CASE("problems of every kind are read, and put into the template") {
     CHECK(load(asked.path, "{question}:")[0].prompt == "Make 70 of 2, 12, 6!:");
 }
 
+TEST_CASE("text answers, and choices by their text") {
+    const File f(R"({"question":"Sort!","answer":"a, C","match":"text"})"
+                 "\n"
+                 R"({"question":"Double it!","answer":21,"match":"text","source":"mine"})"
+                 "\n"
+                 R"({"question":"Which?","answer":"as it is asked:\n#### The Sea ","match":"text"})"
+                 "\n"
+                 R"({"question":"Which?","answer":"1/2","match":"math"})"
+                 "\n"
+                 R"({"question":"Which?","choices":["red","green"],"answer":"green"})"
+                 "\n"
+                 R"({"question":"Which?","choices":["3","2","1"],"answer":2})"
+                 "\n"
+                 R"({"question":"Which?","choices":["3","2","1"],"answer":"2"})"
+                 "\n"
+                 R"({"question":"Which?","choices":["B","A"],"answer":"B"})"
+                 "\n"
+                 R"({"question":"Which?","choices":["AA","Aa","aa","no","no"],"answer":"Aa"})");
+    const auto p = load(f.path);
+    auto right = [&](std::size_t i, const char* answer) {
+        return check_answer(answer, p.at(i).gold).value == 1;
+    };
+    CHECK(right(0, "a, C"));
+    CHECK(!right(0, "C, a"));
+    CHECK(right(1, "21"));
+    CHECK(!right(1, "21.0"));
+    CHECK(right(2, "The Sea"));
+    CHECK(right(3, "0.5"));
+    CHECK(right(4, "B"));
+    CHECK(right(4, "green"));
+    CHECK(right(5, "C"));  // an integer is an index, a text a text
+    CHECK(right(5, "1"));
+    CHECK(right(6, "B"));
+    CHECK(right(7, "B"));  // a label before a text
+    CHECK(!right(7, "A"));
+    CHECK(right(8, "Aa"));
+    CHECK(!right(8, "aa"));
+}
+
+TEST_CASE("problems without an answer, where answers are optional") {
+    const File f(R"({"question":"Rhyme!","topic":"spring"})"
+                 "\n"
+                 R"({"question":"Which?","choices":["red","green"]})"
+                 "\n"
+                 R"({"question":"How many?","answer":"72"})");
+    const auto p = load_problems(f.path, PromptTemplate("{question}"), Answers::Optional);
+    REQUIRE(p.size() == 3);
+    CHECK(std::holds_alternative<NoGold>(p[0].gold));
+    CHECK(p[0].source.find("spring") != std::string::npos);
+    CHECK(p[1].prompt == "Which?\nA) red\nB) green");
+    CHECK(check_answer("72", p[2].gold).value == 1);
+    CHECK_ERROR(load(f.path),
+                R"(.jsonl:1: there is no "answer"; give one, or leave accuracy out of --reward)");
+    const File wrong(R"({"question":"How many?","answer":"\\frac{"})");  // one that is there is still checked
+    CHECK_THROWS_AS(load_problems(wrong.path, PromptTemplate("{question}"), Answers::Optional), Error);
+}
+
 TEST_CASE("a question that holds a placeholder is not filled in twice") {
     const File f(R"({"question":"What is {question} or {target}?","answer":"1"})");
     CHECK(load(f.path)[0].prompt == "What is {question} or {target}?");
@@ -85,12 +142,29 @@ TEST_CASE("errors name file and line") {
         CHECK_MESSAGE(m.find(part) != m.npos, m);
     };
     line2("{\"question\":", "JSON");
-    line2("[1]", "");
-    line2(R"({"question":"q"})", "answer");
+    line2(R"({"question":"q","answer":1)", "the line ends within a JSON object");
+    line2(R"({"question":"q","answer":x})", "not valid JSON (byte 26 of the line)");
+    line2("[1]", R"(must be one JSON object, {...}, but this one begins with "[1]")");
+    line2("question,answer", R"(begins with "question,answer")");
+    line2(R"({"question":"q"})", R"(there is no "answer"; give one)");
+    line2(R"({"question":"q","anwser":"1"})", R"((the keys of this line: "anwser", "question"))");
+    line2(
+        R"({"prompt":"q","answer":"1"})",
+        R"(must have a "question", a "problem", or "nums" and "target" (the keys of this line: "answer", "prompt"))");
+    line2(R"({})", "(the keys of this line: none)");
+    line2(R"({"question":5,"answer":"1"})", R"("question" is 5, but must be a text)");
+    line2(R"({"question":"q","answer":null})", R"("answer" is null, but must be a text or a number)");
+    line2(R"({"question":"q","answer":["a","b"],"match":"text"})", R"(write a list as one text)");
+    line2(R"({"question":"q","solution":7})", R"("solution" is 7, but must be a text)");
+    line2(R"({"question":"q","answer":" ","match":"text"})", "empty");
+    line2(R"({"question":"q","match":"text","answer":")" + std::string(1025, 'x') + R"("})", "1024 bytes");
+    line2(R"({"question":"q","answer":"1","match":"exact"})",
+          R"("math" (which it is without this key) or "text")");
     line2(R"({"question":"q","answer":"\\frac{"})", "frac");
     line2(R"({"question":"q","solution":"it is 5"})", "boxed");
     line2(R"({"question":"q","answer":["1"]})", "answer");
-    line2(R"({"nums":"2,3","target":5})", "");
+    line2(R"({"nums":"2,3","target":5})", R"("nums" is "2,3", but must be a list of integers)");
+    line2(R"({"nums":[1,"2"],"target":5})", R"(not of "2")");
     line2(R"({"nums":[],"target":5})", "nums");
     line2(R"({"nums":[1,2]})", "target");
     line2(R"({"nums":[1,2.5],"target":5})", "2.5");
@@ -98,7 +172,23 @@ TEST_CASE("errors name file and line") {
     line2(R"({"nums":[1,18446744073709551615],"target":5})", "18446744073709551615");
     line2(R"({"question":"q","choices":["a","b"],"answer":"C"})", "C");
     line2(R"({"question":"q","choices":["a","b"],"answer":7})", "2 choices");
+    line2(R"({"question":"q","choices":["a","b"],"answer":-1})", "2 choices");
+    line2(R"({"question":"q","choices":["x","X"],"answer":"blue"})", "2 choices");
+    line2(R"({"question":"q","choices":["x","y","x "],"answer":0})", "is there twice");
+    line2(R"({"question":"q","choices":["x","y","x"],"answer":"x"})", "choices");
+    line2(R"({"question":"q","choices":["x","y"],"answer":null})", R"("answer" is null)");
+    line2(R"({"question":"q","choices":["x","y"]})", R"(there is no "answer")");
+    line2(R"({"question":"q","choices":{"text":["x"]},"answer":"A"})", "must be a list of texts");
+    line2(R"({"question":"q","choices":[],"answer":"A"})", "holds 0 texts");
+    CHECK(message("").find("no problems; one a line is wanted, such as {\"question\"") != std::string::npos);
     CHECK(message("\n\n").find("no problems") != std::string::npos);
+    CHECK(message(" \n[\n  " + good + "]")
+              .find(".jsonl: is one JSON array; one object a line is wanted (jq -c '.[]' ") !=
+          std::string::npos);
+    CHECK(message("{\n  \"question\": \"q\"\n}").find(".jsonl:1: the line ends within a JSON object") !=
+          std::string::npos);
+    CHECK(message("\xef\xbb\xbf" + good) == "no error");  // the mark that some editors put first
+    CHECK_ERROR(load(fs::temp_directory_path()), "is a folder; a file with one JSON object");
     CHECK(message(good, "no hole").find("{question}") != std::string::npos);
     CHECK_ERROR(load("/nowhere/x.jsonl"), "/nowhere/x.jsonl");
 }
@@ -142,7 +232,13 @@ TEST_CASE("a chat model gets the template as the user's message, and chats to le
     CHECK(trained == "2<|im_end|>");
     CHECK(all == "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n");
     CHECK(!example.eos);
-    CHECK_ERROR(reader.next(), ".jsonl:2: ");
+    CHECK_ERROR(reader.next(), R"(.jsonl:2: a message must be {"role": ..., "content": ...}, not)");
+    const File wrong(R"({"messages":[]})"
+                     "\n"
+                     R"({"messages":[{"role":"user","content":[{"type":"text"}]}]})");
+    SftReader lists(wrong.path, std::nullopt, f.folder.path);
+    CHECK_ERROR(lists.next(), R"("messages" is [], but must be a list)");
+    CHECK_ERROR(lists.next(), R"("content" is [{"type":"text"}], but must be a text)");
     SftReader base(f.path, std::nullopt, "/nowhere");
     CHECK_ERROR(base.next(), "chat template");
 }
@@ -175,6 +271,19 @@ TEST_CASE("SFT examples come in the file's order or shuffled, and go on exactly 
     reader.next();
     CHECK_ERROR(reader.next(), ".jsonl:3: ");
     CHECK_ERROR(SftReader(File("\n").path, 1), "no examples");
+    CHECK_ERROR(SftReader(File("[\n{}]").path, 1), "is one JSON array");
+    for (
+        const auto& [line, part] :
+        {std::pair{
+             R"({"question":"q","answer":"1"})",
+             R"(:1: an example must have a "prompt" and a "completion", or "messages" (the keys of this line: "answer", "question"))"},
+         {R"({"prompt":"a","completion":null})", R"("completion" is null, but must be a text)"},
+         {R"({"prompt":"a","completion":"b","eos":1})", R"("eos" is 1, but must be true or false)"},
+         {"a,b", R"(begins with "a,b")"}}) {
+        const File one(line);
+        SftReader only(one.path, std::nullopt);
+        CHECK_ERROR(only.next(), part);
+    }
 }
 
 TEST_CASE("every gold answer of GSM8K, MATH-500 and AIME is read") {

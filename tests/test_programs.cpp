@@ -38,12 +38,14 @@ Result run(const TemporaryFolder& folder, const std::string& command, const std:
             read_file(folder / "stderr")};
 }
 
-/// Lines of a log without their timings.
+/// Lines of a log about steps and evaluations, without their timings.
 std::vector<json> log_of(const fs::path& run_folder) {
     std::vector<json> lines;
     std::ifstream in(run_folder / "log.jsonl");
     for (std::string line; std::getline(in, line);) {
-        lines.push_back(json::parse(line));
+        json parsed = json::parse(line);
+        if (parsed.contains("run") || parsed.contains("resumed")) continue;
+        lines.push_back(std::move(parsed));
         for (const char* key : {"seconds", "memory", "tokens_per_second"}) lines.back().erase(key);
     }
     return lines;
@@ -59,7 +61,7 @@ std::string problems(const TemporaryFolder& folder, int count) {
 }
 
 const std::string kSmall = "train_grpo --model " + kTiny + " --train " + kData +
-                           "train.jsonl --prompts 3 --group 4 --max-new-tokens 48 --lr 1e-3 ";
+                           "train.jsonl --prompts 3 --group 4 --max-new-tokens 48 --lr 1e-3 --keep 1 ";
 
 }  // namespace
 
@@ -220,7 +222,7 @@ TEST_CASE("train_sft lowers its loss, resumes exactly, and writes a model that i
                 << "\n";
     }
     const std::string flags = "train_sft --model " + kTiny + " --data " + (f / "data.jsonl") +
-                              " --batch-tokens 200 --lr 3e-3 --schedule constant --warmup 2 ";
+                              " --batch-tokens 200 --lr 3e-3 --schedule constant --warmup 2 --keep 1 ";
     REQUIRE(run(f, flags + "--steps 80 --out " + (f / "whole")).status == 0);
     REQUIRE(run(f, flags + "--steps 33 --out " + (f / "parts")).status == 0);
     REQUIRE(run(f, flags + "--steps 80 --resume --out " + (f / "parts")).status == 0);
@@ -241,6 +243,45 @@ TEST_CASE("train_sft lowers its loss, resumes exactly, and writes a model that i
     CHECK(lines.find("{\"summary\":{\"pass@1\":{\"mean\":") != lines.npos);
 }
 
+TEST_CASE("a task of one's own: the shipped example, its reward program, and problems without answers") {
+    const TemporaryFolder f;
+    const std::string examples = R1_SOURCE_DIR "/data/examples/",
+                      flags = "train_grpo --model " + kTiny + " --template " + examples +
+                              "question.txt --prompts 4 --group 4 --max-new-tokens 48 --steps 2 ";
+    const auto by_rules = run(f, flags + "--train " + examples + "largest.jsonl --eval " + examples +
+                                     "largest_test.jsonl --out " + (f / "rules"));
+    REQUIRE_MESSAGE(by_rules.status == 0, by_rules.err);
+    CHECK(by_rules.out.find("330 training problems") != std::string::npos);
+    CHECK(by_rules.out.find("110 unseen problems") != std::string::npos);
+
+    std::ofstream(f / "questions.jsonl") << R"({"question":"1,2,3"})"
+                                         << "\n"
+                                         << R"({"question":"6,5,4"})"
+                                         << "\n";
+    const auto refused = run(f, flags + "--train " + (f / "questions.jsonl") + " --out " + (f / "none"));
+    CHECK(refused.status == 2);
+    CHECK(refused.err.find("questions.jsonl:1: there is no \"answer\"; give one, or leave accuracy out") !=
+          std::string::npos);
+    const std::string sample = "infer --model " + kTiny + " --template " + examples +
+                               "question.txt --sample " + (f / "questions.jsonl") +
+                               " --max-new-tokens 8 --out " + (f / "samples.jsonl");
+    CHECK(run(f, sample + " --keep correct").status == 2);
+    CHECK(run(f, sample).status == 0);
+    if (std::system("command -v python3 >/dev/null") != 0) {
+        MESSAGE("the reward program was skipped: there is no python3");
+        return;
+    }
+    const auto by_program =
+        run(f, flags + "--train " + (f / "questions.jsonl") + " --out " + (f / "program") +
+                   " --reward program=1,format=0.2 --reward-program 'python3 " + examples + "reward.py'");
+    REQUIRE_MESSAGE(by_program.status == 0, by_program.err);
+    CHECK(log_of(f / "program").at(0)["reward_parts"]["program"].get<double>() > 0);
+    REQUIRE(std::system(("cd " + f.path.string() + " && python3 " + examples + "make_largest.py").c_str()) ==
+            0);
+    for (const char* file : {"largest.jsonl", "largest_test.jsonl"})
+        CHECK(read_file(f / file) == read_file(examples + file));
+}
+
 TEST_CASE("bad input: one clear sentence, exit status 2, nothing half-written") {
     const TemporaryFolder f;
     auto refused = [&](const std::string& command, const std::string& part) {
@@ -254,7 +295,12 @@ TEST_CASE("bad input: one clear sentence, exit status 2, nothing half-written") 
     const std::string out = " --out " + (f / "out"), train = " --train " + kData + "train.jsonl";
     refused("train_grpo --model " + (f / "nowhere") + train + out, "nowhere");
     refused("train_grpo --model " + kTiny + train + out + " --colour blue", "--colour");
+    refused("train_grpo --model " + kTiny + out + " --trian " + kData + "train.jsonl", "no flag --trian");
     refused("train_grpo --model " + kTiny + train + out + " --group 1", "--group");
+    refused("train_grpo --model " + kData + train + out, "has no model.safetensors");
+    refused("infer --model " + kTiny + "/config.json --prompt 1", "a model folder holds config.json");
+    refused("infer --model " + kTiny + " --eval " + kData + "test.jsonl --out " + f.path.string(),
+            "--out wants a file");
     refused("train_grpo --model " + kTiny + train + out + " --steps many",
             "--steps: \"many\" is not a positive number");
     refused("train_grpo --model " + kTiny + train + out + " --lr -1", "--lr");

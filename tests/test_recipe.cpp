@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <regex>
 #include <set>
 
 #include "data/recipe/world.h"
@@ -161,7 +162,8 @@ TEST_CASE("infer --sample: distinct texts, filtered, and the same file whether i
 extern "C" r1::Backend* r1_make_cuda_backend(
     bool bfloat16);  // the kernels on the CPU, which plan as on a GPU
 
-TEST_CASE("the settings for Qwen2.5 say how much of a GPU's memory they want") {
+TEST_CASE(
+    "the settings for Qwen2.5, and the README's table of cards, say how much of a GPU's memory they want") {
     const auto root = fixtures();
     if (!root) return;
     const TemporaryFolder f;
@@ -172,20 +174,21 @@ TEST_CASE("the settings for Qwen2.5 say how much of a GPU's memory they want") {
         for (const auto& p : load_problems(*root / "datasets/gsm8k" / (part + std::string(".jsonl")),
                                            PromptTemplate::load(f.path, "r1-zero", std::nullopt)))
             longest = std::max(longest, static_cast<int>(tokenizer.encode(p.prompt).size()));
-    for (const std::string size : {"0.5B", "1.5B"}) {
-        REQUIRE(run(f, "cd " + kSource + "; MODEL=Qwen2.5-" + size +
-                           " bash -c '. data/recipe/qwen2.5.sh; echo $GRPO'")
-                    .status == 0);
-        std::map<std::string, std::string> flags;
-        std::istringstream words(read_file(f / "out"));
+    /// "30.6 GiB": what train_grpo plans on GSM8K with the flags.
+    auto planned = [&](const std::string& model, const std::string& flags_text) {
+        std::map<std::string, std::string> flags = {{"--prompts", "32"},
+                                                    {"--group", "8"},
+                                                    {"--max-new-tokens", "256"},
+                                                    {"--token-budget", "8192"},
+                                                    {"--state-dtype", "float32"}};
+        std::istringstream words(flags_text);
         for (std::string word, flag; words >> word;)
             if (word.starts_with("--"))
                 flags[flag = word];
             else
                 flags[flag] = word;
         auto number = [&](const char* flag) { return std::stoi(flags.at(flag)); };
-
-        const Config config = Config::load(*root / ("configs/Qwen2.5-" + size + "-Instruct"));
+        const Config config = Config::load(*root / "configs" / model);
         const StateType states = state_type(flags.at("--state-dtype"));
         const int slots = std::min(256, number("--prompts") * number("--group"));
         const auto plan = Transformer::plan(config,
@@ -200,11 +203,33 @@ TEST_CASE("the settings for Qwen2.5 say how much of a GPU's memory they want") {
             static_cast<double>(plan.parameters + plan.gradients + plan.activations +
                                 Optimizer::bytes(ParameterLayout(config), *gpu, states) +
                                 Generator::bytes(config, slots, longest, number("--max-new-tokens"), *gpu));
-        char line[64];
-        std::snprintf(line, sizeof line, "#   %s %.1f GiB\n", size.c_str(), bytes / (1 << 30));
+        char text[32];
+        std::snprintf(text, sizeof text, "%.1f GiB", bytes / (1 << 30));
+        return std::string(text);
+    };
+    for (const std::string size : {"0.5B", "1.5B"}) {
+        REQUIRE(run(f, "cd " + kSource + "; MODEL=Qwen2.5-" + size +
+                           " bash -c '. data/recipe/qwen2.5.sh; echo $GRPO'")
+                    .status == 0);
+        const std::string line =
+            "#   " + size + " " + planned("Qwen2.5-" + size + "-Instruct", read_file(f / "out")) + "\n";
         INFO(line);
         CHECK(read_file(kSource + "/data/recipe/qwen2.5.sh").find(line) != std::string::npos);
     }
+    int rows = 0;
+    std::istringstream readme(read_file(kSource + "/README.md"));
+    for (std::string line; std::getline(readme, line);) {  // | 24 GB | MODEL | `FLAGS` | 12.3 GiB | ...
+        std::smatch row;
+        if (!std::regex_match(line, row,
+                              std::regex("\\| \\d+ GB \\| ([^|]*) \\| `([^`]*)` \\| ([^|]*) \\|.*")))
+            continue;
+        ++rows;
+        const std::string model = row[1];
+        INFO(line);
+        CHECK(planned(std::filesystem::exists(*root / "configs" / model) ? model : model + "-Instruct",
+                      row[2]) == row[3]);
+    }
+    CHECK(rows >= 4);
 }
 
 TEST_CASE("the script: every stage, from base to report; stopped, it goes on; done, it does nothing") {

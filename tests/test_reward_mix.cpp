@@ -71,6 +71,12 @@ TEST_CASE("a mix of rewards: parts, weights, and what is wrong with a wrong one"
     CHECK_THROWS_AS(RewardMix({.program = "cat"}), Error);
 }
 
+TEST_CASE("problems need an answer only where accuracy is rewarded") {
+    CHECK(RewardMix({}).answers() == Answers::Required);
+    CHECK(RewardMix({.parts = "format,length=0.1"}).answers() == Answers::Optional);
+    CHECK(RewardMix({.parts = "program", .program = "cat"}).answers() == Answers::Optional);
+}
+
 TEST_CASE("a program of the user's grades responses over a pipe") {
     const std::vector<Problem> problems{countdown()};
     std::vector<Response> responses;
@@ -94,10 +100,21 @@ TEST_CASE("a program of the user's grades responses over a pipe") {
         }
         return "";
     };
-    CHECK(error("exit 3", 5).find("ended after 0 answers") != std::string::npos);
-    CHECK(error("sleep 100", 0.2).find("--reward-seconds") != std::string::npos);
-    CHECK(error("while read -r line; do echo good; done", 5).find("\"good\"") != std::string::npos);
-    CHECK(error("while read -r line; do echo nan; done", 5).find("\"nan\"") != std::string::npos);
+    auto says = [&](const std::string& program, double seconds, const std::string& part) {
+        const std::string message = error(program, seconds);
+        CHECK_MESSAGE(message.find(part) != std::string::npos, message);
+    };
+    says("exit 3", 5, "exit status 3 after 0 of 300 answers; its own message");
+    says("read -r line; echo 1", 5, "exit status 0 after 1 of 300 answers; it must answer line after line");
+    says("no-such-command 2>/dev/null", 5,
+         "exit status 127 after 0 of 300 answers; there is no such command");
+    says("kill -9 $$", 5, "was ended by signal 9");
+    says("exec >&-; sleep 100", 5, "has closed its output after 0");
+    says("sleep 100", 0.2, "--reward-seconds");
+    says("while read -r line; do :; done", 0.2,
+         "0 of 300 responses in 0.2 seconds; does it flush its output");
+    says("while read -r line; do echo good; done", 5, "\"good\"");
+    says("while read -r line; do echo nan; done", 5, "\"nan\"");
 }
 
 TEST_CASE("100,000 mutated answers: none crashes, none takes 10 ms") {
@@ -112,7 +129,8 @@ TEST_CASE("100,000 mutated answers: none crashes, none takes 10 ms") {
                                  "x=\\pm2"};
     const std::string alphabet = "0123456789+-*/^=(){}[]\\xyfracsqrtpi,.&%$ _";
     const Gold golds[] = {Countdown{{2, 12, 6}, 70}, MathGold{*MathAnswer::parse("\\frac{1}{2}+\\sqrt{8}")},
-                          MathGold{*MathAnswer::parse("x^2-x+1")}, ChoiceGold{"B"}};
+                          MathGold{*MathAnswer::parse("x^2-x+1")}, ChoiceGold{{"x", "1/2"}, 1},
+                          TextGold{"1/2"}};
     double slowest = 0;
     std::string worst;
     for (int i = 0; i < 100000; ++i) {
@@ -136,11 +154,17 @@ TEST_CASE("100,000 mutated answers: none crashes, none takes 10 ms") {
 }
 
 TEST_CASE("majority votes: mathematics counts as equal, silence does not vote") {
-    CHECK(majority({"1/2", "3", "0.5", "\\frac{1}{2}"}, true) == 0);
-    CHECK(majority({std::nullopt, "3", "4", "4"}, true) == 2);
-    CHECK(majority({std::nullopt, std::nullopt}, true) == 2);
-    CHECK(majority({"b", "A", " B "}, false) == 0);
-    CHECK(majority({"7", "8"}, true) == 0);
+    const Gold math = MathGold{*MathAnswer::parse("1/2")}, choice = ChoiceGold{{"red", "blue"}, 0},
+               text = TextGold{"x"};
+    CHECK(majority({"1/2", "3", "0.5", "\\frac{1}{2}"}, math) == 0);
+    CHECK(majority({std::nullopt, "3", "4", "4"}, math) == 2);
+    CHECK(majority({std::nullopt, std::nullopt}, math) == 2);
+    CHECK(majority({"7", "8"}, math) == 0);
+    CHECK(majority({"A", "b", " B "}, choice) == 1);
+    CHECK(majority({"A", "(B)", "Blue"}, choice) == 1);  // a label and its text are one vote
+    CHECK(majority({"a b", "ab", "Ab", " Ab "}, text) == 2);
+    CHECK(majority({"12*6-2", "6 * 12", "6*12"}, countdown().gold) == 1);
+    CHECK(majority({"A", "a"}, NoGold{}) == 0);
 }
 
 TEST_CASE("pass@1, cons@k, pass@k, and their intervals") {

@@ -168,13 +168,38 @@ TEST_CASE("an answer in \\boxed{}: the last one, behind a finished thought") {
     }
 }
 
-TEST_CASE("choices and class labels") {
-    for (const char* right : {"B", "b", "(B)", " B. ", "b)"})
-        CHECK_MESSAGE(answer(right, ChoiceGold{"B"}) == 1, right);
-    for (const char* wrong : {"", "A", "B or C", "AB", "BB"})
-        CHECK_MESSAGE(answer(wrong, ChoiceGold{"B"}) == 0, wrong);
-    CHECK(answer("Positive", ChoiceGold{"positive"}) == 1);
-    CHECK(answer("not positive", ChoiceGold{"positive"}) == 0);
+TEST_CASE("text: this very text, in this order and case") {
+    const Gold gold = TextGold{" 3, 1, b "};
+    for (const char* right : {"3, 1, b", " 3, 1, b\n"}) CHECK_MESSAGE(answer(right, gold) == 1, right);
+    for (const char* wrong : {"", "1, 3, b", "3,1,b", "3, 1, B", "3,  1, b", "(3, 1, b)", "3, 1, b."})
+        CHECK_MESSAGE(answer(wrong, gold) == 0, wrong);
+    CHECK(accuracy("<think>a</think><answer>3, 1, b</answer>", gold) == 1);
+}
+
+TEST_CASE("choices: by label, or by the text that only one of them has") {
+    const Gold second = ChoiceGold{{"red", "Green", "b. blue"}, 1};
+    for (const char* right : {"B", "b", "(B)", " B. ", "b)", "Green", " green\n"})
+        CHECK_MESSAGE(answer(right, second) == 1, right);
+    for (const char* wrong : {"", "A", "B or C", "AB", "BB", "D", "red", "not green", "green.", "B) Green"})
+        CHECK_MESSAGE(answer(wrong, second) == 0, wrong);
+    const Gold crossed = ChoiceGold{{"B", "A"}, 0};  // a label counts before a text
+    CHECK(answer("A", crossed) == 1);
+    CHECK(answer("B", crossed) == 0);
+    const Gold cases =
+        ChoiceGold{{"xY", "xy", "XX", "XX"}, 1};  // here case matters, and twins have only their labels
+    CHECK(answer("xy", cases) == 1);
+    CHECK(answer("xY", cases) == 0);
+    CHECK(answer("XY", cases) == 0);
+    CHECK(answer("XX", ChoiceGold{{"XX", "xx", "XX"}, 0}) == 0);
+    CHECK(answer("Positive", ChoiceGold{{"negative", "positive"}, 1}) == 1);
+    CHECK(answer("2", ChoiceGold{{"1", "2", "3"}, 1}) == 1);
+}
+
+TEST_CASE("no answer is known: none is right or wrong, and the reason says so") {
+    const Verdict verdict = accuracy_reward("<think>a</think><answer>1</answer>", NoGold{});
+    CHECK(std::isnan(verdict.value));
+    CHECK(verdict.reason == "no answer is known");
+    CHECK(accuracy_reward("", NoGold{}).reason == "no answer is known");
 }
 
 TEST_CASE("100,000 mutated responses neither crash nor hang, and none that differs in meaning scores") {
@@ -210,7 +235,7 @@ TEST_CASE("100,000 mutated responses neither crash nor hang, and none that diffe
         }
         format_reward(s);
         check_answer(s, seventy);
-        check_answer(s, ChoiceGold{"B"});
+        check_answer(s, ChoiceGold{{"70", "12"}, 1});
     }
     CHECK(right > 100);  // most edits fall into the thought, which nobody judges
     CHECK(right < 60000);

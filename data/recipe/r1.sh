@@ -41,14 +41,12 @@ grpo() { # NAME MODEL PROBLEMS REWARD FLAGS...: reinforcement learning of one mo
     shift 4
     stage "$name" "$OUT/$name/model.safetensors" "$BIN/train_grpo" --model "$model" --train "$problems" --eval "$TEST" \
         --reward "$reward" --out "$OUT/$name" --resume $common $GRPO "$@"
-    rm -f "$OUT/$name/checkpoint.safetensors" # several times the size of the model, and done with
 }
 sft() { # NAME MODEL EXAMPLES FLAGS...: supervised fine-tuning
     local name=$1 model=$2 examples=$3
     shift 3
     stage "$name" "$OUT/$name/model.safetensors" "$BIN/train_sft" --model "$model" --data "$examples" --out "$OUT/$name" \
         --resume $common $SFT "$@"
-    rm -f "$OUT/$name/checkpoint.safetensors"
 }
 sample() { # NAME MODEL PROBLEMS FLAGS...: rejection sampling
     local name=$1 model=$2 problems=$3

@@ -93,7 +93,10 @@ struct Run {
     std::vector<json> steps, evals;
     Run(const fs::path& folder, std::string run_name) : name(std::move(run_name)) {
         for_each_line(folder / "log.jsonl", [&](const json& line) {
-            (line.contains("eval") ? evals : steps).push_back(line.contains("eval") ? line["eval"] : line);
+            if (line.contains("eval"))
+                evals.push_back(line["eval"]);
+            else if (line.contains("step"))
+                steps.push_back(line);
         });
     }
     std::vector<double> values(const std::string& measure) const {

@@ -59,10 +59,12 @@ void fuzz_tokenizer(std::string_view input) {
 
 void fuzz_jsonl(std::string_view input) {
     const MemoryFile file(input);
-    try {
-        load_problems(file.path, PromptTemplate("{question} {numbers} {target}"));
-    } catch (const Error&) {
-    }
+    for (Answers answers : {Answers::Required, Answers::Optional}) try {
+            for (const Problem& p :
+                 load_problems(file.path, PromptTemplate("{question} {numbers} {target}"), answers))
+                check_answer("B", p.gold);
+        } catch (const Error&) {
+        }
     SftReader reader(file.path, 1);
     for (std::size_t i = 0; i < 2 * reader.size() && i < 1000; ++i) reader.next();
 }

@@ -1,0 +1,432 @@
+// What a run leaves behind and how it is gone on with, as a user sees it: its record, its folder, its checkpoints, the
+// model that it writes, and what it says when it cannot learn.
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <thread>
+
+#include "src/diagnosis.h"
+#include "src/run_log.h"
+#include "src/run_record.h"
+#include "tests/support.h"
+
+using namespace r1;
+using namespace r1::test;
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+const std::string kBin = R1_BINARY_DIR "/", kSource = R1_SOURCE_DIR, kTiny = kSource + "/data/tiny",
+                  kTrainFile = kSource + "/data/countdown/train.jsonl",
+                  kTestFile = kSource + "/data/countdown/test.jsonl";
+const std::string kGrpo = "train_grpo --model " + kTiny + " --train " + kTrainFile +
+                          " --prompts 2 --group 4 --max-new-tokens 32 --lr 1e-3 --threads 1 ";
+
+struct Result {
+    int status;
+    std::string out;  ///< both streams, as they came
+};
+Result run(const TemporaryFolder& folder, const std::string& command) {
+    const std::string file = folder / "printed";
+    const int code = std::system((kBin + command + " >" + file + " 2>&1 </dev/null").c_str());
+    return {WIFEXITED(code) ? WEXITSTATUS(code) : -1, read_file(file)};
+}
+bool has(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
+
+/// Starts the command, and sends it the signal once it has logged its first step. Returns its exit status.
+int interrupted(const TemporaryFolder& folder, const std::string& command, const std::string& out, int signal,
+                const std::string& before = "") {
+    const pid_t child = fork();
+    if (child == 0) {
+        execl("/bin/sh", "sh", "-c",
+              (before + "exec " + kBin + command + " --out " + out + " >" + (folder / "printed") + " 2>&1")
+                  .c_str(),
+              nullptr);
+        _exit(127);
+    }
+    auto started = [&] {
+        return std::ranges::any_of(read_json_lines(out + "/log.jsonl"),
+                                   [](const json& line) { return line.contains("step"); });
+    };
+    for (int i = 0; i < 6000 && !started(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    kill(child, signal);
+    int code = 0;
+    waitpid(child, &code, 0);
+    return WIFEXITED(code) ? WEXITSTATUS(code) : -WTERMSIG(code);
+}
+
+Response response(const std::string& text, bool stopped, double accuracy, double format) {
+    Response r{{.prompt = 0, .tokens = {1, 2}, .logp = {}, .stopped = stopped}, text, {}, {}};
+    r.accuracy = {accuracy, accuracy == 1 ? "right" : "gives 7"};
+    r.format = {format, format == 1 ? "right" : "<think> is missing"};
+    return r;
+}
+
+}  // namespace
+
+TEST_CASE(
+    "a run records itself: command, flags, hashes, seed, commit, machine, device, date, versions, template") {
+    const TemporaryFolder f;
+    REQUIRE(run(f, kGrpo + "--steps 1 --preset dapo --eval " + kTestFile +
+                       " --eval-limit 3 --seed 7 --out '" + (f / "a run") + "'")
+                .status == 0);
+    const json record = read_json_lines(f / "a run/log.jsonl").at(0).at("run");
+    CHECK(record["program"] == "train_grpo");
+    CHECK(has(record["command"], "--out '" + (f / "a run") + "'"));  // to be pasted into a shell
+    for (const auto& [flag, value] :
+         std::vector<std::pair<std::string, json>>{{"seed", 7},
+                                                   {"group", 4},
+                                                   {"lr", 0.001},
+                                                   {"loss", "dapo"},  // the preset's
+                                                   {"clip-high", 0.28},
+                                                   {"clip-low", 0.2},  // its default
+                                                   {"plain", false},
+                                                   {"reward", "accuracy=1,format=0.2"}}) {
+        CAPTURE(flag);
+        CHECK(record["flags"][flag] == value);
+    }
+    const std::string help = run(f, "train_grpo --help").out;
+    std::istringstream words(help);
+    for (std::string word; words >> word;)  // no flag is left out
+        if (word.starts_with("--") && word != "--help" && word.find_first_of(";:,.)") == word.npos &&
+            help.find("\n  " + word + " ") != help.npos)
+            CHECK_MESSAGE(record["flags"].contains(word.substr(2)), word);
+    for (const auto& [role, file] : {std::pair<std::string, std::string>{"train", kTrainFile},
+                                     {"eval", kTestFile},
+                                     {"model/model.safetensors", kTiny + "/model.safetensors"},
+                                     {"model/tokenizer.json", kTiny + "/tokenizer.json"}}) {
+        REQUIRE(std::system(("sha256sum " + file + " >" + (f / "sum")).c_str()) == 0);
+        CHECK(record["sha256"][role] == read_file(f / "sum").substr(0, 64));
+    }
+    for (const char* key : {"commit", "date", "machine", "versions", "device", "ranks", "template"})
+        CHECK(record.contains(key));
+    CHECK(record["template"]["text"] == "{numbers}={target}:");
+    CHECK(record["machine"]["cores"].get<int>() > 0);
+    CHECK(!record["commit"].get<std::string>().empty());
+}
+
+TEST_CASE(
+    "a folder that holds a run is neither overwritten nor mixed with another; --overwrite leaves nothing of "
+    "it") {
+    const TemporaryFolder f;
+    const std::string out = f / "run";
+    REQUIRE(run(f, kGrpo + "--steps 3 --save-every 1 --keep 3 --out " + out).status == 0);
+    for (const char* file :
+         {"checkpoint.safetensors", "checkpoint-1.safetensors", "checkpoint-3.safetensors"})
+        CHECK(fs::exists(out + "/" + file));
+    const std::string before = read_file(out + "/log.jsonl");
+    const auto refused = run(f, kGrpo + "--steps 2 --out " + out);
+    CHECK(refused.status == 2);
+    CHECK(has(refused.out,
+              out + ": holds a run already; go on with it by --resume, replace it by --overwrite"));
+    CHECK(read_file(out + "/log.jsonl") == before);
+    CHECK(run(f, kGrpo + "--steps 2 --resume --overwrite --out " + out).status == 2);
+    CHECK(run(f, "train_sft --model " + kTiny + " --data " + kTrainFile + " --out " + out).status == 2);
+    CHECK(read_file(out + "/log.jsonl") == before);
+
+    REQUIRE(run(f, kGrpo + "--steps 2 --overwrite --out " + out).status == 0);
+    CHECK(read_json_lines(out + "/log.jsonl").size() == 3);
+    for (const auto& entry : fs::directory_iterator(out))  // its own checkpoint is gone, too: the run is done
+        CHECK(!has(entry.path().filename(), "checkpoint"));
+    const auto finished = run(f, kGrpo + "--steps 4 --resume --out " + out);
+    CHECK(finished.status == 2);
+    CHECK(has(finished.out, "finished and its checkpoint is gone"));
+
+    fs::copy(kTiny, f / "model");
+    const auto own = run(f, "train_grpo --model " + (f / "model") + " --train " + kTrainFile +
+                                " --overwrite --out " + (f / "model/"));
+    CHECK(own.status == 2);
+    CHECK(has(own.out, "is the folder of --model"));
+    CHECK(read_file(f / "model/model.safetensors") == read_file(kTiny + "/model.safetensors"));
+    const auto model = run(f, kGrpo + "--out " + (f / "model"));
+    CHECK(model.status == 2);
+    CHECK(has(model.out, "holds a model already"));
+    write_file(f / "file", "");
+    CHECK(has(run(f, kGrpo + "--out " + (f / "file")).out, "is a file; --out wants a folder"));
+}
+
+TEST_CASE("a run is resumed as what it was: what may differ is noted, what may not is refused and named") {
+    const TemporaryFolder f;
+    const std::string out = " --out " + (f / "run");
+    const auto data = [&](int line) {
+        std::ostringstream lines;
+        for (int i = 0; i < 4; ++i) lines << R"({"nums":[1,2,3],"target":)" << 5 + (i == line) << "}\n";
+        write_file(f / "train.jsonl", lines.str());
+    };
+    data(0);
+    write_file(f / "other.txt", "{target}={numbers}:");
+    const std::string base = "train_grpo --model " + kTiny + " --train " + (f / "train.jsonl") +
+                             " --prompts 2 --group 4 --max-new-tokens 16 --threads 1 --lr 1e-3 --keep 1" +
+                             out;
+    REQUIRE(run(f, base + " --steps 2").status == 0);
+    const std::string log = read_file(f / "run/log.jsonl"), model = read_file(f / "run/model.safetensors"),
+                      checkpoint = read_file(f / "run/checkpoint.safetensors");
+    std::istringstream flags(
+        "--seed 2|--group 8|--prompts 4|--max-new-tokens 20|--temperature 0.9|--reward accuracy=1|--beta 0.1|"
+        "--loss dapo|--clip-high 0.3|--clip-low 0.1|--ratio sequence|--mini-batches 2|--inner-epochs 2|"
+        "--advantage-scale none|--overlong mask|--overlong-cache 3|--dynamic-sampling 2|--importance-cap 2|"
+        "--reference-refresh 5|--schedule cosine|--script han|--state-dtype bfloat16|--dtype "
+        "bfloat16|--exact|"
+        "--stop-text x|--preset gspo --mini-batches 1|--template " +
+        (f / "other.txt"));
+    for (std::string flag; std::getline(flags, flag, '|');) {
+        const auto refused = run(f, base + " --steps 4 --resume " + flag);
+        INFO(flag, "\n", refused.out);
+        CHECK(refused.status == 2);
+        CHECK(has(refused.out, "--resume: "));
+        CHECK(has(refused.out, flag.starts_with("--template")    ? "the prompt template"
+                               : flag.starts_with("--stop-text") ? "--stop-text"
+                               : flag.starts_with("--preset")    ? "--clip-"
+                                                                 : flag.substr(0, flag.find(' '))));
+        CHECK(read_file(f / "run/log.jsonl") == log);
+        CHECK(read_file(f / "run/model.safetensors") == model);
+        CHECK(read_file(f / "run/checkpoint.safetensors") == checkpoint);
+    }
+    data(1);
+    CHECK(has(run(f, base + " --steps 4 --resume").out,
+              "--resume: train is not the file that the run began with"));
+    data(0);
+    CHECK(has(run(f, "train_sft --resume --model " + kTiny + " --data " + (f / "train.jsonl") + out).out,
+              "--resume: the checkpoint is one of train_grpo, not of train_sft"));
+
+    fs::rename(f / "train.jsonl", f / "moved.jsonl");  // the same data under another name
+    const auto resumed = run(f, base + " --train " + (f / "moved.jsonl") +
+                                    " --steps 4 --resume --lr 2e-3 --token-budget 4096 --show-every 1");
+    CHECK(resumed.status == 0);
+    for (const char* note :
+         {"note: --lr is 0.002, and was 0.001 when the run began", "note: --steps is 4, and was 2 when",
+          "note: --token-budget is 4096", "resumed at step 2"})
+        CHECK_MESSAGE(has(resumed.out, note), note);
+    CHECK(!has(resumed.out, "note: --train"));
+    const auto lines = read_json_lines(f / "run/log.jsonl");
+    REQUIRE(lines.size() == 6);  // the run, two steps, where it was resumed, two more
+    CHECK(lines[3]["resumed"]["step"] == 2);
+
+    const auto fresh =
+        run(f, base + " --train " + (f / "moved.jsonl") + " --steps 1 --resume --out " + (f / "new"));
+    CHECK(fresh.status == 0);
+    CHECK(has(fresh.out, "holds no checkpoint: a new run"));
+}
+
+TEST_CASE("a cosine schedule is not stretched by --resume") {
+    const TemporaryFolder f;
+    write_file(f / "data.jsonl", R"({"prompt":"1,2,3=6:","completion":"<answer>1+2+3</answer>"})"
+                                 "\n");
+    const std::string sft = "train_sft --model " + kTiny + " --data " + (f / "data.jsonl") +
+                            " --batch-tokens 20 --keep 1 --out " + (f / "run");
+    REQUIRE(run(f, sft + " --steps 3").status == 0);
+    const auto longer = run(f, sft + " --steps 6 --resume");
+    CHECK(longer.status == 2);
+    CHECK(has(longer.out, "--steps is 6, but the run began with 3"));
+    CHECK(run(f, sft + " --steps 2 --resume").status == 0);  // which ends it
+    CHECK(has(run(f, sft + " --steps 3 --resume --lr 1e-4").out, "note: --lr is 0.0001"));
+    CHECK(run(f, sft + " --steps 3 --resume --batch-tokens 40").status == 2);
+}
+
+TEST_CASE(
+    "SIGHUP leaves a checkpoint as SIGINT does, unless it is ignored; infer says how a stopped run goes on") {
+    const TemporaryFolder f;
+    const std::string out = f / "run";
+    CHECK(interrupted(f, kGrpo + "--steps 100000", out, SIGHUP) == 130);
+    CHECK(has(read_file(f / "printed"), "go on with --resume"));
+    CHECK(!fs::exists(out + "/model.safetensors"));
+    const auto infer = run(f, "infer --prompt 1,2,3=6: --model " + out);
+    CHECK(infer.status == 2);
+    CHECK(std::ranges::count(infer.out, '\n') == 1);
+    // What it says can be typed, and then there is a model.
+    const auto from = infer.out.find('`'), to = infer.out.find('`', from + 1);
+    REQUIRE(to != infer.out.npos);
+    const std::string command = infer.out.substr(from + 1, to - from - 1) + " --steps 1";
+    CHECK(has(command, " --resume"));
+    REQUIRE(std::system((command + " >/dev/null 2>&1").c_str()) == 0);
+    CHECK(run(f, "infer --prompt 1,2,3=6: --model " + out).status == 0);
+
+    // nohup: the signal does nothing, and the run ends by SIGKILL here. Each line was written when it was there.
+    const pid_t killer = fork();
+    if (killer == 0) {
+        for (int i = 0; i < 6000 && read_json_lines(f / "nohup/log.jsonl").size() < 12; ++i)
+            std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        [[maybe_unused]] const int done = std::system(("pkill -KILL -f " + (f / "nohup")).c_str());
+        _exit(0);
+    }
+    const int status = interrupted(f, kGrpo + "--steps 100000", f / "nohup", SIGHUP, "trap '' HUP; ");
+    waitpid(killer, nullptr, 0);
+    CHECK(status == -SIGKILL);
+    CHECK(has(read_file(f / "printed"), "\n      2 "));
+}
+
+TEST_CASE("errors come after what was printed before them") {
+    const TemporaryFolder f;
+    const auto r = run(f, kGrpo + "--steps 20 --min-entropy 100 --out " + (f / "run"));
+    CHECK(r.status == 2);
+    const auto line = r.out.rfind("\ntrain_grpo: step 10: ");
+    REQUIRE(line != r.out.npos);
+    CHECK(r.out.find('\n', line + 1) == r.out.size() - 1);
+}
+
+TEST_CASE("--dry-run shows the memory plan and touches nothing") {
+    const TemporaryFolder f;
+    for (const std::string& command : {kGrpo, "train_sft --model " + kTiny + " --data " + kTrainFile + " "}) {
+        const auto r = run(f, command + "--dry-run --out " + (f / "run"));
+        CHECK(r.status == 0);
+        CHECK(has(r.out, "memory plan (cpu"));
+        CHECK(has(r.out, "in all"));
+        CHECK(!fs::exists(f / "run"));
+    }
+}
+
+TEST_CASE(
+    "evaluation: limited, without a first one, its reward logged; the best model is kept and survives a "
+    "resume") {
+    const TemporaryFolder f;
+    const std::string flags = kGrpo + "--eval " + kTestFile +
+                              " --eval-limit 20 --eval-every 2 --eval-first off " +
+                              "--keep-best --save-every 2 --reward accuracy=1,format=0.5 ";
+    REQUIRE(run(f, flags + "--steps 6 --out " + (f / "whole")).status == 0);
+    std::vector<json> evaluations;
+    for (const auto& line : read_json_lines(f / "whole/log.jsonl"))
+        if (line.contains("eval")) evaluations.push_back(line["eval"]);
+    REQUIRE(evaluations.size() == 3);
+    double best = 0;
+    for (const auto& e : evaluations) {
+        CHECK(e["n"] == 20);
+        CHECK(e["reward"].get<double>() ==
+              doctest::Approx(e["accuracy"].get<double>() + 0.5 * e["format"].get<double>()));
+        best = std::max(best, e["reward"].get<double>());
+    }
+    const auto at = std::ranges::find_if(evaluations, [&](const json& e) { return e["reward"] == best; });
+    const int best_step = at->at("step");
+    REQUIRE(run(f, flags + "--steps " + std::to_string(best_step) + " --out " + (f / "short")).status == 0);
+    CHECK(read_file(f / "whole/best/model.safetensors") == read_file(f / "short/model.safetensors"));
+    CHECK(run(f, "infer --prompt 1,2,3=6: --model " + (f / "whole/best")).status == 0);
+
+    REQUIRE(run(f, flags + "--steps 4 --keep 1 --out " + (f / "parts")).status == 0);
+    REQUIRE(run(f, flags + "--steps 6 --keep 0 --resume --out " + (f / "parts")).status == 0);
+    CHECK(read_file(f / "whole/best/model.safetensors") == read_file(f / "parts/best/model.safetensors"));
+    CHECK(read_file(f / "whole/model.safetensors") == read_file(f / "parts/model.safetensors"));
+    CHECK(run(f, kGrpo + "--keep-best --out " + (f / "none")).status == 2);
+
+    // infer --eval shows the reward that was trained; a number a response, whose mean is printed.
+    const auto graded = run(f, "infer --eval " + kTestFile + " --samples 2 --model " + (f / "whole") +
+                                   " --out " + (f / "graded"));
+    CHECK(graded.status == 0);
+    double sum = 0;
+    json summary;
+    for (const auto& line : read_json_lines(f / "graded")) {
+        if (line.contains("summary")) {
+            summary = line["summary"];
+            continue;
+        }
+        CHECK(line["reward"].get<double>() ==
+              doctest::Approx(line["accuracy"].get<double>() + 0.5 * line["format"].get<double>()));
+        sum += line["reward"].get<double>();
+    }
+    CHECK(summary["reward"]["mean"].get<double>() == doctest::Approx(sum / (2 * 428)));
+    char mean[20];
+    std::snprintf(mean, sizeof mean, "reward   %6.3f  [", sum / (2 * 428));
+    CHECK(has(graded.out, mean));
+    CHECK(!has(run(f, "infer --eval " + kTestFile + " --model " + kTiny).out,
+               "reward"));  // nothing is known of one
+}
+
+TEST_CASE("infer never runs the reward program that a model folder names") {
+    const TemporaryFolder f;
+    fs::copy(kTiny, f / "model");
+    json run_line;
+    run_line["run"]["flags"] = {{"reward", "program=1"},
+                                {"reward-program", "touch " + (f / "ran") + "; yes 1"}};
+    write_file(f / "model/log.jsonl", run_line.dump() + "\n");
+    const std::string eval = "infer --max-new-tokens 2 --eval " + kTestFile + " --model " + (f / "model");
+    const auto silent = run(f, eval);
+    CHECK(silent.status == 0);
+    CHECK(has(silent.out, "--reward-program is wanted"));
+    CHECK(!fs::exists(f / "ran"));
+    const auto asked = run(f, eval + " --reward-program 'while read x; do echo 0.25; done'");
+    CHECK(asked.status == 0);
+    CHECK(has(asked.out, "reward    0.250  ["));
+}
+
+TEST_CASE("the template in use and the stop texts are saved with the model, and used without a flag") {
+    const TemporaryFolder f;
+    write_file(f / "mine.txt", "{numbers}={target}:<think>\n");
+    REQUIRE(run(f, kGrpo + "--steps 1 --template " + (f / "mine.txt") +
+                       " --stop-text '</think>' --stop-text no --out " + (f / "run"))
+                .status == 0);
+    CHECK(read_file(f / "run/prompt_template.txt") == "{numbers}={target}:<think>\n");
+    const json generation = json::parse(read_file(f / "run/generation_config.json"));
+    CHECK(generation["stop_strings"] == json({"</think>", "no"}));
+    CHECK(generation["eos_token_id"].is_array());
+    const std::string sample =
+        "infer --samples 4 --temperature 1 --top-p 1 --sample " + kTestFile + " --out " + (f / "s");
+    int ended = 0;
+    for (const std::string& flags :
+         {"--model " + (f / "run"), "--model " + kTiny + " --template " + (f / "mine.txt") +
+                                        " --stop-text '</think>' --stop-text no"}) {
+        REQUIRE(run(f, sample + " " + flags).status == 0);
+        for (const auto& line : read_json_lines(f / "s")) {
+            CHECK(line["prompt"].get<std::string>().ends_with(":<think>"));
+            const std::string text = line["completion"];
+            for (const std::string stop : {"</think>", "no"}) {
+                const auto at = text.find(stop);
+                if (at == text.npos) continue;
+                CHECK(at + stop.size() == text.size());  // nothing follows it
+                CHECK(line["stopped"] == true);
+                CHECK(!line.contains("eos"));  // who learns from it learns to end there
+                ++ended;
+            }
+        }
+    }
+    CHECK(ended > 500);
+    const auto answer =
+        run(f, "infer --model " + (f / "run") + " --temperature 0 --prompt '1,2,3=6:<think>'");
+    CHECK((answer.out.ends_with("</think>\n") || answer.out.ends_with("no\n")));
+    // A model made of that one, by examples, keeps both.
+    write_file(f / "sft.jsonl", R"({"prompt":"1,2,3=6:<think>","completion":"1+2=3 </think>"})"
+                                "\n");
+    REQUIRE(run(f, "train_sft --steps 1 --batch-tokens 10 --model " + (f / "run") + " --data " +
+                       (f / "sft.jsonl") + " --out " + (f / "tuned"))
+                .status == 0);
+    for (const char* file : {"prompt_template.txt", "generation_config.json"})
+        CHECK(read_file((f / "tuned/") + file) == read_file((f / "run/") + file));
+}
+
+TEST_CASE("a run that cannot learn names the part that is missing") {
+    const Problem tags{"Q", Countdown{{1, 2}, 3}}, boxed{"Q", Countdown{{1, 2}, 3}, AnswerIn::Boxed};
+    auto why = [](const Problem& problem, const std::vector<Response>& responses) {
+        return why_nothing_is_learnt({problem}, responses, 64);
+    };
+    const std::string good = "<think>a</think><answer>1</answer>";
+    CHECK(
+        has(why(tags, {response(good, true, 1, 1), response(good, true, 1, 1)}), "every response is right"));
+    CHECK(has(
+        why(tags, {response(good + " User: 2+2?", false, 0, 0), response(good + "x", true, 0, 0)}),
+        "2 of 2 responses state an answer and then talk on: end them there with --stop-text \"</answer>\""));
+    CHECK(has(why(tags, {response("<think>a", false, 0, 0), response("<think>b", false, 0, 0)}),
+              "2 of 2 responses are cut off at --max-new-tokens 64 before they answer"));
+    CHECK(has(why(tags, {response("7", true, 0, 0), response("8", true, 0, 0)}),
+              "2 of 2 responses do not keep the format (most often: <think> is missing)"));
+    CHECK(has(why(tags, {response(good, true, 0, 1), response(good, true, 0, 1)}),
+              "no response is right (most often: gives 7)"));
+    CHECK(has(why(tags, {response(good, true, 1, 1), response(good, true, 0, 1)}),
+              "does not tell the responses to a question apart"));
+    CHECK(has(why(boxed, {response("so $\\boxed{3}$.", true, 1, 1)}), "every response is right"));
+    CHECK(
+        has(why(boxed, {response("\\boxed{4} Next: 2+2", false, 0, 1)}), "talk on: the model does not stop"));
+
+    const TemporaryFolder f;
+    const auto r = run(f, kGrpo + "--max-new-tokens 3 --steps 5 --out " + (f / "run"));
+    CHECK(r.status == 0);
+    CHECK(
+        has(r.out,
+            "nothing is learnt: for 3 steps the responses of each group had equal rewards; 8 of 8 responses "
+            "are cut off at --max-new-tokens 3"));
+    CHECK(r.out.find("nothing is learnt") == r.out.rfind("nothing is learnt"));  // once, not at every step
+    CHECK(has(r.out, "   100.0%  "));                                            // groups without spread
+}
