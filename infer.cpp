@@ -109,9 +109,7 @@ std::optional<RewardMix> Program::choose_reward() const {
     options.max_new_tokens = o.max_new_tokens;
     if (o.eval.empty()) return std::nullopt;
     if (options.parts.empty()) {
-        const auto run = recorded_run(o.model);
-        const auto flags =
-            run.is_object() ? run.value("flags", nlohmann::ordered_json()) : nlohmann::ordered_json();
+        const auto flags = recorded_run(o.model).value("flags", nlohmann::ordered_json());
         if (!flags.is_object() || !flags.contains("reward")) return std::nullopt;
         options.parts = flags.value("reward", "");
         options.script = flags.value("script", options.script);

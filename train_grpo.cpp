@@ -209,6 +209,7 @@ class Trainer {
     void evaluate();
     void show_summary() const;
     std::filesystem::path log_file() const { return std::filesystem::path(o.out) / "log.jsonl"; }
+    void describe();
     void resume();
     void begin_log();
 
@@ -759,12 +760,7 @@ Trainer::Trainer(const Options& options)
                 .stop_tokens = config.eos_token_ids};
     learning_rate = {
         .lr = o.lr, .warmup_steps = o.warmup, .total_steps = o.steps, .cosine = o.schedule == "cosine"};
-    record = o.record;
-    describe_inputs(record, backend.name(), comm.size(),
-                    {{"model", o.model}, {"train", o.train}, {"eval", o.eval}});
-    record["template"] = {{"text", prompt_template.text()},
-                          {"chat_format", prompt_template.chat().has_value()}};
-    record["stop_texts"] = stop_texts;
+    if (!o.explain) describe();
     if (resuming) {
         resume();
     } else {
@@ -775,17 +771,21 @@ Trainer::Trainer(const Options& options)
     if (comm.is_root() && !o.explain) begin_log();
 }
 
+/// What the run is, with what only the loaded run knows. It reads every file of the model once more, for its hash.
+void Trainer::describe() {
+    record = o.record;
+    describe_inputs(record, backend.name(), comm.size(),
+                    {{"model", o.model}, {"train", o.train}, {"eval", o.eval}});
+    record["template"] = {{"text", prompt_template.text()},
+                          {"chat_format", prompt_template.chat().has_value()}};
+    record["stop_texts"] = stop_texts;
+}
+
 /// Goes on from the checkpoint in --out. The gaps between what that run was and what this one is are noted or refused.
 void Trainer::resume() {
     const auto before =
         nlohmann::ordered_json::parse(read_checkpoint_values(o.out).values["run"], nullptr, false);
-    auto notes = compare_runs(before, record, kMayDiffer);
-    for (const char* key : {"template", "stop_texts"})
-        if (before.value(key, nlohmann::ordered_json()) != record[key])
-            fail("--resume: the ", key == std::string("template") ? "prompt template" : "stop texts",
-                 " are not those that the run began with; give --template, --plain and --stop-text as then, "
-                 "or "
-                 "begin a new run in another --out");
+    const auto notes = compare_runs(before, record, kMayDiffer);
     Checkpoint checkpoint = load_checkpoint(o.out, model, optimizer);
     step = static_cast<int>(checkpoint.count("step"));
     questions = checkpoint.count("questions");

@@ -46,7 +46,7 @@ std::size_t majority(const std::vector<std::optional<std::string>>& answers, con
     for (std::size_t i = 0; i < answers.size(); ++i) {
         if (!answers[i]) continue;
         std::string text = vote(*answers[i], gold);
-        auto value = std::holds_alternative<MathGold>(gold) && text.size() < 1024
+        auto value = std::holds_alternative<MathGold>(gold) && text.size() < kLongestAnswer
                          ? MathAnswer::parse(*answers[i])
                          : std::nullopt;
         const auto same = std::ranges::find_if(candidates, [&](const Candidate& c) {

@@ -9,7 +9,6 @@
 #include <ctime>
 #include <dnnl.hpp>
 #include <fstream>
-#include <memory>
 
 #include "src/checkpoint.h"
 #include "src/error.h"
@@ -138,9 +137,10 @@ void describe_inputs(ordered_json& record, const std::string& device, int ranks,
 ordered_json recorded_run(const fs::path& folder) {
     std::ifstream in(folder / "log.jsonl");
     std::string line;
-    if (!std::getline(in, line)) return nullptr;
+    if (!std::getline(in, line)) return ordered_json::object();
     const auto parsed = ordered_json::parse(line, nullptr, false);
-    return parsed.is_object() ? parsed.value("run", ordered_json()) : ordered_json();
+    const auto run = parsed.is_object() ? parsed.value("run", ordered_json()) : ordered_json();
+    return run.is_object() ? run : ordered_json::object();
 }
 
 std::vector<std::string> compare_runs(const ordered_json& before, const ordered_json& now,
@@ -156,6 +156,12 @@ std::vector<std::string> compare_runs(const ordered_json& before, const ordered_
             fail("--resume: ", file, " is not the file that the run began with (its SHA-256 was ",
                  hash.get<std::string>().substr(0, 12),
                  "...); give that one, or begin a new run in another --out");
+    for (const auto& [key, name] :
+         {std::pair("template", "the prompt template is"), std::pair("stop_texts", "the stop texts are")})
+        if (before.value(key, ordered_json()) != now.value(key, ordered_json()))
+            fail("--resume: ", name,
+                 " not what the run began with; give --template, --plain and --stop-text as then, or begin a "
+                 "new run in another --out");
     std::vector<std::string> notes;
     // What names a file is compared by its content; the others say what to do, not what the run is.
     const std::set<std::string> not_compared = {"model",     "tokenizer", "train",    "eval",
@@ -228,9 +234,8 @@ Config config_of_model(const fs::path& folder) {
         fail(folder.string(), ": ",
              fs::is_directory(folder) ? "has no model.safetensors" : "there is no such folder",
              "; a model folder holds config.json, model.safetensors and tokenizer.json");
-    const auto run = recorded_run(folder);
     const std::string command =
-        run.is_object() ? run.value("command", std::string()) : "train_grpo ... --out " + folder.string();
+        recorded_run(folder).value("command", "train_grpo ... --out " + folder.string());
     const bool resumes = command.find(" --resume") != command.npos;
     fail(folder.string(), ": a run that was stopped, and has no model yet; go on with `", command,
          resumes ? "" : " --resume", "`, or add --steps 1 to that, which ends it where it is");

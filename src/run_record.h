@@ -23,11 +23,12 @@ nlohmann::ordered_json describe_run(const CLI::App& app, int argc, char** argv);
 void describe_inputs(nlohmann::ordered_json& record, const std::string& device, int ranks,
                      const std::vector<std::pair<std::string, std::filesystem::path>>& files);
 
-/// The first line of FOLDER/log.jsonl; null where there is none.
+/// What the first line of FOLDER/log.jsonl says of its run; an empty object where it says nothing.
 nlohmann::ordered_json recorded_run(const std::filesystem::path& folder);
 
 /// Compares a run with the one that it goes on from. Flags in `may_differ`, the device and the number of ranks are
-/// returned, one sentence each; another program, other data or any other flag throws Error, and names it.
+/// returned, one sentence each; another program, other data, another prompt template or any other flag throws Error, and
+/// names it.
 std::vector<std::string> compare_runs(const nlohmann::ordered_json& before, const nlohmann::ordered_json& now,
                                       const std::set<std::string>& may_differ);
 
