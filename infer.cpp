@@ -5,16 +5,16 @@
 #include <numeric>
 #include <set>
 
-#include "src/command_line.h"
-#include "src/device.h"
-#include "src/evaluation.h"
-#include "src/keep.h"
-#include "src/memory_plan.h"
-#include "src/parallel.h"
-#include "src/rollout.h"
-#include "src/run_log.h"
-#include "src/run_record.h"
-#include "src/text_measures.h"
+#include "src/run/flags.h"
+#include "src/device/device.h"
+#include "src/rl/evaluation.h"
+#include "src/rl/keep.h"
+#include "src/device/memory_plan.h"
+#include "src/device/parallel.h"
+#include "src/rl/rollout.h"
+#include "src/run/log.h"
+#include "src/run/record.h"
+#include "src/rl/text_measures.h"
 
 using namespace r1;
 

@@ -8,28 +8,28 @@
 //               with rho = pi_theta(o_it) / pi_old(o_it)
 //   step        AdamW on the gradient of the loss
 //
-// The formulas themselves are in src/grpo.cpp, sampling in src/generate.cpp, rewards in src/rewards.cpp and
-// src/reward_mix.cpp, the transformer in src/transformer.cpp.
+// The formulas themselves are in src/rl/grpo.cpp, sampling in src/rl/generate.cpp, rewards in src/rl/rewards.cpp and
+// src/rl/reward_mix.cpp, the transformer in src/model/transformer.cpp.
 #include <cstdio>
 #include <numeric>
 #include <set>
 
-#include "data/dataset.h"
-#include "src/checkpoint.h"
-#include "src/comm.h"
-#include "src/command_line.h"
-#include "src/device.h"
-#include "src/diagnosis.h"
-#include "src/explain.h"
-#include "src/grpo.h"
-#include "src/memory_plan.h"
-#include "src/optimizer.h"
-#include "src/parallel.h"
-#include "src/reward_mix.h"
-#include "src/rollout.h"
-#include "src/run_log.h"
-#include "src/run_record.h"
-#include "src/text_measures.h"
+#include "src/rl/dataset.h"
+#include "src/model/checkpoint.h"
+#include "src/run/comm.h"
+#include "src/run/flags.h"
+#include "src/device/device.h"
+#include "src/rl/diagnosis.h"
+#include "src/rl/explain.h"
+#include "src/rl/grpo.h"
+#include "src/device/memory_plan.h"
+#include "src/model/optimizer.h"
+#include "src/device/parallel.h"
+#include "src/rl/reward_mix.h"
+#include "src/rl/rollout.h"
+#include "src/run/log.h"
+#include "src/run/record.h"
+#include "src/rl/text_measures.h"
 
 using namespace r1;
 

@@ -4,16 +4,16 @@
 #include <cstdio>
 #include <set>
 
-#include "data/dataset.h"
-#include "src/checkpoint.h"
-#include "src/command_line.h"
-#include "src/device.h"
-#include "src/memory_plan.h"
-#include "src/optimizer.h"
-#include "src/parallel.h"
-#include "src/run_log.h"
-#include "src/run_record.h"
-#include "src/transformer.h"
+#include "src/rl/dataset.h"
+#include "src/model/checkpoint.h"
+#include "src/run/flags.h"
+#include "src/device/device.h"
+#include "src/device/memory_plan.h"
+#include "src/model/optimizer.h"
+#include "src/device/parallel.h"
+#include "src/run/log.h"
+#include "src/run/record.h"
+#include "src/model/transformer.h"
 #include "tokenizer/tokenizer.h"
 
 using namespace r1;

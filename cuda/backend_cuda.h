@@ -1,4 +1,4 @@
-// The CUDA backend: each .cu file beside this one implements a family of its primitives (src/backend.h).
+// The CUDA backend: each .cu file beside this one implements a family of its primitives (src/device/backend.h).
 //
 // activation() is BF16, for GEMM and attention on tensor cores, or F32, which computes everything in float32: slower,
 // and made for checking. One stream orders all work. Sums have a fixed order, and there are no atomics on floats.
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "cuda/common.cuh"
-#include "src/backend.h"
+#include "src/device/backend.h"
 
 namespace r1::cuda {
 

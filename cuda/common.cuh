@@ -1,6 +1,6 @@
 // What the kernels share: launching, types, vector loads, sums over a warp and a block.
 //
-// Kernels are named after their primitive in src/backend.h, whose formula they implement. Each says how many bytes
+// Kernels are named after their primitive in src/device/backend.h, whose formula they implement. Each says how many bytes
 // it moves; where that number is the kernel's cost, it is all there is to know about its speed.
 #pragma once
 #include <cuda_bf16.h>
@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "src/error.h"
+#include "src/run/error.h"
 
 namespace r1::cuda {
 

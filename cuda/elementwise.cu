@@ -1,7 +1,7 @@
 // Copies, SwiGLU, sums of squares, AdamW: one thread an element or eight.
 #include "cuda/backend_cuda.h"
-#include "src/float8.h"
-#include "src/philox.h"
+#include "src/device/float8.h"
+#include "src/device/philox.h"
 
 namespace r1::cuda {
 namespace {

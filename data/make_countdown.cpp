@@ -5,8 +5,8 @@
 
 #include "data/countdown.h"
 #include "data/tokenizer_file.h"
-#include "src/command_line.h"
-#include "src/whole_file.h"
+#include "src/run/flags.h"
+#include "src/run/whole_file.h"
 
 using namespace r1;
 using nlohmann::ordered_json;

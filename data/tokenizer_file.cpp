@@ -2,7 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "src/whole_file.h"
+#include "src/run/whole_file.h"
 
 namespace r1 {
 namespace {

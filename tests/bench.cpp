@@ -7,11 +7,11 @@
 #include <numeric>
 #include <vector>
 
-#include "src/command_line.h"
-#include "src/device.h"
-#include "src/optimizer.h"
-#include "src/parallel.h"
-#include "src/run_log.h"
+#include "src/run/flags.h"
+#include "src/device/device.h"
+#include "src/model/optimizer.h"
+#include "src/device/parallel.h"
+#include "src/run/log.h"
 
 using namespace r1;
 

@@ -16,9 +16,9 @@
 #include <string>
 #include <vector>
 
-#include "src/backend.h"
-#include "src/error.h"
-#include "src/transformer.h"
+#include "src/device/backend.h"
+#include "src/run/error.h"
+#include "src/model/transformer.h"
 
 namespace r1::test {
 

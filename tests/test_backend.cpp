@@ -5,8 +5,8 @@
 #include <map>
 #include <set>
 
-#include "src/float8.h"
-#include "src/parallel.h"
+#include "src/device/float8.h"
+#include "src/device/parallel.h"
 #include "tests/support.h"
 
 using namespace r1;

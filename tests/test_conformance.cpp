@@ -11,9 +11,9 @@
 #include <array>
 #include <cstring>
 
-#include "src/device.h"
-#include "src/float8.h"
-#include "src/generate.h"
+#include "src/device/device.h"
+#include "src/device/float8.h"
+#include "src/rl/generate.h"
 #include "tests/support.h"
 
 extern "C" r1::Backend* r1_make_cuda_backend(bool bfloat16);  // cuda-on-cpu

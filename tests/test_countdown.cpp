@@ -6,7 +6,7 @@
 #include <set>
 
 #include "data/countdown.h"
-#include "src/rewards.h"
+#include "src/rl/rewards.h"
 
 using namespace r1;
 using namespace r1::countdown;

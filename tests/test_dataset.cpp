@@ -2,8 +2,8 @@
 #include <filesystem>
 #include <set>
 
-#include "data/dataset.h"
-#include "src/error.h"
+#include "src/rl/dataset.h"
+#include "src/run/error.h"
 #include "tests/support.h"
 
 using namespace r1;

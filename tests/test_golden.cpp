@@ -3,9 +3,9 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "src/generate.h"
-#include "src/optimizer.h"
-#include "src/safetensors.h"
+#include "src/rl/generate.h"
+#include "src/model/optimizer.h"
+#include "src/model/safetensors.h"
 #include "tests/support.h"
 
 using namespace r1;

@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "src/error.h"
-#include "src/grpo.h"
+#include "src/run/error.h"
+#include "src/rl/grpo.h"
 
 using namespace r1;
 

@@ -5,7 +5,7 @@
 #include <set>
 #include <sstream>
 
-#include "src/math_answer.h"
+#include "src/rl/math_answer.h"
 #include "tests/support.h"
 
 using namespace r1;

@@ -8,11 +8,11 @@
 #include <set>
 
 #include "data/recipe/world.h"
-#include "src/generate.h"
-#include "src/keep.h"
-#include "src/optimizer.h"
-#include "src/run_log.h"
-#include "src/text_measures.h"
+#include "src/rl/generate.h"
+#include "src/rl/keep.h"
+#include "src/model/optimizer.h"
+#include "src/run/log.h"
+#include "src/rl/text_measures.h"
 #include "tests/support.h"
 #include "tokenizer/tokenizer.h"
 

@@ -2,9 +2,9 @@
 // what samples say about a model.
 #include <chrono>
 
-#include "src/evaluation.h"
-#include "src/reward_mix.h"
-#include "src/text_measures.h"
+#include "src/rl/evaluation.h"
+#include "src/rl/reward_mix.h"
+#include "src/rl/text_measures.h"
 #include "tests/support.h"
 
 using namespace r1;

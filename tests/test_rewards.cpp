@@ -5,7 +5,7 @@
 #include <random>
 #include <string>
 
-#include "src/rewards.h"
+#include "src/rl/rewards.h"
 
 using namespace r1;
 

@@ -7,8 +7,8 @@
 #include <random>
 #include <thread>
 
-#include "src/error.h"
-#include "src/run_log.h"
+#include "src/run/error.h"
+#include "src/run/log.h"
 #include "tests/support.h"
 
 using namespace r1;

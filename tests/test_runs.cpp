@@ -11,9 +11,9 @@
 #include <sstream>
 #include <thread>
 
-#include "src/diagnosis.h"
-#include "src/run_log.h"
-#include "src/run_record.h"
+#include "src/rl/diagnosis.h"
+#include "src/run/log.h"
+#include "src/run/record.h"
 #include "tests/support.h"
 
 using namespace r1;

@@ -9,8 +9,8 @@
 #include <limits>
 #include <random>
 
-#include "src/error.h"
-#include "src/safetensors.h"
+#include "src/run/error.h"
+#include "src/model/safetensors.h"
 #include "tests/support.h"
 
 using namespace r1;

@@ -9,7 +9,7 @@
 #include <random>
 #include <sstream>
 
-#include "src/error.h"
+#include "src/run/error.h"
 #include "tests/support.h"
 #include "tokenizer/tokenizer.h"
 

@@ -3,9 +3,9 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "src/generate.h"
-#include "src/optimizer.h"
-#include "src/parallel.h"
+#include "src/rl/generate.h"
+#include "src/model/optimizer.h"
+#include "src/device/parallel.h"
 #include "tests/support.h"
 
 using namespace r1;

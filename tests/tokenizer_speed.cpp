@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "src/mapped_file.h"
-#include "src/run_log.h"
+#include "src/run/mapped_file.h"
+#include "src/run/log.h"
 #include "tokenizer/tokenizer.h"
 
 int main(int argc, char** argv) {

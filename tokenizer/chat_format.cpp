@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "src/error.h"
+#include "src/run/error.h"
 
 namespace r1 {
 namespace {

@@ -16,7 +16,7 @@
 #include <tuple>
 #include <unordered_map>
 
-#include "src/error.h"
+#include "src/run/error.h"
 
 namespace r1 {
 namespace {

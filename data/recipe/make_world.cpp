@@ -4,8 +4,8 @@
 
 #include "data/recipe/world.h"
 #include "data/tokenizer_file.h"
-#include "src/command_line.h"
-#include "src/whole_file.h"
+#include "src/run/flags.h"
+#include "src/run/whole_file.h"
 
 using namespace r1;
 using namespace r1::recipe;

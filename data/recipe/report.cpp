@@ -12,10 +12,10 @@
 #include <ranges>
 #include <set>
 
-#include "src/command_line.h"
-#include "src/evaluation.h"
-#include "src/transformer.h"
-#include "src/whole_file.h"
+#include "src/run/flags.h"
+#include "src/rl/evaluation.h"
+#include "src/model/transformer.h"
+#include "src/run/whole_file.h"
 
 using namespace r1;
 using nlohmann::json;

@@ -2,7 +2,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "src/error.h"
+#include "src/run/error.h"
 #include "tests/fuzz/targets.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t size) {

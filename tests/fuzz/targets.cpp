@@ -6,9 +6,9 @@
 #include <cstdlib>
 #include <fstream>
 
-#include "data/dataset.h"
-#include "src/safetensors.h"
-#include "src/transformer.h"
+#include "src/rl/dataset.h"
+#include "src/model/safetensors.h"
+#include "src/model/transformer.h"
 #include "tokenizer/tokenizer.h"
 
 namespace r1::test {

@@ -1,0 +1,379 @@
+#include "src/rl/dataset.h"
+
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "src/device/backend.h"
+#include "src/run/error.h"
+#include "src/run/whole_file.h"
+
+namespace r1 {
+namespace {
+
+using nlohmann::json;
+
+/// The built-in templates, from data/templates. r1-zero has the structure of R1-Zero's (DeepSeek-R1, table 1)
+/// in our own words; boxed is what DeepSeek-R1's and Qwen2.5's model cards recommend for mathematics.
+const std::map<std::string, std::string> kTemplates = {
+#include "prompt_templates.inc"
+};
+
+constexpr const char *kTemplateFile = "prompt_template.txt",
+                     *kPlainTemplateFile = "prompt_template.plain.txt";
+
+std::string joined(const std::vector<std::int64_t>& numbers, const char* separator) {
+    std::string text;
+    for (auto n : numbers) text += (text.empty() ? "" : separator) + std::to_string(n);
+    return text;
+}
+
+/// Replaces every {name} by its value; braces around anything else stay.
+std::string replace(const std::string& text, const std::vector<std::pair<std::string, std::string>>& values) {
+    std::string filled;
+    for (std::size_t at = 0; at < text.size();) {
+        bool replaced = false;
+        for (const auto& [name, value] : values)
+            if (text.compare(at, name.size(), name) == 0) {
+                filled += value, at += name.size(), replaced = true;
+                break;
+            }
+        if (!replaced) filled += text[at++];
+    }
+    return filled;
+}
+
+bool holds(const std::string& text, const char* part) { return text.find(part) != text.npos; }
+
+std::string read_text(const std::filesystem::path& file) { return std::string(MappedFile(file).bytes()); }
+
+/// A JSON value as a message shows it.
+std::string shown(const json& value) {
+    const std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
+    return text.size() <= 60 ? text : text.substr(0, 57) + "...";
+}
+
+/// For a line that lacks something: a key may only be misspelt, so the message lists those that are there.
+[[noreturn]] void fail_wanting(const json& line, const char* sentence) {
+    std::string keys;
+    for (const auto& [key, value] : line.items()) keys += (keys.empty() ? "" : ", ") + shown(json(key));
+    fail(sentence, " (the keys of this line: ", keys.empty() ? "none" : keys, ")");
+}
+
+const std::string& text_at(const json& line, const char* key) {
+    const json& value = line.at(key);
+    if (!value.is_string()) fail("\"", key, "\" is ", shown(value), ", but must be a text");
+    return value.get_ref<const std::string&>();
+}
+
+/// "match": whether an answer is compared as text, and not as mathematics.
+bool matches_text(const json& line) {
+    const json match = line.value("match", json("math"));
+    if (match != "math" && match != "text")
+        fail("\"match\" is ", shown(match),
+             ", but must be \"math\" (which it is without this key) or \"text\"");
+    return match == "text";
+}
+
+/// Labels are the letters A to Z.
+constexpr std::size_t kMostChoices = 26;
+
+std::vector<std::string> read_choices(const json& line) {
+    const json& choices = line.at("choices");
+    if (!choices.is_array() ||
+        !std::all_of(choices.begin(), choices.end(), [](const json& c) { return c.is_string(); }))
+        fail("\"choices\" is ", shown(choices), ", but must be a list of texts");
+    if (choices.empty() || choices.size() > kMostChoices)
+        fail("\"choices\" holds ", choices.size(), " texts; 1 to ", kMostChoices, " can be labelled");
+    return choices.get<std::vector<std::string>>();
+}
+
+ChoiceGold read_right_choice(const json& answer, std::vector<std::string> choices) {
+    if (!answer.is_number_integer() && !answer.is_string())
+        fail("\"answer\" is ", shown(answer),
+             ", but must be a choice: its label, its index from 0 or its text");
+    std::optional<std::size_t> right;
+    if (answer.is_string())
+        right = choice_of(answer.get_ref<const std::string&>(), choices);
+    else if (answer >= 0 && answer < choices.size())
+        right = answer.get<std::size_t>();
+    if (!right)
+        fail("the answer ", shown(answer), " is not one of the ", choices.size(),
+             " choices, by label, by index from 0 or by text");
+    if (std::ranges::count_if(choices, [&](const auto& c) { return trim(c) == trim(choices[*right]); }) > 1)
+        fail("the right choice, ", shown(json(choices[*right])), ", is there twice");
+    return {std::move(choices), *right};
+}
+
+/// The text of a gold answer, out of what stands around it.
+std::string answer_text(const json& line) {
+    if (const auto answer = line.find("answer"); answer != line.end()) {
+        if (answer->is_number()) return answer->dump();
+        if (!answer->is_string())
+            fail("\"answer\" is ", shown(*answer), ", but must be a text or a number",
+                 answer->is_array() ? "; write a list as one text, \"1, 2\"" : "");
+        const std::string text = *answer;
+        const auto mark = text.rfind("####");
+        return mark == text.npos ? text : text.substr(mark + 4);
+    }
+    const auto boxed = last_boxed(text_at(line, "solution"));
+    if (!boxed) fail("the solution has no \\boxed{} answer");
+    return std::string(*boxed);
+}
+
+Gold read_answer(const json& line) {
+    const std::string text = answer_text(line), start = shown(json(text));
+    if (matches_text(line)) {
+        if (trim(text).empty()) fail("\"answer\" is an empty text");
+        if (text.size() > kLongestAnswer)
+            fail("the answer ", start, " is longer than ", kLongestAnswer,
+                 " bytes, and no response may state that much");
+        return TextGold{text};
+    }
+    const auto value = MathAnswer::parse(text);
+    if (!value)
+        fail("the answer ", start,
+             " cannot be read as mathematics; with \"match\": \"text\" it is compared as text");
+    return MathGold{*value};
+}
+
+std::int64_t read_integer(const json& value) {
+    constexpr double limit = 1e12;
+    if (!value.is_number_integer() || std::abs(value.get<double>()) > limit)
+        fail("a countdown is made of integers up to 10^12, not of ", shown(value));
+    return value.get<std::int64_t>();
+}
+
+Countdown read_countdown(const json& line) {
+    const json& numbers = line.at("nums");
+    if (!numbers.is_array() || numbers.empty())
+        fail("\"nums\" is ", shown(numbers), ", but must be a list of integers");
+    if (!line.contains("target")) fail_wanting(line, "there is no \"target\" beside \"nums\"");
+    Countdown gold{{}, read_integer(line.at("target"))};
+    for (const json& number : numbers) gold.numbers.push_back(read_integer(number));
+    return gold;
+}
+
+Problem parse_problem(const json& line, const PromptTemplate& prompt_template, Answers answers) {
+    const AnswerIn answer_in = prompt_template.answer_in();
+    if (line.contains("nums")) {
+        const Countdown gold = read_countdown(line);
+        return {line.contains("question") ? prompt_template.fill(text_at(line, "question"))
+                                          : prompt_template.fill(gold),
+                gold, answer_in};
+    }
+    if (!line.contains("question") && !line.contains("problem"))
+        fail_wanting(line, "a problem must have a \"question\", a \"problem\", or \"nums\" and \"target\"");
+    if (!prompt_template.has_question())
+        fail("the prompt template has no {question}; give another with --template");
+    std::string question = text_at(line, line.contains("question") ? "question" : "problem");
+    const bool choose = line.contains("choices");
+    const auto choices = choose ? read_choices(line) : std::vector<std::string>{};
+    for (std::size_t i = 0; i < choices.size(); ++i)
+        question += "\n" + std::string(1, static_cast<char>('A' + i)) + ") " + choices[i];
+    Gold gold = NoGold{};
+    if (line.contains("answer") || (line.contains("solution") && !choose))
+        gold = choose ? read_right_choice(line.at("answer"), choices) : read_answer(line);
+    else if (answers == Answers::Required)
+        fail_wanting(
+            line,
+            "there is no \"answer\"; give one, or leave accuracy out of --reward and correct out of --keep");
+    return {prompt_template.fill(question), std::move(gold), answer_in};
+}
+
+SftExample parse_example(const json& line, const std::filesystem::path& model_folder,
+                         std::optional<ChatFormat>& chat) {
+    if (!line.contains("messages")) {
+        if (!line.contains("prompt") || !line.contains("completion"))
+            fail_wanting(line, "an example must have a \"prompt\" and a \"completion\", or \"messages\"");
+        const json eos = line.value("eos", json(true));
+        if (!eos.is_boolean()) fail("\"eos\" is ", shown(eos), ", but must be true or false");
+        return {{{text_at(line, "prompt"), false}, {text_at(line, "completion"), true}}, eos.get<bool>()};
+    }
+    if (!chat) chat = ChatFormat::load(model_folder);
+    if (!chat) fail("\"messages\" need a chat template, and ", model_folder.string(), " has none");
+    const json& list = line.at("messages");
+    if (!list.is_array() || list.empty())
+        fail("\"messages\" is ", shown(list), ", but must be a list of {\"role\": ..., \"content\": ...}");
+    std::vector<Message> messages;
+    for (const json& message : list) {
+        if (!message.is_object() || !message.contains("role") || !message.contains("content"))
+            fail("a message must be {\"role\": ..., \"content\": ...}, not ", shown(message));
+        messages.push_back({text_at(message, "role"), text_at(message, "content")});
+    }
+    return {chat->segments(messages), false};
+}
+
+/// Where a text begins, behind white space and the mark that some editors put before UTF-8.
+std::string_view without_mark(std::string_view text) {
+    if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
+    return text.substr(std::min(text.find_first_not_of(" \t\r\n"), text.size()));
+}
+
+json parse_object(std::string_view line) {
+    const std::string_view text = without_mark(line);
+    if (!text.starts_with("{"))
+        fail("a line must be one JSON object, {...}, but this one begins with ",
+             shown(json(text.substr(0, 20))));
+    try {
+        return json::parse(text);
+    } catch (const json::parse_error& e) {
+        if (e.byte > text.size())
+            fail("the line ends within a JSON object; each must be on one line (jq -c . does that)");
+        fail("not valid JSON (byte ", e.byte + (text.data() - line.data()), " of the line)");
+    }
+}
+
+/// A file with an object on each line, or a sentence that says what it is instead.
+MappedFile map_lines(const std::filesystem::path& file) {
+    if (std::filesystem::is_directory(file))
+        fail(file.string(), ": is a folder; a file with one JSON object a line is wanted");
+    MappedFile mapped(file);
+    if (without_mark(mapped.bytes()).starts_with("["))
+        fail(file.string(), ": is one JSON array; one object a line is wanted (jq -c '.[]' ", file.string(),
+             " > ...)");
+    return mapped;
+}
+
+/// body(offset, line, line number) for every line that is not blank.
+template <class Body>
+void for_each_line(std::string_view text, Body body) {
+    std::size_t number = 0;
+    for (std::size_t begin = 0, end = 0; begin < text.size(); begin = end + 1) {
+        end = std::min(text.find('\n', begin), text.size());
+        const std::string_view line = text.substr(begin, end - begin);
+        ++number;
+        if (line.find_first_not_of(" \t\r") != line.npos) body(begin, line, number);
+    }
+}
+
+/// Runs `body`; what goes wrong in it is reported with file and line.
+template <class Body>
+auto at_line(const std::string& file, std::size_t line, Body body) {
+    try {
+        return body();
+    } catch (const json::exception& e) {
+        const std::string what =
+            e.what();  // "[json.exception.out_of_range.406] number overflow parsing '1e999'"
+        fail(file, ":", line, ": ", what.substr(std::min(what.size(), what.find("] ") + 2)));
+    } catch (const Error& e) {
+        fail(file, ":", line, ": ", e.what());
+    }
+}
+
+}  // namespace
+
+PromptTemplate::PromptTemplate(std::string text, std::optional<ChatFormat> chat)
+    : text_(std::move(text)), chat_(std::move(chat)) {}
+
+PromptTemplate PromptTemplate::load(const std::filesystem::path& model_folder, const std::string& choice,
+                                    std::optional<ChatFormat> chat, bool plain) {
+    const auto of_model = model_folder / kTemplateFile, plain_of_model = model_folder / kPlainTemplateFile;
+    const bool is_plain = chat && (plain || (choice.empty() && std::filesystem::exists(plain_of_model)));
+    if (is_plain) chat.reset();
+    std::string text;
+    if (const auto built_in = kTemplates.find(choice); built_in != kTemplates.end())
+        text = built_in->second;
+    else if (!choice.empty())
+        text = read_text(choice);
+    else if (std::filesystem::exists(plain_of_model))
+        text = read_text(plain_of_model);
+    else if (std::filesystem::exists(of_model))
+        text = read_text(of_model);
+    else
+        text = kTemplates.at(chat ? "r1-chat" : "r1-zero");
+    if (text.ends_with("\n")) text.pop_back();
+    PromptTemplate loaded(std::move(text), std::move(chat));
+    loaded.plain_ = is_plain;
+    return loaded;
+}
+
+bool PromptTemplate::exists_in(const std::filesystem::path& model_folder) {
+    return std::filesystem::exists(model_folder / kTemplateFile) ||
+           std::filesystem::exists(model_folder / kPlainTemplateFile);
+}
+
+void PromptTemplate::save(const std::filesystem::path& folder) const {
+    WholeFile file(folder / (plain_ ? kPlainTemplateFile : kTemplateFile));
+    file << text_ << "\n";
+    file.done();
+    std::filesystem::remove(folder / (plain_ ? kTemplateFile : kPlainTemplateFile));
+}
+
+std::string PromptTemplate::finish(const std::string& user) const {
+    return chat_ ? chat_->render({{"user", user}}) : user;
+}
+
+bool PromptTemplate::has_question() const { return holds(text_, "{question}"); }
+
+AnswerIn PromptTemplate::answer_in() const {
+    return holds(text_, "\\boxed") && !holds(text_, "<answer>") ? AnswerIn::Boxed : AnswerIn::Tags;
+}
+
+std::string PromptTemplate::fill(const std::string& question) const {
+    return finish(has_question() ? replace(text_, {{"{question}", question}}) : question);
+}
+
+std::string PromptTemplate::fill(const Countdown& problem) const {
+    if (!has_question() && !(holds(text_, "{numbers}") && holds(text_, "{target}")))
+        fail("the prompt template has neither {question} nor {numbers} and {target}");
+    const std::string target = std::to_string(problem.target);
+    const std::string question =
+        "Using each of the numbers " + joined(problem.numbers, ", ") +
+        " exactly once, with + - * / and parentheses, write an expression that equals " + target + ".";
+    return finish(replace(
+        text_,
+        {{"{question}", question}, {"{numbers}", joined(problem.numbers, ",")}, {"{target}", target}}));
+}
+
+std::vector<Problem> load_problems(const std::filesystem::path& file, const PromptTemplate& prompt_template,
+                                   Answers answers) {
+    const MappedFile mapped = map_lines(file);
+    std::vector<Problem> problems;
+    for_each_line(mapped.bytes(), [&](std::size_t, std::string_view line, std::size_t number) {
+        problems.push_back(at_line(file.string(), number, [&] {
+            return parse_problem(parse_object(line), prompt_template, answers);
+        }));
+        problems.back().source = line;
+    });
+    if (problems.empty())
+        fail(file.string(),
+             R"(: holds no problems; one a line is wanted, such as {"question": "1+1?", "answer": "2"})");
+    return problems;
+}
+
+std::uint32_t Order::at(std::uint64_t i) {
+    if (const auto epoch = static_cast<std::uint32_t>(i / order_.size()); epoch != epoch_) {
+        epoch_ = epoch;
+        std::iota(order_.begin(), order_.end(), 0u);
+        for (auto k = static_cast<std::uint32_t>(order_.size()); k > 1; --k) {  // Fisher-Yates
+            const std::uint32_t counter[4] = {epoch, k, 0, 0x6f726465};
+            std::swap(order_[k - 1], order_[static_cast<std::size_t>(philox_uniform(seed_, counter) * k)]);
+        }
+    }
+    return order_[i % order_.size()];
+}
+
+SftReader::SftReader(const std::filesystem::path& file, std::optional<std::uint64_t> seed,
+                     std::filesystem::path model_folder)
+    : name_(file.string()), file_(map_lines(file)), model_folder_(std::move(model_folder)) {
+    for_each_line(file_.bytes(), [&](std::size_t begin, std::string_view line, std::size_t number) {
+        lines_.push_back({begin, line.size(), number});
+    });
+    if (lines_.empty())
+        fail(name_,
+             R"(: holds no examples; one a line is wanted, such as {"prompt": "1+1=", "completion": "2"})");
+    if (seed) order_.emplace(lines_.size(), *seed);
+}
+
+SftExample SftReader::next() {
+    const Line line = lines_[order_ ? order_->at(position_) : position_ % lines_.size()];
+    ++position_;
+    return at_line(name_, line.number, [&] {
+        return parse_example(parse_object(file_.bytes().substr(line.begin, line.length)), model_folder_,
+                             chat_);
+    });
+}
+
+}  // namespace r1

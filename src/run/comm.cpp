@@ -1,0 +1,72 @@
+#include "src/run/comm.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <vector>
+
+#ifdef R1_MPI
+#include <mpi.h>
+#endif
+
+namespace r1 {
+namespace {
+
+/// Set by the launchers of Open MPI, and of MPICH and Slurm.
+bool launched_by_mpi() {
+    return std::getenv("OMPI_COMM_WORLD_SIZE") || std::getenv("PMI_SIZE") || std::getenv("PMI_RANK");
+}
+
+#ifdef R1_MPI
+/// Reduce and broadcast instead of all-reduce: MPI does not promise that all-reduce gives every rank the same
+/// bits.
+void reduce(void* data, std::int64_t count, MPI_Datatype type, MPI_Op op, int rank) {
+    constexpr std::int64_t chunk = 1 << 26;  // MPI counts in int
+    const std::int64_t bytes = type == MPI_DOUBLE ? 8 : 4;
+    for (std::int64_t begin = 0; begin < count; begin += chunk) {
+        void* at = static_cast<char*>(data) + begin * bytes;
+        const int n = static_cast<int>(std::min(chunk, count - begin));
+        MPI_Reduce(rank == 0 ? MPI_IN_PLACE : at, at, n, type, op, 0, MPI_COMM_WORLD);
+        MPI_Bcast(at, n, type, 0, MPI_COMM_WORLD);
+    }
+}
+#endif
+
+}  // namespace
+
+#ifdef R1_MPI
+bool Comm::available() { return true; }
+Comm::Comm() {
+    if (!launched_by_mpi()) return;
+    MPI_Init(nullptr, nullptr);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
+    MPI_Comm_size(MPI_COMM_WORLD, &size_);
+}
+Comm::~Comm() {
+    if (launched_by_mpi()) MPI_Finalize();
+}
+void Comm::all_reduce_sum(std::span<double> v) const {
+    if (size_ > 1) reduce(v.data(), static_cast<std::int64_t>(v.size()), MPI_DOUBLE, MPI_SUM, rank_);
+}
+void Comm::all_reduce_max(std::span<double> v) const {
+    if (size_ > 1) reduce(v.data(), static_cast<std::int64_t>(v.size()), MPI_DOUBLE, MPI_MAX, rank_);
+}
+void Comm::all_reduce_sum(Backend& backend, Tensor t) const {
+    if (size_ == 1) return;
+    std::vector<float> host(t.size());
+    backend.download(host.data(), t);
+    reduce(host.data(), t.size(), MPI_FLOAT, MPI_SUM, rank_);
+    backend.upload(t, host.data());
+}
+#else
+bool Comm::available() { return false; }
+Comm::Comm() {
+    if (launched_by_mpi())
+        fail("launched by MPI, but built without it; install libopenmpi-dev and build again");
+}
+Comm::~Comm() = default;
+void Comm::all_reduce_sum(std::span<double>) const {}
+void Comm::all_reduce_max(std::span<double>) const {}
+void Comm::all_reduce_sum(Backend&, Tensor) const {}
+#endif
+
+}  // namespace r1

@@ -1,0 +1,32 @@
+// Collectives among the ranks of a data-parallel run: one process each, launched by mpirun. A process that
+// was not launched so is rank 0 of 1, and every call does nothing.
+#pragma once
+#include <span>
+
+#include "src/device/backend.h"
+
+namespace r1 {
+
+class Comm {
+  public:
+    Comm();
+    ~Comm();
+    Comm(const Comm&) = delete;
+
+    /// Whether this build has MPI.
+    static bool available();
+    int rank() const { return rank_; }
+    int size() const { return size_; }
+    bool is_root() const { return rank_ == 0; }
+
+    /// values = sum (or maximum) over ranks, in place, with the same bits on every rank.
+    void all_reduce_sum(std::span<double> values) const;
+    void all_reduce_max(std::span<double> values) const;
+    /// The same for a float32 tensor of the backend: the gradient.
+    void all_reduce_sum(Backend& backend, Tensor t) const;
+
+  private:
+    int rank_ = 0, size_ = 1;
+};
+
+}  // namespace r1

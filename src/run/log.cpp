@@ -1,0 +1,164 @@
+#include "src/run/log.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cmath>
+#include <cstdio>
+
+#include "src/run/error.h"
+
+namespace r1 {
+namespace {
+
+std::atomic<bool> stop_flag{false};
+static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may only touch lock-free atomics");
+
+constexpr int kStopSignals[] = {SIGINT, SIGTERM, SIGHUP};
+
+void on_stop_signal(int) {
+    const int saved_errno = errno;
+    stop_flag = true;
+    for (int signal : kStopSignals) ::signal(signal, SIG_DFL);  // the second one ends the process
+    constexpr char kNote[] = "\nstopping after this step, with a checkpoint; a second signal stops at once\n";
+    [[maybe_unused]] auto written = ::write(STDERR_FILENO, kNote, sizeof kNote - 1);
+    errno = saved_errno;
+}
+
+/// The step a line belongs to; nothing for a line without one.
+std::optional<std::int64_t> step_of(const nlohmann::json& line) {
+    if (!line.is_object()) return {};
+    auto step = line.find("step");
+    if (step != line.end() && step->is_number_integer()) return step->get<std::int64_t>();
+    auto eval = line.find("eval");
+    return eval == line.end() ? std::nullopt : step_of(*eval);
+}
+
+/// How many bytes of a log a run resumed after `last_step` keeps.
+std::uintmax_t kept_bytes(const std::filesystem::path& file, std::int64_t last_step) {
+    std::ifstream in(file, std::ios::binary);
+    if (!in) fail("cannot read ", file, "; check its permissions");
+    std::uintmax_t kept = 0;
+    std::string line;
+    for (std::int64_t number = 1; std::getline(in, line); number++) {
+        if (in.eof()) break;  // no newline: a crash cut it off
+        auto parsed = nlohmann::json::parse(line, nullptr, false);
+        if (parsed.is_discarded())
+            fail(file, ", line ", number, " is not JSON; mend or remove the file, then resume");
+        if (step_of(parsed) > last_step) break;  // no step is less than any
+        kept += line.size() + 1;
+    }
+    return kept;
+}
+
+/// "%.3g" of value / base^k, with the unit that leaves it below `limit`, which is where rounding would show
+/// base.
+std::string scaled(double value, double base, double limit, const char* format,
+                   std::span<const char* const> units) {
+    std::size_t unit = 0;
+    for (; std::abs(value) >= limit && unit + 1 < units.size(); unit++) value /= base;
+    std::array<char, 64> text;
+    std::snprintf(text.data(), text.size(), format, value);
+    return text.data() + std::string(units[unit]);
+}
+
+}  // namespace
+
+void install_stop_handler() {
+    struct sigaction action {};
+    action.sa_handler = on_stop_signal;
+    action.sa_flags = SA_RESTART;  // a write in progress goes on
+    for (int signal : kStopSignals) sigaddset(&action.sa_mask, signal);
+    for (int signal : kStopSignals) {
+        struct sigaction before {};
+        sigaction(signal, nullptr, &before);
+        if (signal == SIGHUP && before.sa_handler == SIG_IGN) continue;
+        sigaction(signal, &action, nullptr);
+    }
+}
+
+bool stop_requested() { return stop_flag; }
+
+JsonLines::JsonLines(const std::filesystem::path& file, std::optional<std::int64_t> resume_after_step)
+    : file_(file) {
+    std::error_code error;
+    if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path(), error);
+    if (!error && resume_after_step && std::filesystem::exists(file, error))
+        std::filesystem::resize_file(file, kept_bytes(file, *resume_after_step), error);
+    if (error) fail(file.string(), ": cannot be written: ", error.message(), "; choose another --out");
+    out_.open(file, std::ios::binary | (resume_after_step ? std::ios::app : std::ios::trunc));
+    if (!out_) fail("cannot write ", file, "; check the folder and its permissions");
+}
+
+void JsonLines::write(const nlohmann::ordered_json& line) {
+    out_ << line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + '\n' << std::flush;
+    if (!out_) fail("cannot write ", file_, "; is the disk full?");
+}
+
+std::vector<nlohmann::json> read_json_lines(const std::filesystem::path& file) {
+    std::vector<nlohmann::json> lines;
+    std::ifstream in(file, std::ios::binary);
+    for (std::string text; std::getline(in, text);)
+        if (auto line = nlohmann::json::parse(text, nullptr, false); line.is_object())
+            lines.push_back(std::move(line));
+    return lines;
+}
+
+std::string sparkline(std::span<const double> values, int width, double low, double high) {
+    static constexpr std::array<const char*, 8> kBars = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
+    const std::size_t n = values.size(), columns = std::min(n, static_cast<std::size_t>(std::max(width, 0)));
+    std::string line;
+    for (std::size_t c = 0; c < columns; c++) {
+        const std::size_t begin = c * n / columns, end = (c + 1) * n / columns;
+        double sum = 0;
+        for (std::size_t i = begin; i < end; i++) sum += values[i];
+        const double mean = sum / static_cast<double>(end - begin);
+        const double height = high > low ? std::clamp((mean - low) / (high - low), 0.0, 1.0) : 0.0;
+        line += std::isnan(mean) || std::isnan(height)
+                    ? " "
+                    : kBars[static_cast<std::size_t>(std::lround(height * 7))];
+    }
+    return line;
+}
+
+void Progress::show(std::int64_t done, std::int64_t total, const std::string& more) {
+    static const bool terminal = isatty(STDOUT_FILENO);
+    if (first_ < 0) {
+        first_ = done;
+        clock_ = {};
+    }
+    const double seconds = clock_.seconds();
+    if (!terminal && seconds - shown_at_ < 10) return;
+    shown_at_ = seconds;
+    std::printf("%s%s: %lld of %lld%s", terminal ? "\r" : "", what_.c_str(), static_cast<long long>(done),
+                static_cast<long long>(total), more.c_str());
+    if (done > first_)
+        std::printf(", %.0f s left",
+                    seconds / static_cast<double>(done - first_) * static_cast<double>(total - done));
+    std::printf(terminal ? "   " : "\n");
+    std::fflush(stdout);
+    line_open_ = terminal;
+}
+
+void Progress::end() {
+    if (line_open_) std::printf("\r\033[K");
+    line_open_ = false;
+}
+
+std::string human_bytes(double bytes) {
+    static constexpr std::array<const char*, 5> kUnits = {" B", " KiB", " MiB", " GiB", " TiB"};
+    bytes = std::round(bytes);
+    if (std::abs(bytes) < 1024) return scaled(bytes, 1024, 1024, "%.0f", kUnits);
+    return scaled(bytes, 1024, 1023.95, "%.1f", kUnits);
+}
+
+std::string human_count(double count) {
+    static constexpr std::array<const char*, 5> kUnits = {"", "k", "M", "B", "T"};
+    return scaled(count, 1000, 999.5, "%.3g", kUnits);
+}
+
+}  // namespace r1
