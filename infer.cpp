@@ -1,243 +1,158 @@
-// Runs a model: completes a prompt, chats, grades itself on problems, or writes samples of itself to be learnt from.
+// Runs a model: completes a prompt, chats, grades itself on problems, or writes samples of itself
+// to be learnt from.
 #include <cstdio>
 #include <fstream>
 #include <iostream>
-#include <numeric>
+#include <memory>
 #include <set>
 
-#include "src/run/flags.h"
-#include "src/device/device.h"
-#include "src/rl/evaluation.h"
-#include "src/rl/keep.h"
-#include "src/device/memory_plan.h"
 #include "src/device/parallel.h"
+#include "src/model/memory_plan.h"
+#include "src/rl/evaluation.h"
 #include "src/rl/rollout.h"
-#include "src/run/log.h"
+#include "src/rl/shared_flags.h"
 #include "src/run/record.h"
-#include "src/rl/text_measures.h"
 
 using namespace r1;
 
 namespace {
 
-struct Options {
-    std::string model, prompt, eval, sample, out, keep, prompt_template, device = "auto", dtype = "auto";
-    RewardOptions reward{.parts =
-                             ""};  ///< no parts: those that the model was trained with, if its folder says
-    std::vector<std::string> stop_texts;
-    bool chat = false, raw = false, plain = false, resume = false;
-    int samples = 1, per_prompt = 0, max_new_tokens = 256, threads = 0, slots = 256, context = 4096;
-    float temperature = 0.6f, top_p = 0.95f;
-    int top_k = 0;
-    std::int64_t seed = 1;
+// clang-format off
+struct Options : Flags {
+    Options() : Flags("infer", "Complete a prompt, chat, evaluate a model on problems, or sample from it") {
+        for (const char* flag : {"--keep", "--per-prompt", "--resume"}) (*this)[flag].needs(&(*this)["--sample"]);
+        (*this)["--sample"].needs(&(*this)["--out"]);
+        (*this)["--raw"].excludes(&(*this)["--eval"])->excludes(&(*this)["--sample"]);
+    }
+
+    Group what = group("What to do: one of these");
+    const std::string& prompt = flag("--prompt", "", "complete this (put into the template's {question}, if it has one)");
+    const bool& chat = flag("--chat", false, "read questions from the terminal");
+    const std::string& eval = flag("--eval", "", "problems, JSONL: print pass@1, and of several samples cons@k and pass@k");
+    const std::string& sample = flag("--sample", "", "problems, JSONL: write --samples responses to each into --out, for train_sft");
+
+    Group model_and_files = group("Model and files");
+    const std::string& model = required("--model", "model folder: config.json, model.safetensors, tokenizer.json");
+    PromptFlags prompts{*this};
+    const bool& raw = flag("--raw", false, "no template: the prompt as it is");
+    const std::string& out = flag("--out", "", "with --eval: every response and its grade; with --sample: what is kept");
+    const std::string& keep = flag("--keep", "", "with --sample: conditions, all of which must hold, such as correct,readable,length<800: correct, well-formed, readable, or a measure of --reward compared with a number");
+    const int& per_prompt = flag("--per-prompt", 0, "with --sample: responses kept of a problem, 0: all", kNonNegative);
+    const bool& resume = flag("--resume", false, "with --sample: go on where it was stopped");
+
+    Group rewards = group("Reward, with --eval; if none is given, the one that the model was trained with");
+    RewardFlags reward{*this, ""};
+
+    Group sampling = group("Sampling");
+    const int& samples = flag("--samples", 1, "responses to each prompt", kPositive);
+    const float& temperature = flag("--temperature", 0.6f, "temperature, 0: greedy", kNonNegative);
+    const float& top_p = flag("--top-p", 0.95f, "nucleus sampling, 1: off", CLI::Range(0.0, 1.0));
+    const int& top_k = flag("--top-k", 0, "likeliest tokens to choose from, 0: all", kNonNegative);
+    const int& max_new_tokens = flag("--max-new-tokens", 256, "longest response", kPositive);
+    const int& context = flag("--context", 4096, "with --chat: longest conversation, in tokens (memory)", kPositive);
+    const int& slots = flag("--slots", 256, "with --eval and --sample: responses in flight at a time (memory)", kPositive);
+    const std::int64_t& seed = flag("--seed", std::int64_t{1}, "seed of sampling");
+
+    Group machine = group("Device");
+    DeviceFlags device{*this};
+
+    /// The problems of --eval or --sample.
+    const std::string& problems() const { return eval.empty() ? sample : eval; }
 };
+// clang-format on
 
-class Program {
-  public:
-    explicit Program(const Options& options);
-    int run();
-
-  private:
-    PromptTemplate choose_template() const;
-    std::optional<RewardMix> choose_reward() const;
-    Answers answers() const;
-    std::size_t longest_prompt() const;
-    TransformerOptions planned_options() const;
-    int evaluate();
-    int sample();
-    template <class Body>
-    bool for_each_chunk(std::size_t first, Body body);
-    std::string complete(const std::string& text, std::uint32_t turn);
-    int chat();
-
-    const Options o;
-    const std::string problems_file;  ///< of --eval or --sample
-    const Device device;
-    Backend& backend;
-    const Config config;
-    const Tokenizer tokenizer;
-    const PromptTemplate prompt_template;
-    const std::vector<std::string> stop_texts;
-    std::optional<RewardMix> reward;  ///< with --eval
-    const std::vector<Problem> problems;
-    const int prompt_tokens, max_new_tokens, slots;
-    Transformer model;
-    Generator generator;
+/// Everything that is loaded before the first token.
+struct Setup {
+    explicit Setup(const Options& o);
+    ModelFolder folder;
+    Judge judge;
+    std::vector<Problem> problems;
+    Device device;
+    std::unique_ptr<Transformer> model;
+    std::unique_ptr<Generator> generator;
     GenerateOptions sampling;
 };
 
-Program::Program(const Options& options)
-    : o(options),
-      problems_file(o.eval + o.sample),
-      device(make_device(o.device, o.dtype)),
-      backend(*device.backend),
-      config(config_of_model(o.model)),
-      tokenizer(Tokenizer::load(o.model)),
-      prompt_template(choose_template()),
-      stop_texts(o.stop_texts.empty() ? config.stop_texts : o.stop_texts),
-      reward(choose_reward()),
-      problems(problems_file.empty() ? std::vector<Problem>{}
-                                     : load_problems(problems_file, prompt_template, answers())),
-      prompt_tokens(static_cast<int>(longest_prompt())),
-      max_new_tokens(std::min(o.max_new_tokens, config.max_position_embeddings - 1)),
-      slots(problems.empty() ? o.samples
-                             : std::min<int>(o.slots, static_cast<int>(problems.size()) * o.samples)),
-      model(backend, config, planned_options()),
-      generator(model, slots, prompt_tokens, max_new_tokens) {
-    model.load_weights(o.model);
-    sampling = {.sample = {.temperature = o.temperature,
-                           .top_k = o.top_k,
-                           .top_p = o.top_p,
-                           .seed = static_cast<std::uint64_t>(o.seed)},
-                .samples_per_prompt = o.samples,
-                .max_new_tokens = max_new_tokens,
-                .stop_tokens = config.eos_token_ids};
-}
+int evaluate(Setup& s, const Options& o);
+int sample(Setup& s, const Options& o);
+int chat(Setup& s, const Options& o);
+std::string complete(Setup& s, const Options& o, const std::string& text, std::uint32_t turn);
 
-PromptTemplate Program::choose_template() const {
-    if (o.raw) return PromptTemplate("");
-    auto chosen = load_prompt_template(o.model, config, tokenizer, o.prompt_template, o.plain);
-    const bool just_talking = chosen.chat() && o.prompt_template.empty() && problems_file.empty() &&
-                              !PromptTemplate::exists_in(o.model);
-    return just_talking ? PromptTemplate("{question}", chosen.chat()) : chosen;
-}
-
-/// The reward of --reward, else the one that the folder's run was trained with. A program is run only where --reward-program
-/// names it: a model folder from elsewhere shall not choose what runs here.
-std::optional<RewardMix> Program::choose_reward() const {
-    RewardOptions options = o.reward;
-    options.max_new_tokens = o.max_new_tokens;
-    if (o.eval.empty()) return std::nullopt;
-    if (options.parts.empty()) {
-        const auto flags = recorded_run(o.model).value("flags", nlohmann::ordered_json());
-        if (!flags.is_object() || !flags.contains("reward")) return std::nullopt;
-        options.parts = flags.value("reward", "");
-        options.script = flags.value("script", options.script);
-        if (options.program.empty() && options.parts.find("program") != std::string::npos) {
-            std::printf(
-                "reward: not computed; the model was trained with %s, so --reward-program is wanted\n",
-                options.parts.c_str());
-            return std::nullopt;
-        }
-    }
-    return std::optional<RewardMix>(std::in_place, options);
-}
-
-/// Whether the problems must say what is right: not for a reward that does not ask, nor for samples that are kept anyway.
-Answers Program::answers() const {
-    if (!o.sample.empty())
-        return Keep(o.keep, o.reward.script).correct() ? Answers::Required : Answers::Optional;
-    return reward ? reward->answers() : Answers::Required;
-}
-
-std::size_t Program::longest_prompt() const {
-    if (o.chat) return static_cast<std::size_t>(std::min(o.context, config.max_position_embeddings));
-    std::size_t longest = o.prompt.empty() ? 1 : tokenizer.encode(prompt_template.fill(o.prompt)).size();
-    for (const auto& p : problems) longest = std::max(longest, tokenizer.encode(p.prompt).size());
-    if (longest >= static_cast<std::size_t>(config.max_position_embeddings))
-        fail("the prompt has ", longest, " tokens, which leaves no room in the model's context of ",
-             config.max_position_embeddings);
-    return longest;
-}
-
-TransformerOptions Program::planned_options() const {
-    const TransformerOptions planned{.trainable = false,
-                                     .bf16_matrices = device.bf16_matrices,
-                                     .max_tokens = std::max<std::int64_t>(prompt_tokens, 1024),
-                                     .max_decode_rows = slots};
-    const auto plan = Transformer::plan(config, planned, backend);
-    if (!problems.empty())
-        print_and_check_memory_plan(
-            device, {{"parameters", plan.parameters},
-                     {"activations", plan.activations},
-                     {"key/value cache (--slots, --max-new-tokens)",
-                      Generator::bytes(config, slots, prompt_tokens, max_new_tokens, backend)}});
-    return planned;
-}
-
-/// Samples and grades the problems from `first` on, some at a time, and calls body(problems, their responses, index behind
-/// the last) for each chunk. False: stopped by a signal.
-template <class Body>
-bool Program::for_each_chunk(std::size_t first, Body body) {
-    const std::size_t chunk = std::max<std::size_t>(1, 4 * static_cast<std::size_t>(slots) / o.samples);
-    Progress progress("problems");
-    for (std::size_t begin = first; begin < problems.size() && !stop_requested(); begin += chunk) {
-        const std::size_t end = std::min(begin + chunk, problems.size());
-        const std::vector<Problem> some(problems.begin() + begin, problems.begin() + end);
-        std::vector<std::uint32_t> ids(some.size());
-        std::iota(ids.begin(), ids.end(), static_cast<std::uint32_t>(begin));
-        progress.show(begin, problems.size());
-        auto responses = sample_responses(generator, tokenizer, some, ids, sampling, stop_texts);
-        grade(some, responses);
-        if (reward) reward->apply(some, responses);
-        body(some, responses, end);
-    }
-    progress.end();
-    return !stop_requested();
+int infer(const Options& o) {
+    const int modes = !o.prompt.empty() + o.chat + !o.eval.empty() + !o.sample.empty();
+    if (modes != 1) fail("one of --prompt, --chat, --eval and --sample must be given; see --help");
+    if (std::filesystem::is_directory(o.out)) fail(o.out, ": is a folder; --out wants a file");
+    Setup s(o);
+    if (!o.eval.empty()) return evaluate(s, o);
+    if (!o.sample.empty()) return sample(s, o);
+    if (o.chat) return chat(s, o);
+    complete(s, o, s.folder.prompt_template.fill(o.prompt), 0);
+    return 0;
 }
 
 /// What is known of a response, for a file.
-nlohmann::ordered_json measured(const Problem& problem, const Response& r, const std::string& script) {
-    nlohmann::ordered_json line = {{"accuracy", r.accuracy.value},
-                                   {"reason", r.accuracy.reason},
-                                   {"format", r.format.value},
-                                   {"language", language_consistency(r.text, script)},
-                                   {"reflective_words", reflective_words(r.text)},
-                                   {"tokens", r.completion.tokens.size()},
-                                   {"stopped", r.completion.stopped}};
-    const auto source = nlohmann::json::parse(problem.source);
+nlohmann::ordered_json known(const Setup& s, const Response& r) {
+    auto line = s.judge.json(r);
+    line["stopped"] = r.stopped;
+    const auto source = nlohmann::json::parse(r.problem->source);
     if (const auto kind = source.find("kind"); kind != source.end()) line["kind"] = *kind;
+    line["problem"] = r.problem->id;
     return line;
 }
 
-int Program::evaluate() {
+int evaluate(Setup& s, const Options& o) {
     std::optional<JsonLines> lines;
     if (!o.out.empty()) lines.emplace(o.out + ".partial", std::nullopt);
     std::vector<Response> all;
     const Stopwatch clock;
-    const bool done = for_each_chunk(0, [&](const auto& some, auto& responses, std::size_t end) {
+    const auto body = [&](std::vector<Response>& responses) {
         for (Response& r : responses) {
-            const Problem& problem = some[r.completion.prompt];
-            r.completion.prompt += end - some.size();
             if (lines) {
-                auto line = measured(problem, r, o.reward.script);
-                if (reward) line["reward"] = r.reward;
-                line["problem"] = r.completion.prompt, line["prompt"] = problem.prompt,
+                auto line = known(s, r);
+                line["prompt"] = r.problem->prompt;
                 line["response"] = r.text;
                 lines->write(line);
             }
             all.push_back(std::move(r));
         }
-    });
-    if (!done) return 130;
-    Grades sums;
-    sums.add(all);
-    const Grades g = sums.means();
-    std::printf("%zu problems x %d samples, temperature %g, top-p %g; 95%% intervals over problems\n",
-                problems.size(), o.samples, o.temperature, o.top_p);
-    const Evaluation evaluation(problems, all);
-    nlohmann::ordered_json summary;
-    auto report = [&](const std::string& name, const std::vector<double>& by_problem) {
-        const Interval i = confidence_interval(by_problem);
-        std::printf("%-8s %5.1f%%  [%.1f, %.1f]\n", name.c_str(), 100 * i.mean, 100 * i.low, 100 * i.high);
-        summary[name] = {{"mean", i.mean}, {"low", i.low}, {"high", i.high}, {"by_problem", by_problem}};
+        return !stop_requested();
     };
-    const bool graded = !evaluation.pass1.empty();
-    if (graded) report("pass@1", evaluation.pass1);
-    if (graded && o.samples > 1) {
-        report("cons@" + std::to_string(o.samples), evaluation.cons);
-        report("pass@" + std::to_string(o.samples), evaluation.pass_k);
+    for_each_chunk(*s.generator, s.folder, s.judge, share_of(s.problems), s.sampling, "problems",
+                   body);
+    if (stop_requested()) return 130;
+    std::printf(
+        "%zu problems x %d samples, temperature %g, top-p %g; 95%% intervals over problems\n",
+        s.problems.size(), o.samples, o.temperature, o.top_p);
+    nlohmann::ordered_json summary;
+    const auto report = [&](const std::string& name, const std::vector<double>& by_problem,
+                            const char* format, double scale, Interval i) {
+        std::printf(format, name.c_str(), scale * i.mean, scale * i.low, scale * i.high);
+        summary[name] = {
+            {"mean", i.mean}, {"low", i.low}, {"high", i.high}, {"by_problem", by_problem}};
+    };
+    const Evaluation evaluation(all, o.samples);
+    const std::string k = std::to_string(o.samples);
+    for (const auto& [name, scores] : {std::pair("pass@1", evaluation.pass1),
+                                       {("cons@" + k).c_str(), evaluation.cons},
+                                       {("pass@" + k).c_str(), evaluation.pass_k}}) {
+        if (scores.empty() || (o.samples == 1 && name != std::string("pass@1"))) continue;
+        report(name, scores, "%-8s %5.1f%%  [%.1f, %.1f]\n", 100, confidence_interval(scores));
     }
-    if (reward) {
-        std::vector<double> by_problem(problems.size());
-        for (const Response& r : all) by_problem[r.completion.prompt] += r.reward / o.samples;
-        const Interval i = confidence_interval(by_problem, -INFINITY, INFINITY);
-        std::printf("%-8s %6.3f  [%.3f, %.3f]\n", "reward", i.mean, i.low, i.high);
-        summary["reward"] = {{"mean", i.mean}, {"low", i.low}, {"high", i.high}, {"by_problem", by_problem}};
+    if (!s.judge.parts().empty()) {
+        std::vector<double> rewards(s.problems.size());
+        for (const Response& r : all) rewards[r.problem->id] += r.reward / o.samples;
+        report("reward", rewards, "%-8s %6.3f  [%.3f, %.3f]\n", 1,
+               confidence_interval(rewards, -INFINITY, INFINITY));
     }
-    const double length = g.response_length * g.responses;
-    std::printf("format %.1f%%, response length %.1f, cut off %.1f%%, %s tokens/s\n", 100 * g.format,
-                g.response_length, 100 * g.truncated, human_count(length / clock.seconds()).c_str());
+    double format = 0, tokens = 0, truncated = 0;
+    for (const Response& r : all) {
+        format += r.format.value;
+        tokens += r.length();
+        truncated += !r.stopped;
+    }
+    const auto n = static_cast<double>(all.size());
+    std::printf("format %.1f%%, length %.1f, truncated %.1f%%, %s tokens/s\n", 100 * format / n,
+                tokens / n, 100 * truncated / n, human_count(tokens / clock.seconds()).c_str());
     if (lines) {
         lines->write({{"summary", summary}});
         std::filesystem::rename(o.out + ".partial", o.out);
@@ -245,7 +160,8 @@ int Program::evaluate() {
     return 0;
 }
 
-/// Whether the tokenizer can read what the model wrote: a small vocabulary may not be able to spell it any more.
+/// Whether the tokenizer can read what the model wrote: a small vocabulary may not be able to spell
+/// it.
 bool can_be_encoded(const Tokenizer& tokenizer, const std::string& text) {
     try {
         tokenizer.encode(text);
@@ -255,86 +171,104 @@ bool can_be_encoded(const Tokenizer& tokenizer, const std::string& text) {
     }
 }
 
-/// Rejection sampling: the responses that pass --keep, each text once a problem, as examples for train_sft. OUT appears
-/// when it is complete; until then OUT.partial holds what --resume goes on from: problems before its last are done.
-int Program::sample() {
-    const Keep keep(o.keep, o.reward.script);
-    const std::filesystem::path partial = o.out + ".partial";
-    std::size_t first = 0, kept = 0;
-    if (std::ifstream in(partial, std::ios::binary); o.resume && in) {
-        std::size_t bytes = 0, at = 0, count = 0;
-        for (std::string line; std::getline(in, line) && !in.eof(); at += line.size() + 1, ++count)
-            if (const auto p = nlohmann::json::parse(line).at("problem").get<std::size_t>(); p != first)
-                first = p, bytes = at, kept = count;
-        std::filesystem::resize_file(partial, bytes);
+/// Cuts a file of samples behind the last problem that is done, which is the one before its last.
+/// Returns that last problem, and how many samples stay.
+std::pair<std::size_t, std::size_t> resume_samples(const std::filesystem::path& file) {
+    std::ifstream in(file, std::ios::binary);
+    if (!in) return {0, 0};
+    std::size_t problem = 0, kept = 0, bytes = 0, at = 0, count = 0;
+    for (std::string line; std::getline(in, line) && !in.eof(); at += line.size() + 1, ++count) {
+        const auto p = nlohmann::json::parse(line).at("problem").get<std::size_t>();
+        if (p == problem) continue;
+        problem = p;
+        bytes = at;
+        kept = count;
     }
+    std::filesystem::resize_file(file, bytes);
+    return {problem, kept};
+}
+
+/// Rejection sampling: the responses that pass --keep, each text once a problem, as examples for
+/// train_sft. OUT appears when it is complete; until then OUT.partial holds what --resume goes on
+/// from.
+int sample(Setup& s, const Options& o) {
+    const Keep keep(o.keep);
+    const std::filesystem::path partial = o.out + ".partial";
+    const auto [first, already] = o.resume ? resume_samples(partial) : std::pair(0ul, 0ul);
+    std::size_t kept = already;
     JsonLines lines(partial, first ? std::optional<std::int64_t>(0) : std::nullopt);
-    const bool done = for_each_chunk(first, [&](const auto& some, const auto& responses, std::size_t end) {
+    const auto write_kept = [&](std::span<const Response> of_problem) {
         std::set<std::string> texts;
-        int of_problem = 0;
-        for (std::size_t i = 0; i < responses.size(); ++i) {
-            const Response& r = responses[i];
-            if (i % o.samples == 0) texts.clear(), of_problem = 0;
-            if ((o.per_prompt && of_problem == o.per_prompt) || !keep(r) ||
-                !can_be_encoded(tokenizer, r.text) || !texts.insert(r.text).second)
-                continue;
-            const Problem& problem = some[r.completion.prompt];
+        for (const Response& r : of_problem) {
+            if (o.per_prompt && static_cast<int>(texts.size()) == o.per_prompt) return;
+            if (!keep(r) || !can_be_encoded(s.folder.tokenizer, r.text)) continue;
+            if (!texts.insert(r.text).second) continue;
+            const std::string& prompt = r.problem->prompt;
             nlohmann::ordered_json line = {
-                {"prompt", problem.prompt},
-                {"completion", r.text.substr(opened_thought(problem.prompt).size())}};
-            if (!r.completion.stopped) line["eos"] = false;
-            line["problem"] = end - some.size() + r.completion.prompt;
-            line.update(measured(problem, r, o.reward.script));
+                {"prompt", prompt}, {"completion", r.text.substr(opened_thought(prompt).size())}};
+            if (!r.stopped) line["eos"] = false;
+            line.update(known(s, r));
             lines.write(line);
-            ++of_problem, ++kept;
+            ++kept;
         }
-    });
-    if (!done) {
+    };
+    auto problems = share_of(s.problems);
+    problems.erase(problems.begin(), problems.begin() + static_cast<std::ptrdiff_t>(first));
+    const auto body = [&](std::span<const Response> all) {
+        for (; !all.empty(); all = all.subspan(o.samples)) write_kept(all.first(o.samples));
+        return !stop_requested();
+    };
+    for_each_chunk(*s.generator, s.folder, s.judge, problems, s.sampling, "problems", body);
+    if (stop_requested()) {
         std::printf("stopped; go on with --resume\n");
         return 130;
     }
     std::filesystem::rename(partial, o.out);
-    std::printf("%zu of %zu samples kept, in %s\n", kept, problems.size() * o.samples, o.out.c_str());
+    std::printf("%zu of %zu samples kept, in %s\n", kept, s.problems.size() * o.samples,
+                o.out.c_str());
     return 0;
 }
 
-/// Tokens are printed as they come, whole characters only; several samples one after the other. Returns the first one's
-/// text.
-std::string Program::complete(const std::string& text, std::uint32_t turn) {
-    StreamDecoder stream(tokenizer);
-    sampling.stop = stop_at(tokenizer, stop_texts);
-    auto is_stop = [&](int token) {
-        return std::ranges::find(config.eos_token_ids, token) != config.eos_token_ids.end();
+/// Tokens are printed as they come, whole characters only; several samples one after the other.
+/// Returns the first one's text.
+std::string complete(Setup& s, const Options& o, const std::string& text, std::uint32_t turn) {
+    StreamDecoder stream(s.folder.tokenizer);
+    const auto& stop_texts = s.folder.stop_texts;
+    s.sampling.stop = stop_at(s.folder.tokenizer, stop_texts);
+    s.sampling.step = turn;
+    std::string so_far;
+    const auto print = [&](std::size_t, std::int32_t token) {
+        if (o.samples > 1 || std::ranges::count(s.sampling.stop_tokens, token)) return;
+        const std::size_t shown = so_far.size();
+        so_far = cut_behind_stop(so_far + stream.push(token), stop_texts);
+        std::cout << so_far.substr(std::min(shown, so_far.size())) << std::flush;
     };
-    std::string text_so_far;
-    auto print = [&](std::size_t, std::int32_t token) {
-        if (o.samples > 1 || is_stop(token)) return;
-        const std::size_t shown = text_so_far.size();
-        text_so_far = cut_behind_stop(text_so_far + stream.push(token), stop_texts);
-        std::cout << text_so_far.substr(std::min(shown, text_so_far.size())) << std::flush;
-    };
-    sampling.step = turn;
+    const auto tokens = s.folder.tokenizer.encode(text);
     std::vector<std::string> texts;
-    for (const auto& c : generator.generate({{turn, tokenizer.encode(text)}}, sampling, print))
-        texts.push_back(text_of(c, tokenizer, stop_texts));
+    for (const Response& r : s.generator->generate({{turn, tokens}}, s.sampling, print))
+        texts.push_back(cut_behind_stop(s.folder.tokenizer.decode(r.text_tokens()), stop_texts));
     std::cout << stream.flush() << "\n";
     for (std::size_t i = 0; o.samples > 1 && i < texts.size(); ++i) std::cout << texts[i] << "\n";
     return texts.at(0);
 }
 
 /// A chat model is shown the whole conversation; for another, every question stands alone.
-int Program::chat() {
+int chat(Setup& s, const Options& o) {
+    const PromptTemplate& prompt_template = s.folder.prompt_template;
     std::vector<Message> conversation;
     std::string line;
-    for (std::uint32_t turn = 0; std::cout << "> " << std::flush, std::getline(std::cin, line); ++turn) {
+    for (std::uint32_t turn = 0; std::cout << "> " << std::flush, std::getline(std::cin, line);
+         ++turn) {
         if (line.empty()) continue;
         const auto before = conversation;
         try {
-            if (const auto& chat = prompt_template.chat()) {
-                conversation.push_back({"user", PromptTemplate(prompt_template.text()).fill(line)});
-                conversation.push_back({"assistant", complete(chat->render(conversation), turn)});
+            if (const auto& format = prompt_template.chat()) {
+                const std::string question = PromptTemplate(prompt_template.text()).fill(line);
+                conversation.push_back({"user", question});
+                const std::string answer = complete(s, o, format->render(conversation), turn);
+                conversation.push_back({"assistant", answer});
             } else {
-                complete(prompt_template.fill(line), turn);
+                complete(s, o, prompt_template.fill(line), turn);
             }
         } catch (const Error& e) {  // a question that cannot be asked ends the turn, not the chat
             std::cout << e.what() << "\n";
@@ -345,64 +279,86 @@ int Program::chat() {
     return 0;
 }
 
-int Program::run() {
-    if (!o.eval.empty()) return evaluate();
-    if (!o.sample.empty()) return sample();
-    if (o.chat) return chat();
-    complete(prompt_template.fill(o.prompt), 0);
-    return 0;
+// ---- setting up ----
+
+/// A chat model that was not trained by us is asked without a template that wants thoughts.
+PromptTemplate choose_template(const ModelFolder& folder, const Options& o) {
+    if (o.raw) return PromptTemplate("");
+    const bool just_talking = folder.prompt_template.chat() && o.prompts.choice.empty() &&
+                              o.problems().empty() && !PromptTemplate::exists_in(o.model);
+    if (just_talking) return PromptTemplate("{question}", folder.prompt_template.chat());
+    return folder.prompt_template;
+}
+
+/// The reward of --reward, else the one that the folder's run was trained with. A program is run
+/// only where
+/// --reward-program names it: a model folder from elsewhere shall not choose what runs here.
+RewardOptions choose_reward(const Options& o) {
+    RewardOptions options = o.reward.options(o.max_new_tokens);
+    if (o.eval.empty() || !options.parts.empty()) return options;
+    const auto flags = recorded_run(o.model).value("flags", nlohmann::ordered_json());
+    if (!flags.is_object() || !flags.contains("reward")) return options;
+    options.parts = flags.value("reward", "");
+    options.measures.script = flags.value("script", options.measures.script);
+    if (options.program.empty() && options.parts.find("program") != std::string::npos) {
+        std::printf(
+            "reward: not computed; the model was trained with %s, so --reward-program is wanted\n",
+            options.parts.c_str());
+        options.parts.clear();
+    }
+    return options;
+}
+
+Setup::Setup(const Options& o)
+    : folder(o.model, o.prompts.choice, o.prompts.plain, o.prompts.stop_texts),
+      judge(choose_reward(o)),
+      device(make_device(o.device.device, o.device.dtype)) {
+    folder.prompt_template = choose_template(folder, o);
+    const Config& config = folder.config;
+    const int context = config.max_position_embeddings;
+    int prompt_tokens = std::min(o.context, context);
+    if (!o.prompt.empty()) {
+        std::vector<Problem> only = {{folder.prompt_template.fill(o.prompt), NoGold{}}};
+        prompt_tokens = encode_prompts(only, folder.tokenizer, context);
+    } else if (!o.chat) {
+        const Answers answers = o.sample.empty() ? judge.answers() : Keep(o.keep).answers();
+        problems = load_problems(o.problems(), folder.prompt_template, answers);
+        prompt_tokens = encode_prompts(problems, folder.tokenizer, context);
+    }
+    const int max_new_tokens = std::min(o.max_new_tokens, context - 1);
+    const auto in_flight = static_cast<std::int64_t>(problems.size()) * o.samples;
+    const int slots =
+        problems.empty() ? o.samples : static_cast<int>(std::min<std::int64_t>(o.slots, in_flight));
+    Backend& backend = *device.backend;
+    const TransformerOptions options{.trainable = false,
+                                     .bf16_matrices = device.bf16_matrices,
+                                     .max_tokens = std::max<std::int64_t>(prompt_tokens, 1024),
+                                     .max_decode_rows = slots};
+    if (!problems.empty())
+        print_and_check({{"parameters", Parameters::bytes(config, options, backend).parameters},
+                         {"activations", Transformer::workspace_bytes(config, options, backend)},
+                         {"key/value cache (--slots, --max-new-tokens)",
+                          Generator::bytes(config, slots, prompt_tokens, max_new_tokens, backend)}},
+                        device);
+    model = std::make_unique<Transformer>(backend, config, options);
+    generator = std::make_unique<Generator>(*model, slots, prompt_tokens, max_new_tokens);
+    model->parameters().load(o.model);
+    sampling = {.sample = {.temperature = o.temperature,
+                           .top_k = o.top_k,
+                           .top_p = o.top_p,
+                           .seed = static_cast<std::uint64_t>(o.seed)},
+                .samples_per_prompt = o.samples,
+                .max_new_tokens = max_new_tokens,
+                .stop_tokens = config.eos_token_ids};
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
     Options o;
-    CLI::App app{"Complete a prompt, chat, evaluate a model on problems, or sample from it", "infer"};
-    app.option_defaults()->always_capture_default()->take_last();  // of a flag given twice
-    app.add_option("--model", o.model, "model folder: config.json, model.safetensors, tokenizer.json")
-        ->required();
-    auto* mode = app.add_option_group("what to do");
-    mode->add_option("--prompt", o.prompt,
-                     "complete this (put into the template's {question}, if it has one)");
-    mode->add_flag("--chat", o.chat, "read questions from the terminal");
-    mode->add_option("--eval", o.eval,
-                     "problems, JSONL: print pass@1, and of several samples cons@k and pass@k");
-    auto* sample = mode->add_option(
-        "--sample", o.sample, "problems, JSONL: write --samples responses to each into --out, for train_sft");
-    mode->require_option(1);
-    auto* out = app.add_option("--out", o.out,
-                               "with --eval: every response and its grade; with --sample: what is kept");
-    sample->needs(out);
-    app.add_option("--keep", o.keep,
-                   "with --sample: only what is correct, well-formed, readable, longest<N, language>=X, "
-                   "repetition<=X; "
-                   "all conditions, separated by commas")
-        ->needs(sample);
-    app.add_option("--per-prompt", o.per_prompt, "with --sample: at most so many of a problem, 0: all")
-        ->check(kNonNegative)
-        ->needs(sample);
-    app.add_flag("--resume", o.resume, "with --sample: go on where it was stopped")->needs(sample);
-    add_reward_options(app, o.reward);
-    app.add_option("--script", o.reward.script, "that language is measured by: latin, cyrillic, han, ...");
-    add_template_options(app, o.prompt_template, o.plain);
-    add_stop_texts(app, o.stop_texts);
-    app.add_flag("--raw", o.raw, "no template: the prompt as it is")->excludes("--eval")->excludes(sample);
-    app.add_option("--samples", o.samples, "responses to each prompt")->check(kPositive);
-    app.add_option("--temperature", o.temperature, "0: greedy")->check(kNonNegative);
-    app.add_option("--top-p", o.top_p, "nucleus sampling, 1: off")->check(CLI::Range(0.0, 1.0));
-    app.add_option("--top-k", o.top_k, "0: off")->check(kNonNegative);
-    app.add_option("--max-new-tokens", o.max_new_tokens, "longest response")->check(kPositive);
-    app.add_option("--context", o.context, "with --chat: longest conversation, in tokens (memory)")
-        ->check(kPositive);
-    app.add_option("--slots", o.slots, "with --eval and --sample: responses in flight at a time (memory)")
-        ->check(kPositive);
-    add_device_options(app, o.device, o.dtype);
-    app.add_option("--seed", o.seed, "of sampling");
-    app.add_option("--threads", o.threads, "0: one a core")->check(kNonNegative);
-    return run_main(app, argc, argv, [&] {
-        if (!o.eval.empty() || !o.sample.empty()) install_stop_handler();
-        if (std::filesystem::is_directory(o.out)) fail(o.out, ": is a folder; --out wants a file");
-        set_threads(o.threads);
-        return Program(o).run();
+    return o.main(argc, argv, [&] {
+        if (!o.problems().empty()) install_stop_handler();
+        set_threads(o.device.threads);
+        return infer(o);
     });
 }

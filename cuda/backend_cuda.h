@@ -45,8 +45,7 @@ class CudaBackend final : public Backend {
     void swiglu_forward(Tensor out, Tensor gate_up) override;
     void swiglu_backward(Tensor dgate_up, Tensor dout, Tensor gate_up) override;
     double sum_of_squares(Tensor t) override;
-    void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, Tensor scales,
-               const AdamWOptions& options) override;
+    void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& options) override;
 
     // embedding.cu
     void embedding_forward(Tensor out, Tensor ids, Tensor table) override;

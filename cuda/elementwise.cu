@@ -1,6 +1,5 @@
 // Copies, SwiGLU, sums of squares, AdamW: one thread an element or eight.
 #include "cuda/backend_cuda.h"
-#include "src/device/float8.h"
 #include "src/device/philox.h"
 
 namespace r1::cuda {
@@ -110,41 +109,6 @@ __global__ void adamw_kernel(Param* param, const float* grad, State* m, State* v
     }
 }
 
-__device__ std::uint8_t encode(float value, float largest, std::uint64_t random) {
-    const float magnitude = largest > 0 ? fabsf(value) / largest * 256 : 0;
-    return encode_float8(value < 0, __float_as_uint(magnitude), magnitude, random);
-}
-
-/// A block of threads takes a block of kFloat8Block elements. Reads 4 bytes a parameter for the gradient, and reads and
-/// writes 2 for the moments beside the parameter itself: 10 with a bfloat16 parameter.
-template <class Param>
-__global__ void __launch_bounds__(kFloat8Block)
-    adamw_float8_kernel(Param* param, const float* grad, std::uint8_t* m, std::uint8_t* v, float* scales,
-                        std::int64_t size, AdamWOptions o, float correction1, float correction2) {
-    const std::int64_t i = thread_index();
-    float *scale_m = scales + blockIdx.x, *scale_v = scale_m + gridDim.x, new_m = 0, root = 0;
-    const std::uint64_t random = rounding_bits(o.seed, o.step, i);
-    if (i < size) {
-        const float g = o.grad_scale * grad[i], p = to_float(param[i]);
-        const float old_root = decode_float8(v[i]) / 256 * *scale_v;
-        new_m = o.beta1 * (decode_float8(m[i]) / 256 * *scale_m) + (1 - o.beta1) * g;
-        const float new_v = o.beta2 * old_root * old_root + (1 - o.beta2) * g * g;
-        root = sqrtf(new_v);
-        store_rounded(
-            param + i,
-            p - o.lr * (new_m * correction1 / (sqrtf(new_v * correction2) + o.eps) + o.weight_decay * p),
-            random);
-    }
-    float* shared = dynamic_shared<float>();
-    const float largest_m = block_reduce(fabsf(new_m), 0.0f, shared, Max()),
-                largest_v = block_reduce(root, 0.0f, shared, Max());
-    if (i < size) {
-        m[i] = encode(new_m, largest_m, random >> 16);
-        v[i] = encode(root, largest_v, random >> 36);
-    }
-    if (threadIdx.x == 0) *scale_m = largest_m, *scale_v = largest_v;
-}
-
 }  // namespace
 
 void CudaBackend::copy(Tensor to, Tensor from) {
@@ -206,17 +170,9 @@ void CudaBackend::add_column_sums(Tensor out, const float* partial, std::int64_t
            out.as<float>(), partial, rows, stride, static_cast<int>(out.size()));
 }
 
-void CudaBackend::adamw(Tensor param, Tensor grad, Tensor m, Tensor v, Tensor scales, const AdamWOptions& o) {
+void CudaBackend::adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& o) {
     if (!param.size()) return;
     auto correction = [&](double beta) { return static_cast<float>(1 / (1 - std::pow(beta, o.step))); };
-    if (m.dtype == DType::F8)
-        return choose(param.dtype == DType::BF16, [&](auto is_bf16) {
-            using T = std::conditional_t<is_bf16, bf16, float>;
-            launch(stream_, grid_of(ceil_div(param.size(), kFloat8Block)), kFloat8Block, 32 * sizeof(float),
-                   adamw_float8_kernel<T>, param.as<T>(), grad.as<float>(), m.as<std::uint8_t>(),
-                   v.as<std::uint8_t>(), scales.as<float>(), param.size(), o, correction(o.beta1),
-                   correction(o.beta2));
-        });
     auto run = [&](auto* p, auto* state_m, auto* state_v) {
         using Param = std::remove_pointer_t<decltype(p)>;
         using State = std::remove_pointer_t<decltype(state_m)>;

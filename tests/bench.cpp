@@ -94,7 +94,7 @@ void bench_model(Backend& backend, const Case& c, double peak, double bandwidth)
         .bf16_matrices = c.dtype == DType::BF16, .max_tokens = N, .max_decode_rows = most};
     Transformer model(backend, c.config, options);
     Optimizer optimizer(model);
-    model.initialize(1);
+    model.parameters().initialize(1);
     std::vector<std::int32_t> tokens(c.length + 1);
     for (int t = 0; t <= c.length; ++t) tokens[t] = t * 7919 % c.config.vocab_size;
     PackedBatch batch;
@@ -105,7 +105,7 @@ void bench_model(Backend& backend, const Case& c, double peak, double bandwidth)
         model.forward(batch);
         model.backward(dlogp);
     });
-    const double flops = static_cast<double>(N) * train_flops(c.config, model.layout().total, c.length);
+    const double flops = static_cast<double>(N) * train_flops(c.config, model.parameters().layout().total, c.length);
     std::printf(
         "%-13s %-8s train  %3d x %-4d  %9.0f tokens/s  %7.1f GFLOP/s = %4.1f%% of the GEMM peak; update %.1f "
         "ms\n",
@@ -137,7 +137,7 @@ void bench_model(Backend& backend, const Case& c, double peak, double bandwidth)
         // One step must read every weight once (tied embeddings are read as the head) and the cache of every
         // sequence.
         const double bytes =
-            static_cast<double>(model.layout().matrices) * static_cast<double>(bytes_of(c.dtype)) +
+            static_cast<double>(model.parameters().layout().matrices) * static_cast<double>(bytes_of(c.dtype)) +
             static_cast<double>(
                 KvCache::bytes(c.config, static_cast<std::int64_t>(B) * (c.context + 1), backend));
         std::printf("%-13s %-8s decode B = %-4d   %9.0f tokens/s  %7.1f GB/s    = %4.1f%% of the bandwidth\n",

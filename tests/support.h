@@ -112,12 +112,6 @@ struct Bench {
         backend->upload(t, values.data());
         return t;
     }
-    /// Codes of 0.
-    Tensor bytes(std::int64_t rows) {
-        Tensor t = raw(DType::F8, rows, 1);
-        backend->zero(t);
-        return t;
-    }
     std::vector<double> values(Tensor t) {
         std::vector<double> wide(t.size());
         if (t.dtype == DType::F64) {
@@ -130,10 +124,6 @@ struct Bench {
             std::vector<std::int32_t> narrow(t.size());
             backend->download(narrow.data(), t);
             wide.assign(narrow.begin(), narrow.end());
-        } else if (t.dtype == DType::F8) {
-            std::vector<std::uint8_t> codes(t.size());
-            backend->download(codes.data(), t);
-            wide.assign(codes.begin(), codes.end());
         } else {
             std::vector<std::uint16_t> narrow(t.size());
             backend->download(narrow.data(), t);
@@ -250,10 +240,10 @@ inline PackedBatch random_batch(Bench& bench, const Config& config, int count, i
 /// Random weights large enough to make every part of the model matter.
 inline void randomize(Bench& bench, Transformer& model, double scale = 0.3) {
     std::normal_distribution<double> d(0, scale);
-    std::vector<float> values(model.layout().total);
+    std::vector<float> values(model.parameters().layout().total);
     for (float& v : values) v = static_cast<float>(d(bench.random));
-    for (std::int64_t i = model.layout().matrices; i < model.layout().total; ++i) values[i] += 0.5f;
-    model.upload_parameters(values);
+    for (std::int64_t i = model.parameters().layout().matrices; i < model.parameters().layout().total; ++i) values[i] += 0.5f;
+    model.parameters().upload(values);
 }
 
 }  // namespace r1::test

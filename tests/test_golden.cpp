@@ -40,7 +40,7 @@ struct Model {
     explicit Model(const std::string& name)
         : config(Config::load(kGolden / name)),
           transformer(*bench.backend, config, {.max_tokens = 128, .max_decode_rows = 2}) {
-        transformer.load_weights(kGolden / name);
+        transformer.parameters().load(kGolden / name);
         for (const auto& s : kSequences) batch.add(s, 1);
     }
     Bench bench{DType::F32, 0};
@@ -92,8 +92,8 @@ TEST_CASE("Hugging Face: the gradient of every parameter") {
                 dlogp.push_back(0.25f * static_cast<float>(t) - static_cast<float>(i));
         m.transformer.forward(m.batch);
         m.transformer.backward(dlogp);
-        const auto gradients = m.bench.values(m.transformer.gradients());
-        for (const auto& e : m.transformer.layout().entries) {
+        const auto gradients = m.bench.values(m.transformer.parameters().gradients());
+        for (const auto& e : m.transformer.parameters().layout().entries) {
             CAPTURE(e.name);
             const auto begin = gradients.begin() + e.offset;
             const std::vector<double> ours(begin, begin + e.rows * e.cols);

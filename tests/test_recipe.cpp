@@ -9,10 +9,10 @@
 
 #include "data/recipe/world.h"
 #include "src/rl/generate.h"
-#include "src/rl/keep.h"
+#include "src/rl/judge.h"
 #include "src/model/optimizer.h"
 #include "src/run/log.h"
-#include "src/rl/text_measures.h"
+#include "src/rl/measures.h"
 #include "tests/support.h"
 #include "tokenizer/tokenizer.h"
 

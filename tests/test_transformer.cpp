@@ -41,12 +41,12 @@ TEST_CASE("whole model: every parameter's gradient equals central differences in
         };
         loss();
         model.backward(dlogp, dentropy);
-        const auto gradient = all(bench, model.gradients());
-        for (const auto& entry : model.layout().entries) {
+        const auto gradient = all(bench, model.parameters().gradients());
+        for (const auto& entry : model.parameters().layout().entries) {
             CAPTURE(entry.name);
-            const std::int64_t matrices = model.layout().matrices, count = entry.rows * entry.cols;
-            const Tensor part = entry.is_matrix ? model.matrices().slice(entry.offset, count)
-                                                : model.vectors().slice(entry.offset - matrices, count);
+            const std::int64_t matrices = model.parameters().layout().matrices, count = entry.rows * entry.cols;
+            const Tensor part = entry.is_matrix ? model.parameters().matrices().slice(entry.offset, count)
+                                                : model.parameters().vectors().slice(entry.offset - matrices, count);
             const std::vector<double> g(gradient.begin() + entry.offset,
                                         gradient.begin() + entry.offset + part.size());
             check_gradient(bench, part, g, loss, 6, 1e-5);
@@ -67,7 +67,7 @@ TEST_CASE("gradients do not depend on the split into micro-batches, nor on recom
                 sequences.back().push_back(bench.between(0, config.vocab_size - 1));
         }
         auto gradient_in_batches_of = [&](std::size_t count) {
-            bench.backend->zero(model.gradients());
+            bench.backend->zero(model.parameters().gradients());
             for (std::size_t b = 0; b < sequences.size(); b += count) {
                 PackedBatch batch;
                 std::vector<float> dlogp;
@@ -79,7 +79,7 @@ TEST_CASE("gradients do not depend on the split into micro-batches, nor on recom
                 model.forward_on_device(batch);
                 model.backward(dlogp);
             }
-            return all(bench, model.gradients());
+            return all(bench, model.parameters().gradients());
         };
         const auto whole = gradient_in_batches_of(6);
         CHECK(relative_distance(gradient_in_batches_of(1), whole) < 1e-12);
@@ -96,8 +96,8 @@ TEST_CASE(
         b(*wide.backend, config, {.max_tokens = 512});
     Transformer c(*narrow.backend, config, {.bf16_matrices = true, .max_tokens = 512});
     randomize(narrow, a, 0.1);
-    b.upload_parameters(a.download_parameters());
-    c.upload_parameters(a.download_parameters());
+    b.parameters().upload(a.parameters().download());
+    c.parameters().upload(a.parameters().download());
     const PackedBatch batch = random_batch(narrow, config, 12, 60);
     const auto dlogp = random_coefficients(narrow, batch.scored());
     std::vector<std::vector<double>> logp;
@@ -108,8 +108,8 @@ TEST_CASE(
     }
     CHECK(relative_distance(logp[0], logp[1]) < 1e-6);
     CHECK(relative_distance(logp[2], logp[1]) < 1e-2);
-    CHECK(relative_distance(all(narrow, a.gradients()), all(wide, b.gradients())) < 1e-5);
-    CHECK(relative_distance(all(narrow, c.gradients()), all(wide, b.gradients())) < 5e-2);
+    CHECK(relative_distance(all(narrow, a.parameters().gradients()), all(wide, b.parameters().gradients())) < 1e-5);
+    CHECK(relative_distance(all(narrow, c.parameters().gradients()), all(wide, b.parameters().gradients())) < 5e-2);
 }
 
 TEST_CASE("shift: logits at position t score token t + 1, from the prompt's last token on") {
@@ -243,8 +243,8 @@ TEST_CASE("same input, same bits, with 1 and with 2 threads") {
         const PackedBatch batch = random_batch(bench, config, 40, 60);
         model.forward(batch);
         model.backward(random_coefficients(bench, batch.scored()));
-        gradients.emplace_back(model.layout().total);
-        bench.backend->download(gradients.back().data(), model.gradients());
+        gradients.emplace_back(model.parameters().layout().total);
+        bench.backend->download(gradients.back().data(), model.parameters().gradients());
     }
     set_threads(0);
     CHECK(gradients[0] == gradients[1]);
@@ -257,15 +257,15 @@ TEST_CASE("weights come back as they were saved; what does not fit is refused wi
     const Config config = small_config(bench, false, "qwen2");
     Transformer model(*bench.backend, config, {.max_tokens = 16});
     randomize(bench, model);
-    CHECK_ERROR(model.load_weights(folder.path), "model.safetensors");
-    model.save_weights(folder.path, SafeDtype::F32);
+    CHECK_ERROR(model.parameters().load(folder.path), "model.safetensors");
+    model.parameters().save(folder.path, SafeDtype::F32);
     Transformer again(*bench.backend, config, {.max_tokens = 16});
-    again.load_weights(folder.path);
-    CHECK(again.download_parameters() == model.download_parameters());
+    again.parameters().load(folder.path);
+    CHECK(again.parameters().download() == model.parameters().download());
     Config other = config;
     other.intermediate_size += 1;
     Transformer wrong(*bench.backend, other, {.max_tokens = 16});
-    CHECK_ERROR(wrong.load_weights(folder.path), "mlp.gate_proj.weight");
+    CHECK_ERROR(wrong.parameters().load(folder.path), "mlp.gate_proj.weight");
 }
 
 TEST_CASE("the memory plan is what the model takes") {
@@ -283,13 +283,13 @@ TEST_CASE("updates too small for bfloat16 are not lost: they gather in the float
     Transformer model(*bench.backend, config, {.bf16_matrices = true, .max_tokens = 16});
     randomize(bench, model);
     Optimizer optimizer(model);
-    const auto before = model.download_parameters();
+    const auto before = model.parameters().download();
     for (int step = 0; step < 50; ++step) {
-        const std::vector<float> ones(model.layout().total, 1.0f);
-        bench.backend->upload(model.gradients(), ones.data());
+        const std::vector<float> ones(model.parameters().layout().total, 1.0f);
+        bench.backend->upload(model.parameters().gradients(), ones.data());
         optimizer.step(1e-6, 0, 0);
     }
-    const auto after = model.download_parameters();
+    const auto after = model.parameters().download();
     for (std::size_t i = 0; i < after.size(); ++i)
         CHECK(before[i] - after[i] == doctest::Approx(50e-6).epsilon(0.05));
 }
@@ -300,19 +300,19 @@ TEST_CASE(
     const Config config = small_config(bench, true, "qwen2");
     Transformer model(*bench.backend, config, {.max_tokens = 16});
     Optimizer optimizer(model);
-    std::vector<float> gradient(model.layout().total, 3.0f);
-    bench.backend->upload(model.gradients(), gradient.data());
+    std::vector<float> gradient(model.parameters().layout().total, 3.0f);
+    bench.backend->upload(model.parameters().gradients(), gradient.data());
     const double norm = 3 * std::sqrt(static_cast<double>(gradient.size()));
     CHECK(optimizer.step(1e-3, 1, 0) == doctest::Approx(norm));
     CHECK(bench.values(optimizer.state()[0].second)[0] ==
           doctest::Approx(0.1 * 3 / norm));  // (1 - beta1) times the clipped gradient
-    CHECK(bench.values(model.gradients())[0] == 0);
-    const auto before = model.download_parameters();
+    CHECK(bench.values(model.parameters().gradients())[0] == 0);
+    const auto before = model.parameters().download();
     gradient[1] = std::numeric_limits<float>::quiet_NaN();
-    bench.backend->upload(model.gradients(), gradient.data());
+    bench.backend->upload(model.parameters().gradients(), gradient.data());
     CHECK(!std::isfinite(optimizer.step(1e-3, 1, 0)));
-    CHECK(model.download_parameters() == before);
-    CHECK(bench.values(model.gradients())[0] == 0);
+    CHECK(model.parameters().download() == before);
+    CHECK(bench.values(model.parameters().gradients())[0] == 0);
 }
 
 TEST_CASE("states in bfloat16 and 8 bits, rounded stochastically, learn what float32 states learn") {
@@ -324,7 +324,7 @@ TEST_CASE("states in bfloat16 and 8 bits, rounded stochastically, learn what flo
         Transformer model(
             *bench.backend, config,
             {.bf16_matrices = true, .bf16_master = states != StateType::Float32, .max_tokens = 64});
-        model.initialize(3);
+        model.parameters().initialize(3);
         Optimizer optimizer(model, states, 1);
         double loss = 0;
         for (int step = 0; step < 150; ++step) {
@@ -383,8 +383,8 @@ TEST_CASE(
     config.vocab_size = 700;
     config.max_position_embeddings = 128;
     Transformer model(*bench.backend, config, {.trainable = false, .max_tokens = 128, .max_decode_rows = 6});
-    model.initialize(5);
-    for (const auto& e : model.layout().entries)
+    model.parameters().initialize(5);
+    for (const auto& e : model.parameters().layout().entries)
         if (e.is_matrix) REQUIRE(e.rows * e.cols >= 1 << 16);
     for (int slots : {1, 6}) {
         Generator generator(model, slots, 8, 30);

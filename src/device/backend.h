@@ -210,10 +210,8 @@ class Backend {
     /// param -= lr (m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + eps) + weight_decay param)
     /// grad real; param, m and v real or BF16. What is BF16 is rounded stochastically, up or down with probabilities
     /// that make the mean exact (rounding_bits() of seed, step and index), so that updates too small for bfloat16 are
-    /// not lost on average. m and v may also be F8: codes (float8.h) of m and sqrt(v), relative to the largest of each
-    /// block of kFloat8Block, which scales [2, ceil(size / kFloat8Block)] real holds.
-    virtual void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, Tensor scales,
-                       const AdamWOptions& options) = 0;
+    /// not lost on average.
+    virtual void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& options) = 0;
 };
 
 /// The reference backend: plain loops on the CPU, oneDNN for GEMM. real: F32, or F64 for tests. exact: a row's result
@@ -222,7 +220,7 @@ class Backend {
 /// whatever blocks are fastest.
 std::unique_ptr<Backend> make_cpu_backend(DType real = DType::F32, bool exact = false);
 
-/// F32 or BF16 (F64, in tests; of F8 the codes), element by element, from and to floats on the host; a BF16 tensor is
+/// F32 or BF16 (F64, in tests), element by element, from and to floats on the host; a BF16 tensor is
 /// given what bfloat16 holds exactly.
 void download_floats(Backend& backend, Tensor from, std::span<float> to);
 void upload_floats(Backend& backend, Tensor to, std::span<const float> from);

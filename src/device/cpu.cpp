@@ -21,7 +21,6 @@
 #include <vector>
 
 #include "src/device/backend.h"
-#include "src/device/float8.h"
 #include "src/device/parallel.h"
 
 namespace r1 {
@@ -820,13 +819,13 @@ class CpuBackend final : public Backend {
         });
         return std::accumulate(part.begin(), part.end(), 0.0);
     }
-    void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, Tensor scales, const AdamWOptions& o) override {
+    void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& o) override {
         const Real b1 = o.beta1, b2 = o.beta2, lr = o.lr, eps = o.eps, decay = o.weight_decay,
                    gs = o.grad_scale;
         const Real c1 = static_cast<Real>(1 / (1 - std::pow(static_cast<double>(b1), o.step)));
         const Real c2 = static_cast<Real>(1 / (1 - std::pow(static_cast<double>(b2), o.step)));
         if (param.dtype == DType::BF16 || m.dtype != param.dtype)
-            return adamw_rounded(param, grad, m, v, scales, o, c1, c2);
+            return adamw_rounded(param, grad, m, v, o, c1, c2);
         parallel_chunks(param.size(), 1 << 14, [&](int64_t begin, int64_t end) {
             Real *p = param.as<Real>(), *mm = m.as<Real>(), *vv = v.as<Real>();
             const Real* gg = grad.as<Real>();
@@ -843,9 +842,9 @@ class CpuBackend final : public Backend {
   private:
     const bool exact_;
 
-    /// The same with states in bfloat16 or 8 bits.
-    static void adamw_rounded(Tensor param, Tensor grad, Tensor m, Tensor v, Tensor scales,
-                              const AdamWOptions& o, Real c1, Real c2) {
+    /// The same with states in bfloat16.
+    static void adamw_rounded(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& o,
+                              Real c1, Real c2) {
         auto get = [](Tensor t, int64_t i) {
             return t.dtype == DType::BF16 ? static_cast<Real>(widen(t.as<bf16>()[i])) : t.as<Real>()[i];
         };
@@ -856,44 +855,17 @@ class CpuBackend final : public Backend {
             else
                 t.as<Real>()[i] = value;
         };
-        const int64_t blocks = scales.cols;
-        parallel_chunks(param.size(), kFloat8Block, [&](int64_t begin, int64_t end) {
-            Real mm[kFloat8Block], vv[kFloat8Block], largest_m = 0, largest_v = 0;
-            const bool is_float8 = m.dtype == DType::F8;
-            Real* scale_m = is_float8 ? scales.as<Real>() + begin / kFloat8Block : nullptr;
-            Real* scale_v = is_float8 ? scale_m + blocks : nullptr;
+        parallel_chunks(param.size(), 1 << 12, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i) {
                 const Real g = o.grad_scale * grad.as<Real>()[i], p = get(param, i);
-                Real old_m, old_v;
-                if (is_float8) {
-                    const Real root = decode_float8(v.as<std::uint8_t>()[i]) / 256 * *scale_v;
-                    old_m = decode_float8(m.as<std::uint8_t>()[i]) / 256 * *scale_m, old_v = root * root;
-                } else {
-                    old_m = get(m, i), old_v = get(v, i);
-                }
-                const Real new_m = mm[i - begin] = o.beta1 * old_m + (1 - o.beta1) * g;
-                const Real new_v = vv[i - begin] = o.beta2 * old_v + (1 - o.beta2) * g * g;
-                largest_m = std::max(largest_m, std::abs(new_m)),
-                largest_v = std::max(largest_v, std::sqrt(new_v));
-                set(param, i, p - o.lr * (new_m * c1 / (std::sqrt(new_v * c2) + o.eps) + o.weight_decay * p),
-                    rounding_bits(o.seed, o.step, i));
-            }
-            for (int64_t i = begin; i < end; ++i) {
+                const Real new_m = o.beta1 * get(m, i) + (1 - o.beta1) * g;
+                const Real new_v = o.beta2 * get(v, i) + (1 - o.beta2) * g * g;
+                const Real step = new_m * c1 / (std::sqrt(new_v * c2) + o.eps) + o.weight_decay * p;
                 const std::uint64_t random = rounding_bits(o.seed, o.step, i);
-                if (!is_float8) {
-                    set(m, i, mm[i - begin], random >> 16);
-                    set(v, i, vv[i - begin], random >> 32);
-                    continue;
-                }
-                auto encode = [](Real value, Real largest, std::uint64_t bits) {
-                    const auto magnitude =
-                        static_cast<float>(largest > 0 ? std::abs(value) / largest * 256 : 0);
-                    return encode_float8(value < 0, std::bit_cast<std::uint32_t>(magnitude), magnitude, bits);
-                };
-                m.as<std::uint8_t>()[i] = encode(mm[i - begin], largest_m, random >> 16);
-                v.as<std::uint8_t>()[i] = encode(std::sqrt(vv[i - begin]), largest_v, random >> 36);
+                set(param, i, p - o.lr * step, random);
+                set(m, i, new_m, random >> 16);
+                set(v, i, new_v, random >> 32);
             }
-            if (is_float8) *scale_m = largest_m, *scale_v = largest_v;
         });
     }
 
@@ -978,11 +950,7 @@ class CpuBackend final : public Backend {
 
 void download_floats(Backend& backend, Tensor from, std::span<float> to) {
     if (from.dtype == DType::F32) return backend.download(to.data(), from);
-    if (from.dtype == DType::F8) {
-        std::vector<std::uint8_t> codes(to.size());
-        backend.download(codes.data(), from);
-        std::ranges::copy(codes, to.begin());
-    } else if (from.dtype == DType::BF16) {
+    if (from.dtype == DType::BF16) {
         std::vector<bf16> narrow(to.size());
         backend.download(narrow.data(), from);
         std::ranges::transform(narrow, to.begin(), [](bf16 x) { return widen(x); });
@@ -995,9 +963,7 @@ void download_floats(Backend& backend, Tensor from, std::span<float> to) {
 
 void upload_floats(Backend& backend, Tensor to, std::span<const float> from) {
     if (to.dtype == DType::F32) return backend.upload(to, from.data());
-    if (to.dtype == DType::F8) {
-        backend.upload(to, std::vector<std::uint8_t>(from.begin(), from.end()).data());
-    } else if (to.dtype == DType::BF16) {
+    if (to.dtype == DType::BF16) {
         std::vector<bf16> rounded(from.size());
         std::ranges::transform(from, rounded.begin(), [](float x) { return narrow(x); });
         backend.upload(to, rounded.data());

@@ -11,17 +11,16 @@
 
 namespace r1 {
 
-/// F64 exists for tests (finite differences), I32 for ids, positions and lengths, F8 (float8.h) for AdamW's moments.
-enum class DType : std::uint8_t { F64, F32, BF16, I32, F8 };
+/// F64 exists for tests (finite differences), I32 for ids, positions and lengths.
+enum class DType : std::uint8_t { F64, F32, BF16, I32 };
 
 constexpr std::size_t bytes_of(DType t) {
-    return t == DType::F64 ? 8 : t == DType::BF16 ? 2 : t == DType::F8 ? 1 : 4;
+    return t == DType::F64 ? 8 : t == DType::BF16 ? 2 : 4;
 }
 constexpr const char* name_of(DType t) {
     return t == DType::F64    ? "float64"
            : t == DType::F32  ? "float32"
            : t == DType::BF16 ? "bfloat16"
-           : t == DType::F8   ? "float8"
                               : "int32";
 }
 
@@ -92,7 +91,6 @@ class Arena {
         Tensor t{nullptr, dtype, rows, cols};
         std::size_t begin = used_;
         used_ += (t.bytes() + 63) / 64 * 64;
-        if (used_ > peak_) peak_ = used_;
         if (measuring_) return t;
         if (used_ > buffer_.bytes())
             fail("out of planned memory: ", used_, " bytes wanted, ", buffer_.bytes(),
@@ -101,13 +99,12 @@ class Arena {
         return t;
     }
     std::size_t used() const { return used_; }
-    std::size_t peak() const { return peak_; }
     /// Gives back everything taken since `used` was the value of used().
     void release_to(std::size_t used) { used_ = used; }
 
   private:
     Buffer buffer_;
-    std::size_t used_ = 0, peak_ = 0;
+    std::size_t used_ = 0;
     bool measuring_ = true;
 };
 

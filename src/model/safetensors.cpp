@@ -36,7 +36,8 @@ std::string quoted(const std::string& name) {
 
 std::string to_string(const Shape& shape) {
     std::string text = "(";
-    for (std::size_t i = 0; i < shape.size(); i++) text += (i ? ", " : "") + std::to_string(shape[i]);
+    for (std::size_t i = 0; i < shape.size(); i++)
+        text += (i ? ", " : "") + std::to_string(shape[i]);
     return text + ")";
 }
 
@@ -44,17 +45,20 @@ std::string to_string(const Shape& shape) {
 bool size_of(const Shape& shape, std::uint64_t bytes, std::uint64_t& size) {
     size = bytes;
     for (std::int64_t dim : shape)
-        if (dim < 0 || __builtin_mul_overflow(size, static_cast<std::uint64_t>(dim), &size)) return false;
+        if (dim < 0 || __builtin_mul_overflow(size, static_cast<std::uint64_t>(dim), &size))
+            return false;
     return true;
 }
 
-/// Parses the header. nlohmann::json keeps the last of two equal keys, so they are caught here, as is nesting
-/// deeper than {tensor: {shape: [...]}}.
+/// Parses the header. nlohmann::json keeps the last of two equal keys, so they are caught here, as
+/// is nesting deeper than {tensor: {shape: [...]}}.
 json parse_header(const std::filesystem::path& file, std::string_view text) {
     std::array<std::set<std::string>, 4> keys;  // by depth, of the objects now open
     auto check = [&](int depth, json::parse_event_t event, json& value) {
-        if (event == json::parse_event_t::object_start || event == json::parse_event_t::array_start) {
-            if (depth > 2) fail(file, " has a header nested too deeply; it is not a safetensors file");
+        if (event == json::parse_event_t::object_start ||
+            event == json::parse_event_t::array_start) {
+            if (depth > 2)
+                fail(file, " has a header nested too deeply; it is not a safetensors file");
             keys[static_cast<std::size_t>(depth) + 1].clear();
         } else if (event == json::parse_event_t::key) {
             auto name = value.get<std::string>();
@@ -72,13 +76,15 @@ json parse_header(const std::filesystem::path& file, std::string_view text) {
     }
 }
 
-/// Value as an integer in [0, 2^63); something negative if it is not one (2^63 and above wrap to below 0).
+/// Value as an integer in [0, 2^63); something negative if it is not one (2^63 and above wrap to
+/// below 0).
 std::int64_t as_index(const json& value) {
     return value.is_number_unsigned() ? static_cast<std::int64_t>(value.get<std::uint64_t>()) : -1;
 }
 
 float from_f16(std::uint16_t half) {
-    std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000) << 16, magnitude = half & 0x7fff, bits;
+    std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000) << 16, magnitude = half & 0x7fff,
+                  bits;
     if (magnitude < 0x0400)  // zero and subnormals: multiples of 2^-24
         bits = std::bit_cast<std::uint32_t>(static_cast<float>(magnitude) * 0x1p-24f);
     else if (magnitude < 0x7c00)  // the exponent's bias goes from 15 to 127
@@ -88,7 +94,9 @@ float from_f16(std::uint16_t half) {
     return std::bit_cast<float>(bits | sign);
 }
 
-float from_bf16(std::uint16_t half) { return std::bit_cast<float>(static_cast<std::uint32_t>(half) << 16); }
+float from_bf16(std::uint16_t half) {
+    return std::bit_cast<float>(static_cast<std::uint32_t>(half) << 16);
+}
 
 std::uint16_t to_bf16(float value) {
     auto bits = std::bit_cast<std::uint32_t>(value);
@@ -127,11 +135,13 @@ void SafeTensors::add_shards(const std::filesystem::path& index) {
     for (const auto& file : files) {
         const auto before = tensors_.size();
         add_file(index.parent_path() / file);
-        if (tensors_.size() == before) fail(index, " names ", quoted(file), ", which holds no tensors");
+        if (tensors_.size() == before)
+            fail(index, " names ", quoted(file), ", which holds no tensors");
     }
     for (const auto& [name, file] : weight_map)
         if (!tensors_.contains(name))
-            fail(index, " promises the tensor ", quoted(name), " in ", quoted(file), ", which is not there");
+            fail(index, " promises the tensor ", quoted(name), " in ", quoted(file),
+                 ", which is not there");
 }
 
 void SafeTensors::add_file(const std::filesystem::path& file) {
@@ -142,8 +152,9 @@ void SafeTensors::add_file(const std::filesystem::path& file) {
         fail(file, " is not a safetensors file: ", size, " bytes are too few for a header");
     std::memcpy(&header_size, bytes.data(), kLengthBytes);
     if (header_size > size - kLengthBytes || header_size > kMaxHeader)
-        fail(file, " claims a header of ", header_size, " bytes, of a file of ", size, " and at most ",
-             kMaxHeader, "; the download is incomplete (Git LFS pointer?) or it is not a safetensors file");
+        fail(file, " claims a header of ", header_size, " bytes, of a file of ", size,
+             " and at most ", kMaxHeader,
+             "; the download is incomplete (Git LFS pointer?) or it is not a safetensors file");
 
     const std::string_view text = bytes.substr(kLengthBytes, header_size);
     const std::uint64_t data_size = size - kLengthBytes - header_size;
@@ -173,11 +184,13 @@ void SafeTensors::add_file(const std::filesystem::path& file) {
         if (known == kDtypeNames.end())
             bad("dtype ", quoted(dtype.get<std::string>()),
                 " is not supported; convert it to F32, F16 or BF16");
-        SafeTensorView view{name, static_cast<SafeDtype>(known - kDtypeNames.begin()), {}, nullptr, 0};
+        SafeTensorView view{
+            name, static_cast<SafeDtype>(known - kDtypeNames.begin()), {}, nullptr, 0};
 
         for (const json& dim : dims) {
             view.shape.push_back(as_index(dim));
-            if (view.shape.back() < 0) bad("dimension ", dim, " is not an integer >= 0; the file is damaged");
+            if (view.shape.back() < 0)
+                bad("dimension ", dim, " is not an integer >= 0; the file is damaged");
         }
         const std::int64_t first = as_index(offsets[0]), last = as_index(offsets[1]);
         if (first < 0 || last < first || static_cast<std::uint64_t>(last) > data_size)
@@ -189,15 +202,15 @@ void SafeTensors::add_file(const std::filesystem::path& file) {
         view.data = data + first;
         view.bytes = static_cast<std::size_t>(last - first);
         if (view.bytes != wanted)
-            bad("shape ", to_string(view.shape), " of ", *known, " needs ", wanted, " bytes, data_offsets ",
-                offsets, " hold ", view.bytes, "; the file is damaged");
+            bad("shape ", to_string(view.shape), " of ", *known, " needs ", wanted,
+                " bytes, data_offsets ", offsets, " hold ", view.bytes, "; the file is damaged");
         const auto [place, added] = tensors_.emplace(name, std::move(view));
         if (!added) bad("is in another shard too; the download is a mixture of two models");
         order.push_back(&place->second);
     }
 
-    // The data must be covered exactly: in the order of their offsets, each tensor begins where the last one
-    // ended.
+    // The data must be covered exactly: in the order of their offsets, each tensor begins where the
+    // last one ended.
     std::sort(order.begin(), order.end(), [](const SafeTensorView* a, const SafeTensorView* b) {
         return a->data != b->data ? a->data < b->data : a->bytes < b->bytes;
     });
@@ -205,12 +218,13 @@ void SafeTensors::add_file(const std::filesystem::path& file) {
     for (const SafeTensorView* view : order) {
         if (view->data != end)
             fail(file, ", tensor ", quoted(view->name),
-                 view->data < end ? ": overlaps another" : ": follows a gap", " at byte ", view->data - data,
-                 " of the data; the file is damaged");
+                 view->data < end ? ": overlaps another" : ": follows a gap", " at byte ",
+                 view->data - data, " of the data; the file is damaged");
         end += view->bytes;
     }
     if (end != data + data_size)
-        fail(file, " has ", data + data_size - end, " bytes after its last tensor; the file is damaged");
+        fail(file, " has ", data + data_size - end,
+             " bytes after its last tensor; the file is damaged");
 }
 
 const SafeTensorView& SafeTensors::find(const std::string& name, const Shape& shape) const {
@@ -219,13 +233,14 @@ const SafeTensorView& SafeTensors::find(const std::string& name, const Shape& sh
         fail(path_, " has no tensor ", quoted(name), " (expected with shape ", to_string(shape),
              "); is it the weight file of this config.json?");
     if (found->second.shape != shape)
-        fail(path_, ", tensor ", quoted(name), " has shape ", to_string(found->second.shape), ", expected ",
-             to_string(shape), "; is it the weight file of this config.json?");
+        fail(path_, ", tensor ", quoted(name), " has shape ", to_string(found->second.shape),
+             ", expected ", to_string(shape), "; is it the weight file of this config.json?");
     return found->second;
 }
 
-void SafeTensors::read_f32(const std::string& name, const Shape& shape,
-                           const std::function<void(std::int64_t, std::span<const float>)>& body) const {
+void SafeTensors::read_f32(
+    const std::string& name, const Shape& shape,
+    const std::function<void(std::int64_t, std::span<const float>)>& body) const {
     const SafeTensorView& view = find(name, shape);
     const std::size_t width = bytes_of(view.dtype), count = view.bytes / width;
     std::vector<float> part(std::min(count, kPart));
@@ -245,7 +260,8 @@ void SafeTensors::read_f32(const std::string& name, const Shape& shape,
     }
 }
 
-void SafeTensors::read_f32(const std::string& name, const Shape& shape, std::span<float> out) const {
+void SafeTensors::read_f32(const std::string& name, const Shape& shape,
+                           std::span<float> out) const {
     const SafeTensorView& view = find(name, shape);
     if (const std::size_t count = view.bytes / bytes_of(view.dtype); out.size() != count)
         fail(path_, ", tensor ", quoted(name), " has ", count, " values, the output has room for ",
@@ -257,7 +273,8 @@ void SafeTensors::read_f32(const std::string& name, const Shape& shape, std::spa
 
 void write_safetensors(const std::filesystem::path& file, const std::vector<SafeTensorOut>& tensors,
                        SafeDtype dtype, const std::map<std::string, std::string>& metadata) {
-    if (dtype == SafeDtype::F16) fail("cannot write ", file, ": weights are written as F32 or BF16, not F16");
+    if (dtype == SafeDtype::F16)
+        fail("cannot write ", file, ": weights are written as F32 or BF16, not F16");
     nlohmann::ordered_json header = nlohmann::ordered_json::object();
     if (!metadata.empty()) header["__metadata__"] = metadata;
     std::uint64_t offset = 0;

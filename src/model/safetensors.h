@@ -1,5 +1,5 @@
-// Hugging Face's weight file: 8 bytes of header length, a JSON header, then the tensors' bytes without gaps.
-// https://huggingface.co/docs/safetensors
+// Hugging Face's weight file: 8 bytes of header length, a JSON header, then the tensors' bytes
+// without gaps. https://huggingface.co/docs/safetensors
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -27,29 +27,32 @@ struct SafeTensorView {
     std::size_t bytes;
 };
 
-/// One file, or all shards of a model, mapped read-only; copies share the mapping. Headers and index are
-/// checked as hostile input before anything is used.
+/// One file, or all shards of a model, mapped read-only; copies share the mapping. Headers and
+/// index are checked as hostile input before anything is used.
 class SafeTensors {
   public:
-    /// A file, or a model folder: its model.safetensors, else the files that model.safetensors.index.json
-    /// names. Throws Error when one cannot be read or breaks the format in any way.
+    /// A file, or a model folder: its model.safetensors, else the files that
+    /// model.safetensors.index.json names. Throws Error when one cannot be read or breaks the
+    /// format in any way.
     explicit SafeTensors(const std::filesystem::path& path);
 
     const std::map<std::string, SafeTensorView>& tensors() const { return tensors_; }
     const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
-    /// Converts tensor `name` to float32 into `out`, which holds as many values as `shape` says (checked).
-    /// Throws Error if the tensor is missing or has another shape.
+    /// Converts tensor `name` to float32 into `out`, which holds as many values as `shape` says
+    /// (checked). Throws Error if the tensor is missing or has another shape.
     void read_f32(const std::string& name, const std::vector<std::int64_t>& shape,
                   std::span<float> out) const;
-    /// The same bit by bit, for tensors too large to hold twice: body(index of the first value, values).
+    /// The same bit by bit, for tensors too large to hold twice: body(index of the first value,
+    /// values).
     void read_f32(const std::string& name, const std::vector<std::int64_t>& shape,
                   const std::function<void(std::int64_t, std::span<const float>)>& body) const;
 
   private:
     void add_file(const std::filesystem::path& file);
     void add_shards(const std::filesystem::path& index);
-    const SafeTensorView& find(const std::string& name, const std::vector<std::int64_t>& shape) const;
+    const SafeTensorView& find(const std::string& name,
+                               const std::vector<std::int64_t>& shape) const;
 
     std::filesystem::path path_;
     std::vector<MappedFile> files_;
@@ -61,13 +64,14 @@ struct SafeTensorOut {
     std::string name;
     std::vector<std::int64_t> shape;
     std::span<const float> values;
-    /// Instead of `values`, for tensors too large to hold twice: fills `out` with those from index `first` on.
+    /// Instead of `values`, for tensors too large to hold twice: fills `out` with those from index
+    /// `first` on.
     std::function<void(std::int64_t first, std::span<float> out)> read{};
 };
 
-/// Writes the tensors in the order given, as F32 or BF16 (round to nearest even). Goes to FILE.tmp, is
-/// flushed to the disk, then renamed: FILE is the old one or the new one, never half of one. Throws Error
-/// when it cannot.
+/// Writes the tensors in the order given, as F32 or BF16 (round to nearest even). Goes to FILE.tmp,
+/// is flushed to the disk, then renamed: FILE is the old one or the new one, never half of one.
+/// Throws Error when it cannot.
 void write_safetensors(const std::filesystem::path& file, const std::vector<SafeTensorOut>& tensors,
                        SafeDtype dtype,
                        const std::map<std::string, std::string>& metadata = {{"format", "pt"}});

@@ -1,52 +1,16 @@
 #include "src/rl/dataset.h"
 
 #include <cmath>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "src/device/backend.h"
+#include "src/device/philox.h"
 #include "src/run/error.h"
-#include "src/run/whole_file.h"
 
 namespace r1 {
 namespace {
 
 using nlohmann::json;
-
-/// The built-in templates, from data/templates. r1-zero has the structure of R1-Zero's (DeepSeek-R1, table 1)
-/// in our own words; boxed is what DeepSeek-R1's and Qwen2.5's model cards recommend for mathematics.
-const std::map<std::string, std::string> kTemplates = {
-#include "prompt_templates.inc"
-};
-
-constexpr const char *kTemplateFile = "prompt_template.txt",
-                     *kPlainTemplateFile = "prompt_template.plain.txt";
-
-std::string joined(const std::vector<std::int64_t>& numbers, const char* separator) {
-    std::string text;
-    for (auto n : numbers) text += (text.empty() ? "" : separator) + std::to_string(n);
-    return text;
-}
-
-/// Replaces every {name} by its value; braces around anything else stay.
-std::string replace(const std::string& text, const std::vector<std::pair<std::string, std::string>>& values) {
-    std::string filled;
-    for (std::size_t at = 0; at < text.size();) {
-        bool replaced = false;
-        for (const auto& [name, value] : values)
-            if (text.compare(at, name.size(), name) == 0) {
-                filled += value, at += name.size(), replaced = true;
-                break;
-            }
-        if (!replaced) filled += text[at++];
-    }
-    return filled;
-}
-
-bool holds(const std::string& text, const char* part) { return text.find(part) != text.npos; }
-
-std::string read_text(const std::filesystem::path& file) { return std::string(MappedFile(file).bytes()); }
 
 /// A JSON value as a message shows it.
 std::string shown(const json& value) {
@@ -54,10 +18,12 @@ std::string shown(const json& value) {
     return text.size() <= 60 ? text : text.substr(0, 57) + "...";
 }
 
-/// For a line that lacks something: a key may only be misspelt, so the message lists those that are there.
+/// For a line that lacks something: a key may only be misspelt, so the message lists those that are
+/// there.
 [[noreturn]] void fail_wanting(const json& line, const char* sentence) {
     std::string keys;
-    for (const auto& [key, value] : line.items()) keys += (keys.empty() ? "" : ", ") + shown(json(key));
+    for (const auto& [key, value] : line.items())
+        keys += (keys.empty() ? "" : ", ") + shown(json(key));
     fail(sentence, " (the keys of this line: ", keys.empty() ? "none" : keys, ")");
 }
 
@@ -85,7 +51,8 @@ std::vector<std::string> read_choices(const json& line) {
         !std::all_of(choices.begin(), choices.end(), [](const json& c) { return c.is_string(); }))
         fail("\"choices\" is ", shown(choices), ", but must be a list of texts");
     if (choices.empty() || choices.size() > kMostChoices)
-        fail("\"choices\" holds ", choices.size(), " texts; 1 to ", kMostChoices, " can be labelled");
+        fail("\"choices\" holds ", choices.size(), " texts; 1 to ", kMostChoices,
+             " can be labelled");
     return choices.get<std::vector<std::string>>();
 }
 
@@ -101,7 +68,8 @@ ChoiceGold read_right_choice(const json& answer, std::vector<std::string> choice
     if (!right)
         fail("the answer ", shown(answer), " is not one of the ", choices.size(),
              " choices, by label, by index from 0 or by text");
-    if (std::ranges::count_if(choices, [&](const auto& c) { return trim(c) == trim(choices[*right]); }) > 1)
+    if (std::ranges::count_if(choices,
+                              [&](const auto& c) { return trim(c) == trim(choices[*right]); }) > 1)
         fail("the right choice, ", shown(json(choices[*right])), ", is there twice");
     return {std::move(choices), *right};
 }
@@ -164,7 +132,8 @@ Problem parse_problem(const json& line, const PromptTemplate& prompt_template, A
                 gold, answer_in};
     }
     if (!line.contains("question") && !line.contains("problem"))
-        fail_wanting(line, "a problem must have a \"question\", a \"problem\", or \"nums\" and \"target\"");
+        fail_wanting(
+            line, "a problem must have a \"question\", a \"problem\", or \"nums\" and \"target\"");
     if (!prompt_template.has_question())
         fail("the prompt template has no {question}; give another with --template");
     std::string question = text_at(line, line.contains("question") ? "question" : "problem");
@@ -186,16 +155,19 @@ SftExample parse_example(const json& line, const std::filesystem::path& model_fo
                          std::optional<ChatFormat>& chat) {
     if (!line.contains("messages")) {
         if (!line.contains("prompt") || !line.contains("completion"))
-            fail_wanting(line, "an example must have a \"prompt\" and a \"completion\", or \"messages\"");
+            fail_wanting(line,
+                         "an example must have a \"prompt\" and a \"completion\", or \"messages\"");
         const json eos = line.value("eos", json(true));
         if (!eos.is_boolean()) fail("\"eos\" is ", shown(eos), ", but must be true or false");
-        return {{{text_at(line, "prompt"), false}, {text_at(line, "completion"), true}}, eos.get<bool>()};
+        return {{{text_at(line, "prompt"), false}, {text_at(line, "completion"), true}},
+                eos.get<bool>()};
     }
     if (!chat) chat = ChatFormat::load(model_folder);
     if (!chat) fail("\"messages\" need a chat template, and ", model_folder.string(), " has none");
     const json& list = line.at("messages");
     if (!list.is_array() || list.empty())
-        fail("\"messages\" is ", shown(list), ", but must be a list of {\"role\": ..., \"content\": ...}");
+        fail("\"messages\" is ", shown(list),
+             ", but must be a list of {\"role\": ..., \"content\": ...}");
     std::vector<Message> messages;
     for (const json& message : list) {
         if (!message.is_object() || !message.contains("role") || !message.contains("content"))
@@ -220,7 +192,8 @@ json parse_object(std::string_view line) {
         return json::parse(text);
     } catch (const json::parse_error& e) {
         if (e.byte > text.size())
-            fail("the line ends within a JSON object; each must be on one line (jq -c . does that)");
+            fail(
+                "the line ends within a JSON object; each must be on one line (jq -c . does that)");
         fail("not valid JSON (byte ", e.byte + (text.data() - line.data()), " of the line)");
     }
 }
@@ -231,8 +204,8 @@ MappedFile map_lines(const std::filesystem::path& file) {
         fail(file.string(), ": is a folder; a file with one JSON object a line is wanted");
     MappedFile mapped(file);
     if (without_mark(mapped.bytes()).starts_with("["))
-        fail(file.string(), ": is one JSON array; one object a line is wanted (jq -c '.[]' ", file.string(),
-             " > ...)");
+        fail(file.string(), ": is one JSON array; one object a line is wanted (jq -c '.[]' ",
+             file.string(), " > ...)");
     return mapped;
 }
 
@@ -264,71 +237,8 @@ auto at_line(const std::string& file, std::size_t line, Body body) {
 
 }  // namespace
 
-PromptTemplate::PromptTemplate(std::string text, std::optional<ChatFormat> chat)
-    : text_(std::move(text)), chat_(std::move(chat)) {}
-
-PromptTemplate PromptTemplate::load(const std::filesystem::path& model_folder, const std::string& choice,
-                                    std::optional<ChatFormat> chat, bool plain) {
-    const auto of_model = model_folder / kTemplateFile, plain_of_model = model_folder / kPlainTemplateFile;
-    const bool is_plain = chat && (plain || (choice.empty() && std::filesystem::exists(plain_of_model)));
-    if (is_plain) chat.reset();
-    std::string text;
-    if (const auto built_in = kTemplates.find(choice); built_in != kTemplates.end())
-        text = built_in->second;
-    else if (!choice.empty())
-        text = read_text(choice);
-    else if (std::filesystem::exists(plain_of_model))
-        text = read_text(plain_of_model);
-    else if (std::filesystem::exists(of_model))
-        text = read_text(of_model);
-    else
-        text = kTemplates.at(chat ? "r1-chat" : "r1-zero");
-    if (text.ends_with("\n")) text.pop_back();
-    PromptTemplate loaded(std::move(text), std::move(chat));
-    loaded.plain_ = is_plain;
-    return loaded;
-}
-
-bool PromptTemplate::exists_in(const std::filesystem::path& model_folder) {
-    return std::filesystem::exists(model_folder / kTemplateFile) ||
-           std::filesystem::exists(model_folder / kPlainTemplateFile);
-}
-
-void PromptTemplate::save(const std::filesystem::path& folder) const {
-    WholeFile file(folder / (plain_ ? kPlainTemplateFile : kTemplateFile));
-    file << text_ << "\n";
-    file.done();
-    std::filesystem::remove(folder / (plain_ ? kTemplateFile : kPlainTemplateFile));
-}
-
-std::string PromptTemplate::finish(const std::string& user) const {
-    return chat_ ? chat_->render({{"user", user}}) : user;
-}
-
-bool PromptTemplate::has_question() const { return holds(text_, "{question}"); }
-
-AnswerIn PromptTemplate::answer_in() const {
-    return holds(text_, "\\boxed") && !holds(text_, "<answer>") ? AnswerIn::Boxed : AnswerIn::Tags;
-}
-
-std::string PromptTemplate::fill(const std::string& question) const {
-    return finish(has_question() ? replace(text_, {{"{question}", question}}) : question);
-}
-
-std::string PromptTemplate::fill(const Countdown& problem) const {
-    if (!has_question() && !(holds(text_, "{numbers}") && holds(text_, "{target}")))
-        fail("the prompt template has neither {question} nor {numbers} and {target}");
-    const std::string target = std::to_string(problem.target);
-    const std::string question =
-        "Using each of the numbers " + joined(problem.numbers, ", ") +
-        " exactly once, with + - * / and parentheses, write an expression that equals " + target + ".";
-    return finish(replace(
-        text_,
-        {{"{question}", question}, {"{numbers}", joined(problem.numbers, ",")}, {"{target}", target}}));
-}
-
-std::vector<Problem> load_problems(const std::filesystem::path& file, const PromptTemplate& prompt_template,
-                                   Answers answers) {
+std::vector<Problem> load_problems(const std::filesystem::path& file,
+                                   const PromptTemplate& prompt_template, Answers answers) {
     const MappedFile mapped = map_lines(file);
     std::vector<Problem> problems;
     for_each_line(mapped.bytes(), [&](std::size_t, std::string_view line, std::size_t number) {
@@ -336,11 +246,36 @@ std::vector<Problem> load_problems(const std::filesystem::path& file, const Prom
             return parse_problem(parse_object(line), prompt_template, answers);
         }));
         problems.back().source = line;
+        problems.back().id = static_cast<std::uint32_t>(problems.size() - 1);
     });
     if (problems.empty())
-        fail(file.string(),
-             R"(: holds no problems; one a line is wanted, such as {"question": "1+1?", "answer": "2"})");
+        fail(
+            file.string(),
+            R"(: holds no problems; one a line is wanted, such as {"question": "1+1?", "answer": "2"})");
     return problems;
+}
+
+std::vector<Problem> limited(std::vector<Problem> problems, int limit) {
+    const auto n = static_cast<std::size_t>(limit);
+    if (n == 0 || problems.size() <= n) return problems;
+    std::vector<Problem> some;
+    for (std::size_t i = 0; i < n; ++i) {
+        some.push_back(problems[i * problems.size() / n]);
+        some.back().id = static_cast<std::uint32_t>(i);
+    }
+    return some;
+}
+
+int encode_prompts(std::vector<Problem>& problems, const Tokenizer& tokenizer, int context) {
+    std::size_t longest = 1;
+    for (Problem& p : problems) {
+        p.tokens = tokenizer.encode(p.prompt);
+        longest = std::max(longest, p.tokens.size());
+    }
+    if (longest >= static_cast<std::size_t>(context))
+        fail("the longest prompt has ", longest,
+             " tokens, which leaves no room in the model's context of ", context);
+    return static_cast<int>(longest);
 }
 
 std::uint32_t Order::at(std::uint64_t i) {
@@ -349,7 +284,8 @@ std::uint32_t Order::at(std::uint64_t i) {
         std::iota(order_.begin(), order_.end(), 0u);
         for (auto k = static_cast<std::uint32_t>(order_.size()); k > 1; --k) {  // Fisher-Yates
             const std::uint32_t counter[4] = {epoch, k, 0, 0x6f726465};
-            std::swap(order_[k - 1], order_[static_cast<std::size_t>(philox_uniform(seed_, counter) * k)]);
+            std::swap(order_[k - 1],
+                      order_[static_cast<std::size_t>(philox_uniform(seed_, counter) * k)]);
         }
     }
     return order_[i % order_.size()];
@@ -362,8 +298,9 @@ SftReader::SftReader(const std::filesystem::path& file, std::optional<std::uint6
         lines_.push_back({begin, line.size(), number});
     });
     if (lines_.empty())
-        fail(name_,
-             R"(: holds no examples; one a line is wanted, such as {"prompt": "1+1=", "completion": "2"})");
+        fail(
+            name_,
+            R"(: holds no examples; one a line is wanted, such as {"prompt": "1+1=", "completion": "2"})");
     if (seed) order_.emplace(lines_.size(), *seed);
 }
 
@@ -371,8 +308,8 @@ SftExample SftReader::next() {
     const Line line = lines_[order_ ? order_->at(position_) : position_ % lines_.size()];
     ++position_;
     return at_line(name_, line.number, [&] {
-        return parse_example(parse_object(file_.bytes().substr(line.begin, line.length)), model_folder_,
-                             chat_);
+        return parse_example(parse_object(file_.bytes().substr(line.begin, line.length)),
+                             model_folder_, chat_);
     });
 }
 

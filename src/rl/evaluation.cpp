@@ -12,7 +12,8 @@ Interval confidence_interval(std::span<const double> values, double least, doubl
     double mean = 0, squares = 0;
     for (double v : values) mean += v / n;
     for (double v : values) squares += (v - mean) * (v - mean);
-    if (least == 0 && most == 1 && std::ranges::all_of(values, [](double v) { return v == 0 || v == 1; })) {
+    if (least == 0 && most == 1 &&
+        std::ranges::all_of(values, [](double v) { return v == 0 || v == 1; })) {
         const double scale = 1 + z * z / n, middle = (mean + z * z / (2 * n)) / scale,
                      half = z * std::sqrt(mean * (1 - mean) / n + z * z / (4 * n * n)) / scale;
         return {mean, middle - half, middle + half};
@@ -27,7 +28,8 @@ namespace {
 std::string vote(const std::string& answer, const Gold& gold) {
     if (std::holds_alternative<TextGold>(gold)) return std::string(trim(answer));
     if (const auto* g = std::get_if<ChoiceGold>(&gold))
-        if (const auto choice = choice_of(answer, g->choices)) return "choice " + std::to_string(*choice);
+        if (const auto choice = choice_of(answer, g->choices))
+            return "choice " + std::to_string(*choice);
     std::string text;
     for (unsigned char c : answer)
         if (!std::isspace(c)) text += static_cast<char>(std::tolower(c));
@@ -61,18 +63,18 @@ std::size_t majority(const std::vector<std::optional<std::string>>& answers, con
     return best == candidates.end() ? answers.size() : best->first;
 }
 
-Evaluation::Evaluation(const std::vector<Problem>& problems, const std::vector<Response>& responses) {
-    const std::size_t k = responses.size() / problems.size();
-    for (std::size_t p = 0; p < problems.size(); ++p) {
-        const std::span group(responses.data() + p * k, k);
-        if (std::holds_alternative<NoGold>(problems[p].gold)) continue;
+Evaluation::Evaluation(std::span<const Response> responses, std::size_t k) {
+    for (std::size_t begin = 0; begin < responses.size(); begin += k) {
+        const auto group = responses.subspan(begin, k);
+        const Problem& problem = *group[0].problem;
+        if (std::holds_alternative<NoGold>(problem.gold)) continue;
         std::vector<std::optional<std::string>> answers;
         double right = 0;
         for (const Response& r : group) {
-            answers.emplace_back(extract_answer(r.text, problems[p].answer_in));
+            answers.emplace_back(extract_answer(r.text, problem.answer_in));
             right += r.accuracy.value;
         }
-        const std::size_t chosen = majority(answers, problems[p].gold);
+        const std::size_t chosen = majority(answers, problem.gold);
         pass1.push_back(right / static_cast<double>(k));
         cons.push_back(chosen < k ? group[chosen].accuracy.value : 0);
         pass_k.push_back(right > 0);

@@ -14,13 +14,13 @@ constexpr int kMostTokensAtOnce = 16;
 
 int round_up(int count, int multiple) { return (count + multiple - 1) / multiple * multiple; }
 int round_to_block(int rows) { return round_up(rows, kKvBlock); }
-/// Rows of the cache for a completion and what is decoded behind its end.
+/// Rows of the cache for a response and what is decoded behind its end.
 int own_rows(int max_new_tokens) { return round_to_block(max_new_tokens + kMostTokensAtOnce - 1); }
 
-/// A completion in flight.
+/// A response in flight.
 struct Slot {
-    std::size_t completion;  ///< index into the result
-    int place;               ///< which own region of the cache
+    std::size_t response;  ///< index into the result
+    int place;             ///< which own region of the cache
 };
 
 /// A prompt whose keys and values are in the cache.
@@ -36,10 +36,11 @@ int64_t Generator::cache_rows(int slots, int prompt_rows, int own_rows) {
            (prompt_rows + own_rows);  // each slot may be at work on another prompt
 }
 
-std::size_t Generator::bytes(const Config& config, int slots, int max_prompt_tokens, int max_new_tokens,
-                             const Backend& backend) {
+std::size_t Generator::bytes(const Config& config, int slots, int max_prompt_tokens,
+                             int max_new_tokens, const Backend& backend) {
     return KvCache::bytes(
-        config, cache_rows(slots, round_to_block(max_prompt_tokens), own_rows(max_new_tokens)), backend);
+        config, cache_rows(slots, round_to_block(max_prompt_tokens), own_rows(max_new_tokens)),
+        backend);
 }
 
 Generator::Generator(Transformer& model, int slots, int max_prompt_tokens, int max_new_tokens)
@@ -48,15 +49,16 @@ Generator::Generator(Transformer& model, int slots, int max_prompt_tokens, int m
       prompt_rows_(round_to_block(max_prompt_tokens)),
       own_rows_(own_rows(max_new_tokens)),
       cache_(model.backend(), model.config(), cache_rows(slots, prompt_rows_, own_rows_)),
-      arena_(model.backend(), static_cast<std::size_t>(slots) * (kMostTokensAtOnce * 12 + 16) + 256) {
+      arena_(model.backend(),
+             static_cast<std::size_t>(slots) * (kMostTokensAtOnce * 12 + 16) + 256) {
     tokens_ = arena_.take(DType::I32, slots * kMostTokensAtOnce);
     logp_ = arena_.take(model.backend().real(), slots * kMostTokensAtOnce);
     counters_ = arena_.take(DType::I32, slots, 4);
 }
 
-std::vector<Completion> Generator::generate(const std::vector<Prompt>& prompts,
-                                            const GenerateOptions& options,
-                                            const std::function<void(std::size_t, int32_t)>& on_token) {
+std::vector<Response> Generator::generate(
+    const std::vector<Prompt>& prompts, const GenerateOptions& options,
+    const std::function<void(std::size_t, int32_t)>& on_token) {
     Backend& backend = model_.backend();
     const int G = options.samples_per_prompt, context = model_.config().max_position_embeddings;
     auto new_token_limit = [&](const Prompt& p) {
@@ -66,20 +68,21 @@ std::vector<Completion> Generator::generate(const std::vector<Prompt>& prompts,
         const int length = static_cast<int>(p.tokens.size());
         if (length == 0) fail("an empty prompt cannot be continued");
         if (length >= context)
-            fail("a prompt of ", length, " tokens leaves no room in the model's context of ", context);
+            fail("a prompt of ", length, " tokens leaves no room in the model's context of ",
+                 context);
         if (length > prompt_rows_ || new_token_limit(p) > own_rows_)
             fail("a prompt of ", length, " tokens and ", new_token_limit(p),
                  " new ones do not fit the planned cache of ", prompt_rows_, " and ", own_rows_);
     }
 
-    std::vector<Completion> result(prompts.size() * G);
+    std::vector<Response> result(prompts.size() * G);
     std::vector<SharedPrompt> shared(prompts.size());
     std::vector<int> free_own(slots_), free_prompt(slots_);  // places in the cache
     for (int i = 0; i < slots_; ++i) free_own[i] = free_prompt[i] = slots_ - 1 - i;
     const int64_t own_base = static_cast<int64_t>(slots_) * prompt_rows_;
 
     std::vector<Slot> active;
-    std::size_t next = 0;  // the next completion to start
+    std::size_t next = 0;  // the next response to start
     PackedBatch prefill_batch;
     std::vector<int32_t> prefill_rows;
     auto flush_prefill = [&] {
@@ -89,29 +92,31 @@ std::vector<Completion> Generator::generate(const std::vector<Prompt>& prompts,
     };
 
     while (true) {
-        // Refill: every free slot starts the next sample; a prompt met for the first time is prefilled, all
-        // but its last token, which is the first input of each of its samples.
+        // Refill: every free slot starts the next sample; a prompt met for the first time is
+        // prefilled, all but its last token, which is the first input of each of its samples.
         while (next < result.size() && static_cast<int>(active.size()) < slots_) {
             const std::size_t prompt = next / G;
             if (shared[prompt].place < 0) {
                 shared[prompt] = {free_prompt.back(), G};
                 free_prompt.pop_back();
                 const auto& tokens = prompts[prompt].tokens;
-                if (prefill_batch.size() + static_cast<int64_t>(tokens.size()) > model_.max_tokens())
+                if (prefill_batch.size() + static_cast<int64_t>(tokens.size()) >
+                    model_.max_tokens())
                     flush_prefill();
                 if (tokens.size() > 1) prefill_batch.add(tokens, tokens.size());
                 for (std::size_t t = 0; t + 1 < tokens.size(); ++t)
-                    prefill_rows.push_back(shared[prompt].place * prompt_rows_ + static_cast<int32_t>(t));
+                    prefill_rows.push_back(shared[prompt].place * prompt_rows_ +
+                                           static_cast<int32_t>(t));
             }
-            result[next].prompt = prompt;
             active.push_back({next++, free_own.back()});
             free_own.pop_back();
         }
         flush_prefill();
         if (active.empty()) return result;
 
-        // A few tokens for every completion in flight. Rows beyond those are free slots.
-        const int steps = backend.preferences().decode_tokens, multiple = backend.preferences().decode_rows;
+        // A few tokens for every response in flight. Rows beyond those are free slots.
+        const int steps = backend.preferences().decode_tokens,
+                  multiple = backend.preferences().decode_rows;
         const int running = static_cast<int>(active.size());
         const int rounded = running < multiple
                                 ? static_cast<int>(std::bit_ceil(static_cast<unsigned>(running)))
@@ -121,52 +126,57 @@ std::vector<Completion> Generator::generate(const std::vector<Prompt>& prompts,
         std::vector<std::uint32_t> counters(B * 4);
         std::vector<float> logp(B * steps);
         for (std::size_t b = 0; b < active.size(); ++b) {
-            const Completion& c = result[active[b].completion];
-            const Prompt& p = prompts[c.prompt];
+            const Response& r = result[active[b].response];
+            const std::size_t prompt = active[b].response / G;
+            const Prompt& p = prompts[prompt];
             const int prefix = static_cast<int>(p.tokens.size()) - 1,
-                      done = static_cast<int>(c.tokens.size());
+                      done = static_cast<int>(r.tokens.size());
             const auto own =
                 static_cast<int32_t>(own_base + static_cast<int64_t>(active[b].place) * own_rows_);
-            tokens[b] = done ? c.tokens.back() : p.tokens.back();
+            tokens[b] = done ? r.tokens.back() : p.tokens.back();
             positions[b] = prefix + done;
             rows[b] = own + done;
-            const int32_t span[4] = {shared[c.prompt].place * prompt_rows_, prefix, own, done + 1};
+            const int32_t span[4] = {shared[prompt].place * prompt_rows_, prefix, own, done + 1};
             std::copy(span, span + 4, &spans[b * 4]);
             const std::uint32_t counter[4] = {options.step, p.id,
-                                              static_cast<std::uint32_t>(active[b].completion % G),
+                                              static_cast<std::uint32_t>(active[b].response % G),
                                               static_cast<std::uint32_t>(positions[b])};
             std::copy(counter, counter + 4, &counters[b * 4]);
         }
-        decode(model_.upload_decode_input(tokens, positions, rows, spans), counters, steps, options.sample,
-               drawn, logp);
+        decode(model_.upload_decode_input(tokens, positions, rows, spans), counters, steps,
+               options.sample, drawn, logp);
 
         std::vector<Slot> still;
         for (std::size_t b = 0; b < active.size(); ++b) {
-            Completion& c = result[active[b].completion];
-            const int limit = new_token_limit(prompts[c.prompt]);
+            Response& r = result[active[b].response];
+            const std::size_t prompt = active[b].response / G;
+            const int limit = new_token_limit(prompts[prompt]);
             for (std::size_t at = b;
-                 at < drawn.size() && !c.stopped && static_cast<int>(c.tokens.size()) < limit; at += B) {
-                c.tokens.push_back(drawn[at]);
-                c.logp.push_back(logp[at]);
-                if (on_token) on_token(active[b].completion, drawn[at]);
-                c.stop_token = std::ranges::find(options.stop_tokens, drawn[at]) != options.stop_tokens.end();
-                c.stopped = c.stop_token || (options.stop && options.stop(c.tokens));
+                 at < drawn.size() && !r.stopped && static_cast<int>(r.tokens.size()) < limit;
+                 at += B) {
+                r.tokens.push_back(drawn[at]);
+                r.sampled_logp.push_back(logp[at]);
+                if (on_token) on_token(active[b].response, drawn[at]);
+                r.stop_token =
+                    std::ranges::find(options.stop_tokens, drawn[at]) != options.stop_tokens.end();
+                r.stopped = r.stop_token || (options.stop && options.stop(r.tokens));
             }
-            if (!c.stopped && static_cast<int>(c.tokens.size()) < limit) {
+            if (!r.stopped && static_cast<int>(r.tokens.size()) < limit) {
                 still.push_back(active[b]);
                 continue;
             }
             free_own.push_back(active[b].place);
-            if (--shared[c.prompt].open == 0) free_prompt.push_back(shared[c.prompt].place);
+            if (--shared[prompt].open == 0) free_prompt.push_back(shared[prompt].place);
         }
         active = std::move(still);
     }
 }
 
-/// Decodes and draws `steps` tokens for each of B rows, into drawn and logp [steps, B]. What is drawn is the next
-/// step's input; the host sees none of it before the last.
-void Generator::decode(Transformer::DecodeInput in, const std::vector<std::uint32_t>& counters, int steps,
-                       const SampleOptions& options, std::vector<int32_t>& drawn, std::vector<float>& logp) {
+/// Decodes and draws `steps` tokens for each of B rows, into drawn and logp [steps, B]. What is
+/// drawn is the next step's input; the host sees none of it before the last.
+void Generator::decode(Transformer::DecodeInput in, const std::vector<std::uint32_t>& counters,
+                       int steps, const SampleOptions& options, std::vector<int32_t>& drawn,
+                       std::vector<float>& logp) {
     Backend& backend = model_.backend();
     const int64_t B = in.tokens.rows;
     const Tensor counter = counters_.slice(0, B);
@@ -176,7 +186,8 @@ void Generator::decode(Transformer::DecodeInput in, const std::vector<std::uint3
     backend.replay(recordings_[B], [&] {
         for (int step = 0; step < steps; ++step) {
             const Tensor tokens = tokens_.slice(step * B, B);
-            backend.sample(tokens, logp_.slice(step * B, B), model_.decode(in, cache_), counter, options);
+            backend.sample(tokens, logp_.slice(step * B, B), model_.decode(in, cache_), counter,
+                           options);
             in.tokens = tokens;
             if (step + 1 < steps) backend.advance(in.positions, in.cache_rows, in.spans, counter);
         }

@@ -1,6 +1,6 @@
-// Batched sampling with a key/value cache. A free slot takes the next sample at once (continuous batching),
-// the prompt of a group is prefilled once and shared by its samples, and a sample depends on (seed, step,
-// prompt, sample, position) alone, never on the batch it happened to be in.
+// Batched sampling with a key/value cache. A free slot takes the next sample at once (continuous
+// batching), the prompt of a group is prefilled once and shared by its samples, and a sample
+// depends on (seed, step, prompt, sample, position) alone, never on the batch it happened to be in.
 #pragma once
 #include <functional>
 #include <map>
@@ -9,23 +9,13 @@
 #include <vector>
 
 #include "src/model/transformer.h"
+#include "src/rl/response.h"
 
 namespace r1 {
 
 struct Prompt {
-    std::uint32_t id = 0;              ///< names the prompt in the random counter
+    std::uint32_t id = 0;                  ///< names the prompt in the random counter
     std::vector<std::int32_t> tokens;  ///< at least one
-};
-
-struct Completion {
-    std::size_t prompt = 0;            ///< index into the prompts given
-    std::vector<std::int32_t> tokens;  ///< the stop token included
-    std::vector<float> logp;           ///< of each token, under the distribution it was drawn from
-    bool stopped = false;              ///< ended by itself; false: cut off at the length limit
-    bool stop_token = false;           ///< its last token is a stop token, which is no part of its text
-    std::span<const std::int32_t> text_tokens() const {
-        return std::span(tokens).first(tokens.size() - stop_token);
-    }
 };
 
 struct GenerateOptions {
@@ -33,34 +23,42 @@ struct GenerateOptions {
     std::uint32_t step = 0;          ///< enters the random counter
     int samples_per_prompt = 1;      ///< G, the group size
     int max_new_tokens = 256;        ///< also limited by the model's context
-    std::vector<int> stop_tokens{};  ///< any of them ends a completion
+    std::vector<int> stop_tokens{};  ///< any of them ends a response
     /// So does this, asked after every other token: it is given the tokens so far.
     std::function<bool(std::span<const std::int32_t>)> stop{};
 };
 
 class Generator {
   public:
-    /// Plans the cache for `slots` completions at a time. The model must have been built with max_decode_rows
+    /// Plans the cache for `slots` responses at a time. The model must have been built with
+    /// max_decode_rows
     /// >= slots.
     Generator(Transformer& model, int slots, int max_prompt_tokens, int max_new_tokens);
-    static std::size_t bytes(const Config& config, int slots, int max_prompt_tokens, int max_new_tokens,
-                             const Backend& backend);
+    static std::size_t bytes(const Config& config, int slots, int max_prompt_tokens,
+                             int max_new_tokens, const Backend& backend);
 
-    /// prompts.size() * samples_per_prompt completions, those of one prompt together and in order.
-    /// on_token(completion index, token), if given, is called as tokens appear.
-    std::vector<Completion> generate(const std::vector<Prompt>& prompts, const GenerateOptions& options,
-                                     const std::function<void(std::size_t, std::int32_t)>& on_token = {});
+    /// Responses at a time.
+    int slots() const { return slots_; }
+
+    /// prompts.size() * samples_per_prompt responses, with their tokens alone, those of one prompt
+    /// together and in order. on_token(response index, token), if given, is called as tokens
+    /// appear.
+    std::vector<Response> generate(
+        const std::vector<Prompt>& prompts, const GenerateOptions& options,
+        const std::function<void(std::size_t, std::int32_t)>& on_token = {});
 
   private:
     void decode(Transformer::DecodeInput in, const std::vector<std::uint32_t>& counters, int steps,
-                const SampleOptions& options, std::vector<std::int32_t>& drawn, std::vector<float>& logp);
+                const SampleOptions& options, std::vector<std::int32_t>& drawn,
+                std::vector<float>& logp);
     static std::int64_t cache_rows(int slots, int prompt_rows, int own_rows);
     Transformer& model_;
-    int slots_, prompt_rows_, own_rows_;  ///< rows a prompt and a completion get in the cache
+    int slots_, prompt_rows_, own_rows_;  ///< rows a prompt and a response get in the cache
     KvCache cache_;
     Arena arena_;
-    Tensor tokens_, logp_, counters_;  ///< drawn [tokens at a time, B], and their random counters [B, 4]
-    SampleOptions recorded_{};         ///< the recordings are of
+    Tensor tokens_, logp_,
+        counters_;              ///< drawn [tokens at a time, B], and their random counters [B, 4]
+    SampleOptions recorded_{};  ///< the recordings are of
     std::map<std::int64_t, std::shared_ptr<void>> recordings_;  ///< by batch size
 };
 

@@ -22,8 +22,8 @@ std::vector<float> group_advantages(std::span<const float> rewards, std::size_t 
     std::vector<float> advantages(rewards.size());
     for (std::size_t begin = 0; begin < rewards.size(); begin += group_size) {
         const auto group = rewards.subspan(begin, group_size);
-        // Compared, not computed: E[r^2] - E[r]^2 of equal rewards may come out as a small number instead of
-        // 0.
+        // Compared, not computed: E[r^2] - E[r]^2 of equal rewards may come out as a small number
+        // instead of 0.
         if (std::ranges::all_of(group, [&](float r) { return r == group[0]; })) continue;
         const double mean =
             std::accumulate(group.begin(), group.end(), 0.0) / static_cast<double>(group_size);
@@ -46,7 +46,8 @@ LossAggregation loss_aggregation(const std::string& name) {
     fail("unknown loss aggregation \"", name, "\"; choose grpo, dapo or dr_grpo");
 }
 
-float token_weight(int length, const UpdateSize& update, LossAggregation aggregation, int max_length) {
+float token_weight(int length, const UpdateSize& update, LossAggregation aggregation,
+                   int max_length) {
     switch (aggregation) {
         case LossAggregation::Grpo:
             return static_cast<float>(1 / (update.sequences * length));
@@ -70,25 +71,26 @@ std::vector<TokenObjective> objective(const TokenLogProbabilities& logp, float a
         mean_log_ratio += difference(logp.policy, logp.old, t) / static_cast<double>(length);
 
     std::vector<TokenObjective> terms(length);
-    const double low = 1 - static_cast<double>(options.clip_low),
-                 high = 1 + static_cast<double>(options.clip_high);
+    const double low = 1 - static_cast<double>(options.epsilon_low),
+                 high = 1 + static_cast<double>(options.epsilon_high);
     for (std::size_t t = 0; t < length; ++t) {
         TokenObjective& term = terms[t];
         const double log_ratio =
             options.sequence_ratio ? mean_log_ratio : difference(logp.policy, logp.old, t);
         const double bounded = std::clamp(log_ratio, -kLargestLogRatio, kLargestLogRatio);
         term.ratio = std::exp(bounded);
-        term.loss = -std::min(term.ratio * advantage, std::clamp(term.ratio, low, high) * advantage);
+        term.loss =
+            -std::min(term.ratio * advantage, std::clamp(term.ratio, low, high) * advantage);
         term.clipped_low = advantage < 0 && term.ratio < low;
         term.clipped_high = advantage > 0 && term.ratio > high;
-        // d rho = rho d log rho. Of a sequence's ratio each token moves 1/length, and each of the sequence's length
-        // terms moves with it: the same number again.
+        // d rho = rho d log rho. Of a sequence's ratio each token moves 1/length, and each of the
+        // sequence's length terms moves with it: the same number again.
         if (!term.clipped_low && !term.clipped_high && bounded == log_ratio)
             term.dloss_dlogp = -term.ratio * advantage;
         if (options.importance_cap > 0) {
-            const double weight =
-                std::min<double>(options.importance_cap,
-                                 std::exp(std::min(kLargestLogRatio, difference(logp.old, logp.sampled, t))));
+            const double weight = std::min<double>(
+                options.importance_cap,
+                std::exp(std::min(kLargestLogRatio, difference(logp.old, logp.sampled, t))));
             term.loss *= weight;
             term.dloss_dlogp *= weight;
         }

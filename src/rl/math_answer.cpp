@@ -23,7 +23,8 @@ struct Exact {
     Exact operator+(const Exact& o) const { return {mod_add(re, o.re), mod_add(im, o.im)}; }
     Exact operator-(const Exact& o) const { return {mod_sub(re, o.re), mod_sub(im, o.im)}; }
     Exact operator*(const Exact& o) const {
-        return {mod_sub(mod_mul(re, o.re), mod_mul(im, o.im)), mod_add(mod_mul(re, o.im), mod_mul(im, o.re))};
+        return {mod_sub(mod_mul(re, o.re), mod_mul(im, o.im)),
+                mod_add(mod_mul(re, o.im), mod_mul(im, o.re))};
     }
     Exact inverse() const {
         const std::uint64_t n = mod_power(mod_add(mod_mul(re, re), mod_mul(im, im)), kPrime - 2);
@@ -43,14 +44,15 @@ struct Budget {
 
 /// The value that the variable `name` takes in round k: pseudo-random, in (1/4, 5/4).
 double value_of(const string& name, int round) {
-    std::uint64_t hash = 1469598103934665603ull + static_cast<std::uint64_t>(round) * 0x9e3779b97f4a7c15ull;
+    std::uint64_t hash =
+        1469598103934665603ull + static_cast<std::uint64_t>(round) * 0x9e3779b97f4a7c15ull;
     for (char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
     hash ^= hash >> 31;
     return 0.25 + static_cast<double>((hash * 0x9e3779b97f4a7c15ull) >> 11) * 0x1p-53;
 }
 
-/// Evaluates an expression in one of the two number systems; nothing where it has no value there. Plusminus
-/// takes `sign`, and the variable `free`, if any, the value `at`.
+/// Evaluates an expression in one of the two number systems; nothing where it has no value there.
+/// Plusminus takes `sign`, and the variable `free`, if any, the value `at`.
 template <class Value>
 struct Evaluator {
     static constexpr bool kExact = std::is_same_v<Value, Exact>;
@@ -93,7 +95,8 @@ struct Evaluator {
             }
             case Node::Plusminus: {
                 const auto last = child(node.children.size() - 1);
-                const auto first = node.children.size() == 2 ? child(0) : std::optional<Value>(whole(0));
+                const auto first =
+                    node.children.size() == 2 ? child(0) : std::optional<Value>(whole(0));
                 if (!first || !last) return std::nullopt;
                 return *first + whole(sign) * *last;
             }
@@ -171,11 +174,14 @@ struct Evaluator {
         else {
             const auto n = (*this)(exponent);
             if (!n) return std::nullopt;
-            if (exponent.kind == Node::Quotient && base->imag() == 0 && base->real() < 0)  // (-8)^(1/3) = -2
-                if (const auto degree = small_integer(*exponent.children[1]); degree && *degree % 2 != 0)
+            if (exponent.kind == Node::Quotient && base->imag() == 0 &&
+                base->real() < 0)  // (-8)^(1/3) = -2
+                if (const auto degree = small_integer(*exponent.children[1]);
+                    degree && *degree % 2 != 0)
                     if (const auto k = small_integer(*exponent.children[0]))
-                        return std::pow(-std::pow(-base->real(), 1.0 / static_cast<double>(*degree)),
-                                        static_cast<double>(*k));
+                        return std::pow(
+                            -std::pow(-base->real(), 1.0 / static_cast<double>(*degree)),
+                            static_cast<double>(*k));
             return std::pow(*base, *n);
         }
     }
@@ -185,7 +191,8 @@ struct Evaluator {
         if (name == "factorial" || name == "binom") {
             const auto n = small_integer(*node.children[0]);
             const auto k = name == "binom" ? small_integer(*node.children[1]) : n;
-            if (!n || !k || *n < 0 || *k < 0 || *k > *n || *n > 1000 || !budget.spend(static_cast<int>(*n)))
+            if (!n || !k || *n < 0 || *k < 0 || *k > *n || *n > 1000 ||
+                !budget.spend(static_cast<int>(*n)))
                 return std::nullopt;
             Value result = whole(1);
             for (std::int64_t i = 1; i <= *k; ++i) {
@@ -236,7 +243,8 @@ struct Evaluator {
                 {"sinh", [](Complex z) { return std::sinh(z); }},
                 {"cosh", [](Complex z) { return std::cosh(z); }},
                 {"tanh", [](Complex z) { return std::tanh(z); }}};
-            if (const auto found = kValues.find(name); found != kValues.end()) return found->second(x[0]);
+            if (const auto found = kValues.find(name); found != kValues.end())
+                return found->second(x[0]);
             return std::nullopt;
         }
     }
@@ -259,15 +267,16 @@ class Comparison {
         const auto left = alternatives(a), right = alternatives(b);
         const bool many = left.size() != 1 || right.size() != 1 || is_list(*a) || is_list(*b);
         if (!many) return equal_single(*a, *b, depth);
-        if (is_list(*a) != is_list(*b) && a->kind != Node::Plusminus && b->kind != Node::Plusminus) {
+        if (is_list(*a) != is_list(*b) && a->kind != Node::Plusminus &&
+            b->kind != Node::Plusminus) {
             const Node &list = is_list(*a) ? *a : *b, &other = is_list(*a) ? *b : *a;
             if (other.kind == Node::Pair || other.kind == Node::Tuple)
                 return equal_in_order(list, other, depth);  // {1,3} for (1,3)
         }
         auto contained = [&](const std::vector<Item>& inner, const std::vector<Item>& outer) {
             return std::ranges::all_of(inner, [&](const Item& x) {
-                return std::ranges::any_of(outer,
-                                           [&](const Item& y) { return equal_items(x, y, depth + 1); });
+                return std::ranges::any_of(
+                    outer, [&](const Item& y) { return equal_items(x, y, depth + 1); });
             });
         };
         return left.empty() == right.empty() && contained(left, right) && contained(right, left);
@@ -344,7 +353,8 @@ class Comparison {
             const auto x = Evaluator<Exact>{budget_, round, sign_a}(a),
                        y = Evaluator<Exact>{budget_, round, sign_b}(b);
             exact = x && y;
-            if (exact && !(*x - *y).is_zero()) return rounded(a, b, sign_b) || rounded(b, a, sign_a);
+            if (exact && !(*x - *y).is_zero())
+                return rounded(a, b, sign_b) || rounded(b, a, sign_a);
         }
         if (exact) return true;
         int agreed = 0;
@@ -358,16 +368,19 @@ class Comparison {
         return agreed >= 3;
     }
 
-    /// Whether `numeral` is a decimal of four places or more that `value`, which is none, rounds to.
+    /// Whether `numeral` is a decimal of four places or more that `value`, which is none, rounds
+    /// to.
     bool rounded(const Node& numeral, const Node& value, int sign) {
         const Node* n = &numeral;
         double factor = 1;
         if (n->kind == Node::Product && n->children.size() == 2 && n->children[0]->name == "-1")
             n = n->children[1].get(), factor = -1;
-        if (n->kind != Node::Number || n->number.places < 4 || value.kind == Node::Number) return false;
+        if (n->kind != Node::Number || n->number.places < 4 || value.kind == Node::Number)
+            return false;
         const auto v = Evaluator<Approximate>{budget_, 0, sign}(value);
         return v && has_no_symbol(value) &&
-               std::abs(*v - factor * n->number.value) <= 0.500001 * std::pow(10.0, -n->number.places);
+               std::abs(*v - factor * n->number.value) <=
+                   0.500001 * std::pow(10.0, -n->number.places);
     }
     static bool has_no_symbol(const Node& n) {
         return (n.kind != Node::Symbol || n.name == "pi" || n.name == "e") &&
@@ -391,8 +404,8 @@ class Comparison {
         if (!is_name(*n.children[0]))
             return n.children.size() == 2 && is_name(*n.children[1]) ? n.children[0] : nullptr;
         const auto approximate = n.name.find('~');
-        return n
-            .children[approximate == string::npos || approximate == 0 ? n.children.size() - 1 : approximate];
+        return n.children[approximate == string::npos || approximate == 0 ? n.children.size() - 1
+                                                                          : approximate];
     }
     static bool is_equation(const Node& n) { return n.kind == Node::Chain && n.name == "="; }
 
@@ -404,16 +417,19 @@ class Comparison {
         const Ptr x = assigned(*a), y = assigned(*b);
         if (x || y) return equal(x ? x : a, y ? y : b, depth + 1);
         if (a->kind == Node::List || b->kind == Node::List) {
-            const auto list = [](const Ptr& p) { return p->kind == Node::List ? p : make(Node::List, {p}); };
+            const auto list = [](const Ptr& p) {
+                return p->kind == Node::List ? p : make(Node::List, {p});
+            };
             return a->kind != b->kind && equal(list(a), list(b), depth + 1);
         }
-        if (a->kind == Node::Chain && b->kind == Node::Chain && a->name.size() == 1 && b->name.size() == 1 &&
-            proportional(*a, *b, true))
+        if (a->kind == Node::Chain && b->kind == Node::Chain && a->name.size() == 1 &&
+            b->name.size() == 1 && proportional(*a, *b, true))
             return true;
         return same_reals(*a, *b);
     }
 
-    /// "l1 < r1" and "l2 < r2": the differences are multiples of each other, positive ones where it matters.
+    /// "l1 < r1" and "l2 < r2": the differences are multiples of each other, positive ones where it
+    /// matters.
     bool proportional(const Node& a, const Node& b, bool inequality) {
         auto orientation = [](char c) { return c == '>' || c == 'g' ? -1 : 1; };
         auto kind = [](char c) { return c == '>' ? '<' : c == 'g' ? 'l' : c; };
@@ -422,8 +438,8 @@ class Comparison {
         int agreed = 0;
         for (int round = 0; round < 6; ++round) {
             const Evaluator<Approximate> value{budget_, round};
-            const auto l1 = value(*a.children[0]), r1 = value(*a.children[1]), l2 = value(*b.children[0]),
-                       r2 = value(*b.children[1]);
+            const auto l1 = value(*a.children[0]), r1 = value(*a.children[1]),
+                       l2 = value(*b.children[0]), r2 = value(*b.children[1]);
             if (!l1 || !r1 || !l2 || !r2) return false;
             const Approximate d1 = *l1 - *r1, d2 = *l2 - *r2;
             if (std::abs(d1) < 1e-9 || std::abs(d2) < 1e-9 || !finite(d1) || !finite(d2)) continue;
@@ -446,8 +462,8 @@ class Comparison {
         }
     }
 
-    /// Two descriptions of a set of real numbers, compared at the numbers that occur in them, between them, and
-    /// at their square roots.
+    /// Two descriptions of a set of real numbers, compared at the numbers that occur in them,
+    /// between them, and at their square roots.
     bool same_reals(const Node& a, const Node& b) {
         std::set<string> symbols_a, symbols_b;
         std::vector<Ptr> constants;
@@ -456,14 +472,16 @@ class Comparison {
         if (symbols_a.size() > 1 || symbols_b.size() > 1 || constants.size() > 200) return false;
         std::vector<double> points = {0};
         for (const Ptr& c : constants)
-            if (const auto v = Evaluator<Approximate>{budget_}(*c); v && finite(*v) && v->imag() == 0)
+            if (const auto v = Evaluator<Approximate>{budget_}(*c);
+                v && finite(*v) && v->imag() == 0)
                 for (double x : {v->real(), std::sqrt(std::abs(v->real()))})
                     points.insert(points.end(), {x, -x});
         std::ranges::sort(points);
         const std::size_t count = points.size();
-        for (std::size_t i = 0; i + 1 < count; ++i) points.push_back((points[i] + points[i + 1]) / 2);
-        points.insert(points.end(),
-                      {points[0] - 1, points[count - 1] + 1, 3 * points[0] - 10, 3 * points[count - 1] + 10});
+        for (std::size_t i = 0; i + 1 < count; ++i)
+            points.push_back((points[i] + points[i + 1]) / 2);
+        points.insert(points.end(), {points[0] - 1, points[count - 1] + 1, 3 * points[0] - 10,
+                                     3 * points[count - 1] + 10});
         for (double x : points) {
             const auto in_a = contains(a, symbols_a, x), in_b = contains(b, symbols_b, x);
             if (!in_a || !in_b || *in_a != *in_b) return false;
@@ -472,11 +490,12 @@ class Comparison {
     }
 
     std::optional<double> real_value(const Node& n, const std::set<string>& symbols, double at) {
-        if (n.kind == Node::Symbol && n.name == "infty") return std::numeric_limits<double>::infinity();
+        if (n.kind == Node::Symbol && n.name == "infty")
+            return std::numeric_limits<double>::infinity();
         if (n.kind == Node::Product && n.children.size() == 2 && n.children[0]->name == "-1")
             if (const auto v = real_value(*n.children[1], symbols, at)) return -*v;
-        const auto v =
-            Evaluator<Approximate>{budget_, 0, 1, symbols.empty() ? nullptr : &*symbols.begin(), at}(n);
+        const auto v = Evaluator<Approximate>{budget_, 0, 1,
+                                              symbols.empty() ? nullptr : &*symbols.begin(), at}(n);
         return v && std::abs(v->imag()) < 1e-12 ? std::optional(v->real()) : std::nullopt;
     }
 

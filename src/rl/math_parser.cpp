@@ -45,8 +45,9 @@ string tidy(string_view raw) {
             if (at + 2 < text.size() && is_letter(text[at + 2])) text.erase(at, 1);
     text = replace_all(std::move(text), "\\\\", "\x05");  // the end of a row
     static const std::pair<const char*, std::vector<string_view>> kSpellings[] = {
-        {"\\frac", {"\\\x0crac", "\\dfrac", "\\tfrac", "\\cfrac"}},  // \x0c: "\frac" escaped once too few
-        {"\x01", {"{,}", "{, }", ",\\!"}},                           // between thousands
+        {"\\frac",
+         {"\\\x0crac", "\\dfrac", "\\tfrac", "\\cfrac"}},  // \x0c: "\frac" escaped once too few
+        {"\x01", {"{,}", "{, }", ",\\!"}},                 // between thousands
         {"", {"\\!"}},
         {" ",
          {"\\$",
@@ -103,15 +104,16 @@ string tidy(string_view raw) {
     return text;
 }
 
-constexpr const char* kFunctions[] = {"sin",    "cos",  "tan",  "cot",  "sec", "csc",  "arcsin", "arccos",
-                                      "arctan", "sinh", "cosh", "tanh", "log", "ln",   "lg",     "exp",
-                                      "sqrt",   "max",  "min",  "gcd",  "lcm", "binom"};
+constexpr const char* kFunctions[] = {
+    "sin",  "cos", "tan", "cot", "sec", "csc",  "arcsin", "arccos", "arctan", "sinh", "cosh",
+    "tanh", "log", "ln",  "lg",  "exp", "sqrt", "max",    "min",    "gcd",    "lcm",  "binom"};
 bool is_function(const string& name) {
     return std::ranges::any_of(kFunctions, [&](const char* f) { return name == f; });
 }
 
-constexpr const char* kTextMacros[] = {"text",   "mbox",   "textbf", "textit",       "textrm", "textnormal",
-                                       "mathrm", "mathbf", "mathit", "operatorname", "hbox"};
+constexpr const char* kTextMacros[] = {"text",   "mbox",         "textbf", "textit",
+                                       "textrm", "textnormal",   "mathrm", "mathbf",
+                                       "mathit", "operatorname", "hbox"};
 
 std::vector<Token> tokenize(const string& text) {
     std::vector<Token> tokens;
@@ -149,7 +151,8 @@ std::vector<Token> tokenize(const string& text) {
             }
             if (i < text.size() && text[i] == '.' && i + 1 < text.size() && is_digit(text[i + 1]))
                 for (++i; i < text.size() && is_digit(text[i]); ++places) digits += text[i++];
-            else if (i < text.size() && text[i] == '.' && (i + 1 >= text.size() || !is_letter(text[i + 1])))
+            else if (i < text.size() && text[i] == '.' &&
+                     (i + 1 >= text.size() || !is_letter(text[i + 1])))
                 ++i;  // "10."
             push(Token::Number, "");
             tokens.back().number = decimal(digits, places);
@@ -176,8 +179,9 @@ std::vector<Token> tokenize(const string& text) {
             const string run = text.substr(i, end - i), word = lower(run);
             if (is_function(run) || run == "pi" || run == "infty")
                 push(Token::Name, run), i = end;
-            else if (word == "and" || word == "or" || end - i >= 3 || word == "cm" || word == "mm" ||
-                     word == "km" || word == "ft" || word == "kg" || static_cast<unsigned char>(c) >= 0x80)
+            else if (word == "and" || word == "or" || end - i >= 3 || word == "cm" ||
+                     word == "mm" || word == "km" || word == "ft" || word == "kg" ||
+                     static_cast<unsigned char>(c) >= 0x80)
                 push(Token::Text, run), i = end;
             else
                 push(Token::Letter, string(1, c)), ++i;
@@ -199,7 +203,8 @@ std::vector<Token> tokenize(const string& text) {
 //   sum       [+ | - | pm] product ((+ | - | pm) product)*
 //   product   factor ((* | / | : | cdot | times | div)? factor)*       units may follow
 //   factor    base ['^' argument] ['!']...
-//   base      number, letter with subscript, '(' list ')', '|' sum '|', {list}, frac, sqrt, function, matrix
+//   base      number, letter with subscript, '(' list ')', '|' sum '|', {list}, frac, sqrt,
+//   function, matrix
 
 struct Unreadable {};  // thrown inside the parser, never out of it
 
@@ -210,8 +215,8 @@ class Parser {
     Ptr answer() {
         if (peek().kind == Token::End) throw Unreadable{};
         if (std::ranges::all_of(tokens_, [](const Token& t) {  // words, and a label like (C)
-                return t.kind == Token::Text || t.kind == Token::End || t.text == "(" || t.text == ")" ||
-                       t.text == "-";
+                return t.kind == Token::Text || t.kind == Token::End || t.text == "(" ||
+                       t.text == ")" || t.text == "-";
             })) {
             string words;
             for (const Token& t : tokens_) words += t.text;
@@ -227,7 +232,9 @@ class Parser {
         return tokens_[std::min(at_ + ahead, tokens_.size() - 1)];
     }
     bool is_sign(char c) const { return peek().kind == Token::Sign && peek().text[0] == c; }
-    bool is_name(const char* name) const { return peek().kind == Token::Name && peek().text == name; }
+    bool is_name(const char* name) const {
+        return peek().kind == Token::Name && peek().text == name;
+    }
     bool take(char c) { return is_sign(c) && (++at_, true); }
     bool take(const char* name) { return is_name(name) && (++at_, true); }
     void expect(char c) {
@@ -248,8 +255,9 @@ class Parser {
         auto ends_in = [&](string_view conjunction) {
             string_view rest = word;
             while (!rest.empty() && is_space(rest.back())) rest.remove_suffix(1);
-            return rest.ends_with(conjunction) && (rest.size() == conjunction.size() ||
-                                                   is_space(rest[rest.size() - conjunction.size() - 1]));
+            return rest.ends_with(conjunction) &&
+                   (rest.size() == conjunction.size() ||
+                    is_space(rest[rest.size() - conjunction.size() - 1]));
         };
         return (ends_in("and") || ends_in("or")) && (++at_, true);
     }
@@ -272,7 +280,8 @@ class Parser {
         if (groups.size() == 1) return groups[0];
         for (Ptr& group : groups)  // "p=5,q=2; p=7,q=2": two points
             if (group->kind == Node::List)
-                group = make(group->children.size() == 2 ? Node::Pair : Node::Tuple, group->children, "()");
+                group = make(group->children.size() == 2 ? Node::Pair : Node::Tuple,
+                             group->children, "()");
         return make(Node::List, groups);
     }
 
@@ -335,10 +344,11 @@ class Parser {
     }
     static bool is_greek(const string& name) {
         static const std::set<string> kGreek = {
-            "alpha", "beta",   "gamma",  "delta", "epsilon",  "varepsilon", "zeta",   "eta",   "theta",
-            "iota",  "kappa",  "lambda", "mu",    "nu",       "xi",         "rho",    "sigma", "tau",
-            "phi",   "varphi", "chi",    "psi",   "omega",    "Gamma",      "Delta",  "Theta", "Lambda",
-            "Sigma", "Phi",    "Psi",    "Omega", "emptyset", "varnothing", "mathbb", "ell"};
+            "alpha", "beta",  "gamma", "delta",    "epsilon",    "varepsilon", "zeta",
+            "eta",   "theta", "iota",  "kappa",    "lambda",     "mu",         "nu",
+            "xi",    "rho",   "sigma", "tau",      "phi",        "varphi",     "chi",
+            "psi",   "omega", "Gamma", "Delta",    "Theta",      "Lambda",     "Sigma",
+            "Phi",   "Psi",   "Omega", "emptyset", "varnothing", "mathbb",     "ell"};
         return kGreek.contains(name);
     }
 
@@ -350,16 +360,19 @@ class Parser {
                 if (factors.size() > 1) {  // a b / c = (a b) / c
                     const Ptr quotient = factors.back();
                     factors.back() = quotient->children[0];
-                    factors = {make(Node::Quotient, {make(Node::Product, factors), quotient->children[1]})};
+                    factors = {make(Node::Quotient,
+                                    {make(Node::Product, factors), quotient->children[1]})};
                 }
             } else if (take('*') || take("cdot") || take("times")) {
                 factors.push_back(factor());
             } else if (starts_factor()) {
                 const Ptr left = factors.back();
-                const bool number_next = peek().kind == Token::Number, fraction_next = is_name("frac");
+                const bool number_next = peek().kind == Token::Number,
+                           fraction_next = is_name("frac");
                 if (left->kind == Node::Number && number_next) {  // "1 1/2", and not "2 3"
                     const Ptr whole = left, part = factor();
-                    if (factors.size() > 1 || whole->number.integer < 0 || !take('/')) throw Unreadable{};
+                    if (factors.size() > 1 || whole->number.integer < 0 || !take('/'))
+                        throw Unreadable{};
                     factors = {make(Node::Sum, {whole, make(Node::Quotient, {part, factor()})})};
                 } else if (left->kind == Node::Number && fraction_next && factors.size() == 1 &&
                            left->number.integer >= 0) {
@@ -369,7 +382,8 @@ class Parser {
                                        part->children[1]->kind == Node::Number;
                     factors = {make(mixed ? Node::Sum : Node::Product, {left, part})};
                 } else {
-                    if (number_next && left->kind != Node::Function) throw Unreadable{};  // "x2", "(3)4"
+                    if (number_next && left->kind != Node::Function)
+                        throw Unreadable{};  // "x2", "(3)4"
                     factors.push_back(factor());
                 }
             } else {
@@ -401,14 +415,15 @@ class Parser {
 
     static Ptr matrix_product(const Node& a, const Node& b) {
         const std::size_t inner = a.columns, rows = a.children.size() / inner, columns = b.columns;
-        if (b.children.size() != inner * columns || rows * columns * inner > 512) throw Unreadable{};
+        if (b.children.size() != inner * columns || rows * columns * inner > 512)
+            throw Unreadable{};
         Node product{Node::Matrix, "", {}, {}, columns};
         for (std::size_t r = 0; r < rows; ++r)
             for (std::size_t c = 0; c < columns; ++c) {
                 std::vector<Ptr> terms;
                 for (std::size_t k = 0; k < inner; ++k)
-                    terms.push_back(
-                        make(Node::Product, {a.children[r * inner + k], b.children[k * columns + c]}));
+                    terms.push_back(make(Node::Product,
+                                         {a.children[r * inner + k], b.children[k * columns + c]}));
                 product.children.push_back(make(Node::Sum, terms));
             }
         return std::make_shared<Node>(std::move(product));
@@ -454,7 +469,8 @@ class Parser {
 
     /// The two arguments of \frac, which may share a number: \frac12 is one half.
     std::pair<Ptr, Ptr> two_arguments() {
-        if (peek().kind == Token::Number && peek().number.integer >= 10 && peek().number.integer < 100) {
+        if (peek().kind == Token::Number && peek().number.integer >= 10 &&
+            peek().number.integer < 100) {
             const int both = static_cast<int>(tokens_[at_++].number.integer);
             return {make_integer(both / 10), make_integer(both % 10)};
         }
@@ -497,7 +513,8 @@ class Parser {
             expect('}');
             return symbol("mathbb " + name);
         }
-        if (token.text == "pi" || token.text == "infty" || is_greek(token.text)) return symbol(token.text);
+        if (token.text == "pi" || token.text == "infty" || is_greek(token.text))
+            return symbol(token.text);
         throw Unreadable{};
     }
 
@@ -509,7 +526,8 @@ class Parser {
                 if (t.kind == Token::End) throw Unreadable{};
                 braces += is_sign('{') - is_sign('}');
                 if (!is_sign('{') && !is_sign('}'))
-                    name += "_" + (t.kind == Token::Number ? std::to_string(t.number.integer) : t.text);
+                    name +=
+                        "_" + (t.kind == Token::Number ? std::to_string(t.number.integer) : t.text);
                 ++at_;
             } while (braces > 0);
         }
@@ -533,12 +551,13 @@ class Parser {
                 factors.push_back(factor());
             inside = factors.size() == 1 ? factors[0] : make(Node::Product, factors);
         }
-        std::vector<Ptr> arguments =
-            inside->kind == Node::List || inside->kind == Node::Pair ? inside->children : std::vector{inside};
+        std::vector<Ptr> arguments = inside->kind == Node::List || inside->kind == Node::Pair
+                                         ? inside->children
+                                         : std::vector{inside};
         Ptr result = make(Node::Function, arguments, name);
         if (log_base)
-            result = make(Node::Quotient,
-                          {make(Node::Function, arguments, "ln"), make(Node::Function, {log_base}, "ln")});
+            result = make(Node::Quotient, {make(Node::Function, arguments, "ln"),
+                                           make(Node::Function, {log_base}, "ln")});
         return exponent ? make(Node::Power, {result, exponent}) : result;
     }
 
@@ -565,7 +584,8 @@ class Parser {
         const char close = closing.text[0];
         if (open == '{' || open == '\x02') {
             if (close != (open == '{' ? '}' : '\x03')) throw Unreadable{};
-            return open == '\x02' && inside->kind != Node::List ? make(Node::List, {inside}) : inside;
+            return open == '\x02' && inside->kind != Node::List ? make(Node::List, {inside})
+                                                                : inside;
         }
         if (close != ')' && close != ']') throw Unreadable{};
         if (inside->kind != Node::List) {
@@ -660,15 +680,17 @@ std::vector<Box> boxes_of(string_view text) {
     return boxes;
 }
 
-/// Whether what stands between two boxes only joins them: white space, "and", commas, formula marks.
+/// Whether what stands between two boxes only joins them: white space, "and", commas, formula
+/// marks.
 bool joins(string_view between) {
     const string text = tidy(string(between) + " x");
     for (const Token& t : tokenize(text)) {
         const string word = lower(t.text);
-        const bool joined = t.kind == Token::End || word == "x" || word == "," || word == ";" ||
-                            word == "." || word == "*" ||
-                            (t.kind == Token::Text &&
-                             (word.ends_with("and ") || word.ends_with("and") || word.ends_with("or")));
+        const bool joined =
+            t.kind == Token::End || word == "x" || word == "," || word == ";" || word == "." ||
+            word == "*" ||
+            (t.kind == Token::Text &&
+             (word.ends_with("and ") || word.ends_with("and") || word.ends_with("or")));
         if (!joined) return false;
     }
     return true;
@@ -677,8 +699,10 @@ bool joins(string_view between) {
 /// The last formula or number in a text, whichever comes last.
 string_view last_formula(string_view text) {
     std::size_t begin = 0, end = 0;
-    for (const auto& [open, close] :
-         {std::pair<string_view, string_view>{"$$", "$$"}, {"\\(", "\\)"}, {"\\[", "\\]"}, {"$", "$"}})
+    for (const auto& [open, close] : {std::pair<string_view, string_view>{"$$", "$$"},
+                                      {"\\(", "\\)"},
+                                      {"\\[", "\\]"},
+                                      {"$", "$"}})
         for (std::size_t at = text.find(open); at != text.npos;) {
             const auto from = at + open.size(), to = text.find(close, from);
             if (to == text.npos) break;
@@ -688,8 +712,8 @@ string_view last_formula(string_view text) {
     for (std::size_t i = text.size(); i > end; --i) {
         if (!is_digit(text[i - 1])) continue;
         std::size_t from = i;
-        while (from > end && (is_digit(text[from - 1]) || text[from - 1] == ',' || text[from - 1] == '.' ||
-                              text[from - 1] == '/'))
+        while (from > end && (is_digit(text[from - 1]) || text[from - 1] == ',' ||
+                              text[from - 1] == '.' || text[from - 1] == '/'))
             --from;
         while (from < i && (text[from] == ',' || text[from] == '/')) ++from;
         if (from > 0 && is_letter(text[from - 1])) {  // part of a word

@@ -66,7 +66,8 @@ struct MathAnswer::Node {
         List,       // children without order, a set among them
         Union,      // of intervals
         Matrix,     // rows x columns children
-        Chain       // relations between children: name[i] stands between i and i + 1, one of = ~ < l > g n i
+        Chain  // relations between children: name[i] stands between i and i + 1, one of = ~ < l > g
+               // n i
     } kind;
     std::string name{};
     std::vector<std::shared_ptr<const Node>> children{};
@@ -81,7 +82,8 @@ using Ptr = std::shared_ptr<const Node>;
 inline std::string label(const std::string& text) {
     std::string plain;
     for (const unsigned char c : text)
-        if (!std::isspace(c) && c != '(' && c != ')' && c != '.') plain += static_cast<char>(std::tolower(c));
+        if (!std::isspace(c) && c != '(' && c != ')' && c != '.')
+            plain += static_cast<char>(std::tolower(c));
     return plain;
 }
 
@@ -91,6 +93,8 @@ inline Ptr make(Node::Kind kind, std::vector<Ptr> children, std::string name = "
 inline Ptr make_integer(int value) {
     return std::make_shared<Node>(Node{Node::Number, "", {}, decimal(std::to_string(value), 0), 0});
 }
-inline Ptr negative(Ptr node) { return make(Node::Product, {make(Node::Sum, {}, "-1"), std::move(node)}); }
+inline Ptr negative(Ptr node) {
+    return make(Node::Product, {make(Node::Sum, {}, "-1"), std::move(node)});
+}
 
 }  // namespace r1

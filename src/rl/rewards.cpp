@@ -41,8 +41,8 @@ std::optional<Rational> rational(__int128 numerator, __int128 denominator) {
     return Rational{static_cast<int64_t>(numerator), static_cast<int64_t>(denominator)};
 }
 
-/// A recursive-descent parser and calculator for + - * / and parentheses over non-negative integers, exact.
-/// Anything else
+/// A recursive-descent parser and calculator for + - * / and parentheses over non-negative
+/// integers, exact. Anything else
 /// (**, //, a decimal point, an exponent, a sign, a name) is an error, which ends it at once.
 class Expression {
   public:
@@ -65,7 +65,8 @@ class Expression {
             ++at_;
             if (sum() != value) fail("what stands behind = is not the expression's value");
         }
-        if (!failed() && at_ < text_.size()) fail("unexpected \"" + std::string(1, text_[at_]) + "\"");
+        if (!failed() && at_ < text_.size())
+            fail("unexpected \"" + std::string(1, text_[at_]) + "\"");
     }
     bool failed() const { return !error_.empty(); }
     const std::string& error() const { return error_; }
@@ -114,11 +115,13 @@ class Expression {
         using wide = __int128;
         if (op == '/' && b.numerator == 0) return fail("division by zero");
         const auto result =
-            op == '*'   ? rational(wide{a.numerator} * b.numerator, wide{a.denominator} * b.denominator)
-            : op == '/' ? rational(wide{a.numerator} * b.denominator, wide{a.denominator} * b.numerator)
-                        : rational(wide{a.numerator} * b.denominator +
-                                       (op == '+' ? 1 : -1) * wide{b.numerator} * a.denominator,
-                                   wide{a.denominator} * b.denominator);
+            op == '*'
+                ? rational(wide{a.numerator} * b.numerator, wide{a.denominator} * b.denominator)
+            : op == '/'
+                ? rational(wide{a.numerator} * b.denominator, wide{a.denominator} * b.numerator)
+                : rational(wide{a.numerator} * b.denominator +
+                               (op == '+' ? 1 : -1) * wide{b.numerator} * a.denominator,
+                           wide{a.denominator} * b.denominator);
         return result ? *result : fail("a result is too large");
     }
     char peek() {
@@ -179,8 +182,8 @@ std::string normalize_label(std::string_view text) {
     text = trim(text);
     if (text.size() > 1 && text.ends_with(".")) text = trim(text.substr(0, text.size() - 1));
     if (text.size() > 1 && text.ends_with(")") && (text.starts_with("(") || text.size() == 2))
-        text =
-            trim(text.substr(text.starts_with("(") ? 1 : 0, text.size() - (text.starts_with("(") ? 2 : 1)));
+        text = trim(text.substr(text.starts_with("(") ? 1 : 0,
+                                text.size() - (text.starts_with("(") ? 2 : 1)));
     return lower_case(text);
 }
 
@@ -197,13 +200,15 @@ Verdict format_reward(std::string_view response, AnswerIn answer_in) {
     for (int i = 0; i < 4; ++i) {
         const auto at = only(response, tags[i]);
         if (!at)
-            return {0,
-                    std::string(tags[i]) +
-                        (response.find(tags[i]) == response.npos ? " is missing" : " occurs more than once")};
+            return {0, std::string(tags[i]) + (response.find(tags[i]) == response.npos
+                                                   ? " is missing"
+                                                   : " occurs more than once")};
         if (*at < end) return {0, "the tags are out of order"};
         begin[i] = *at, end = *at + tags[i].size();
     }
-    auto between = [&](std::size_t from, std::size_t to) { return trim(response.substr(from, to - from)); };
+    auto between = [&](std::size_t from, std::size_t to) {
+        return trim(response.substr(from, to - from));
+    };
     if (!between(0, begin[0]).empty() || !between(begin[1] + tags[1].size(), begin[2]).empty() ||
         !between(end, response.size()).empty())
         return {0, "text outside the tags"};
@@ -239,7 +244,8 @@ Verdict accuracy_reward(std::string_view response, const Gold& gold, AnswerIn an
     return answer ? check_answer(*answer, gold) : Verdict{0, "no answer"};
 }
 
-std::optional<std::size_t> choice_of(std::string_view text, const std::vector<std::string>& choices) {
+std::optional<std::size_t> choice_of(std::string_view text,
+                                     const std::vector<std::string>& choices) {
     const std::string label = normalize_label(text);
     if (label.size() == 1 && label[0] >= 'a' && label[0] < 'a' + static_cast<int>(choices.size()))
         return label[0] - 'a';
@@ -247,7 +253,9 @@ std::optional<std::size_t> choice_of(std::string_view text, const std::vector<st
         const auto normal = [&](std::string_view s) {
             return any_case ? lower_case(trim(s)) : std::string(trim(s));
         };
-        const auto named = [&](const std::string& choice) { return normal(choice) == normal(text); };
+        const auto named = [&](const std::string& choice) {
+            return normal(choice) == normal(text);
+        };
         const auto count = std::ranges::count_if(choices, named);
         if (count == 1) return std::ranges::find_if(choices, named) - choices.begin();
         if (count > 1) return std::nullopt;

@@ -1,8 +1,10 @@
 #include "src/run/comm.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
-#include <vector>
+
+#include "src/run/error.h"
 
 #ifdef R1_MPI
 #include <mpi.h>
@@ -13,12 +15,13 @@ namespace {
 
 /// Set by the launchers of Open MPI, and of MPICH and Slurm.
 bool launched_by_mpi() {
-    return std::getenv("OMPI_COMM_WORLD_SIZE") || std::getenv("PMI_SIZE") || std::getenv("PMI_RANK");
+    return std::getenv("OMPI_COMM_WORLD_SIZE") || std::getenv("PMI_SIZE") ||
+           std::getenv("PMI_RANK");
 }
 
 #ifdef R1_MPI
-/// Reduce and broadcast instead of all-reduce: MPI does not promise that all-reduce gives every rank the same
-/// bits.
+/// Reduce and broadcast instead of all-reduce: MPI does not promise that all-reduce gives every
+/// rank the same bits.
 void reduce(void* data, std::int64_t count, MPI_Datatype type, MPI_Op op, int rank) {
     constexpr std::int64_t chunk = 1 << 26;  // MPI counts in int
     const std::int64_t bytes = type == MPI_DOUBLE ? 8 : 4;
@@ -45,17 +48,15 @@ Comm::~Comm() {
     if (launched_by_mpi()) MPI_Finalize();
 }
 void Comm::all_reduce_sum(std::span<double> v) const {
-    if (size_ > 1) reduce(v.data(), static_cast<std::int64_t>(v.size()), MPI_DOUBLE, MPI_SUM, rank_);
+    if (size_ > 1)
+        reduce(v.data(), static_cast<std::int64_t>(v.size()), MPI_DOUBLE, MPI_SUM, rank_);
 }
 void Comm::all_reduce_max(std::span<double> v) const {
-    if (size_ > 1) reduce(v.data(), static_cast<std::int64_t>(v.size()), MPI_DOUBLE, MPI_MAX, rank_);
+    if (size_ > 1)
+        reduce(v.data(), static_cast<std::int64_t>(v.size()), MPI_DOUBLE, MPI_MAX, rank_);
 }
-void Comm::all_reduce_sum(Backend& backend, Tensor t) const {
-    if (size_ == 1) return;
-    std::vector<float> host(t.size());
-    backend.download(host.data(), t);
-    reduce(host.data(), t.size(), MPI_FLOAT, MPI_SUM, rank_);
-    backend.upload(t, host.data());
+void Comm::all_reduce_sum(std::span<float> v) const {
+    if (size_ > 1) reduce(v.data(), static_cast<std::int64_t>(v.size()), MPI_FLOAT, MPI_SUM, rank_);
 }
 #else
 bool Comm::available() { return false; }
@@ -66,7 +67,7 @@ Comm::Comm() {
 Comm::~Comm() = default;
 void Comm::all_reduce_sum(std::span<double>) const {}
 void Comm::all_reduce_max(std::span<double>) const {}
-void Comm::all_reduce_sum(Backend&, Tensor) const {}
+void Comm::all_reduce_sum(std::span<float>) const {}
 #endif
 
 }  // namespace r1

@@ -1,9 +1,7 @@
-// Collectives among the ranks of a data-parallel run: one process each, launched by mpirun. A process that
-// was not launched so is rank 0 of 1, and every call does nothing.
+// Collectives among the ranks of a data-parallel run: one process each, launched by mpirun. A
+// process that was not launched so is rank 0 of 1, and every call does nothing.
 #pragma once
 #include <span>
-
-#include "src/device/backend.h"
 
 namespace r1 {
 
@@ -19,11 +17,16 @@ class Comm {
     int size() const { return size_; }
     bool is_root() const { return rank_ == 0; }
 
+    /// Whether it is so on any rank.
+    bool any(bool here) const {
+        double value = here;
+        all_reduce_max({&value, 1});
+        return value != 0;
+    }
     /// values = sum (or maximum) over ranks, in place, with the same bits on every rank.
     void all_reduce_sum(std::span<double> values) const;
     void all_reduce_max(std::span<double> values) const;
-    /// The same for a float32 tensor of the backend: the gradient.
-    void all_reduce_sum(Backend& backend, Tensor t) const;
+    void all_reduce_sum(std::span<float> values) const;
 
   private:
     int rank_ = 0, size_ = 1;

@@ -5,8 +5,8 @@
 
 namespace r1 {
 
-/// Bad input or an impossible request. Each main catches it once, prints the sentence and exits with
-/// status 2.
+/// Bad input or an impossible request. Each main catches it once, prints the sentence and exits
+/// with status 2.
 struct Error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };

@@ -16,7 +16,8 @@ namespace r1 {
 namespace {
 
 std::atomic<bool> stop_flag{false};
-static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may only touch lock-free atomics");
+static_assert(std::atomic<bool>::is_always_lock_free,
+              "a signal handler may only touch lock-free atomics");
 
 constexpr int kStopSignals[] = {SIGINT, SIGTERM, SIGHUP};
 
@@ -24,7 +25,8 @@ void on_stop_signal(int) {
     const int saved_errno = errno;
     stop_flag = true;
     for (int signal : kStopSignals) ::signal(signal, SIG_DFL);  // the second one ends the process
-    constexpr char kNote[] = "\nstopping after this step, with a checkpoint; a second signal stops at once\n";
+    constexpr char kNote[] =
+        "\nstopping after this step, with a checkpoint; a second signal stops at once\n";
     [[maybe_unused]] auto written = ::write(STDERR_FILENO, kNote, sizeof kNote - 1);
     errno = saved_errno;
 }
@@ -55,8 +57,8 @@ std::uintmax_t kept_bytes(const std::filesystem::path& file, std::int64_t last_s
     return kept;
 }
 
-/// "%.3g" of value / base^k, with the unit that leaves it below `limit`, which is where rounding would show
-/// base.
+/// "%.3g" of value / base^k, with the unit that leaves it below `limit`, which is where rounding
+/// would show base.
 std::string scaled(double value, double base, double limit, const char* format,
                    std::span<const char* const> units) {
     std::size_t unit = 0;
@@ -83,19 +85,22 @@ void install_stop_handler() {
 
 bool stop_requested() { return stop_flag; }
 
-JsonLines::JsonLines(const std::filesystem::path& file, std::optional<std::int64_t> resume_after_step)
+JsonLines::JsonLines(const std::filesystem::path& file,
+                     std::optional<std::int64_t> resume_after_step)
     : file_(file) {
     std::error_code error;
     if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path(), error);
     if (!error && resume_after_step && std::filesystem::exists(file, error))
         std::filesystem::resize_file(file, kept_bytes(file, *resume_after_step), error);
-    if (error) fail(file.string(), ": cannot be written: ", error.message(), "; choose another --out");
+    if (error)
+        fail(file.string(), ": cannot be written: ", error.message(), "; choose another --out");
     out_.open(file, std::ios::binary | (resume_after_step ? std::ios::app : std::ios::trunc));
     if (!out_) fail("cannot write ", file, "; check the folder and its permissions");
 }
 
 void JsonLines::write(const nlohmann::ordered_json& line) {
-    out_ << line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + '\n' << std::flush;
+    out_ << line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + '\n'
+         << std::flush;
     if (!out_) fail("cannot write ", file_, "; is the disk full?");
 }
 
@@ -110,7 +115,8 @@ std::vector<nlohmann::json> read_json_lines(const std::filesystem::path& file) {
 
 std::string sparkline(std::span<const double> values, int width, double low, double high) {
     static constexpr std::array<const char*, 8> kBars = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
-    const std::size_t n = values.size(), columns = std::min(n, static_cast<std::size_t>(std::max(width, 0)));
+    const std::size_t n = values.size(),
+                      columns = std::min(n, static_cast<std::size_t>(std::max(width, 0)));
     std::string line;
     for (std::size_t c = 0; c < columns; c++) {
         const std::size_t begin = c * n / columns, end = (c + 1) * n / columns;
@@ -134,11 +140,11 @@ void Progress::show(std::int64_t done, std::int64_t total, const std::string& mo
     const double seconds = clock_.seconds();
     if (!terminal && seconds - shown_at_ < 10) return;
     shown_at_ = seconds;
-    std::printf("%s%s: %lld of %lld%s", terminal ? "\r" : "", what_.c_str(), static_cast<long long>(done),
-                static_cast<long long>(total), more.c_str());
+    std::printf("%s%s: %lld of %lld%s", terminal ? "\r" : "", what_.c_str(),
+                static_cast<long long>(done), static_cast<long long>(total), more.c_str());
     if (done > first_)
-        std::printf(", %.0f s left",
-                    seconds / static_cast<double>(done - first_) * static_cast<double>(total - done));
+        std::printf(", %.0f s left", seconds / static_cast<double>(done - first_) *
+                                         static_cast<double>(total - done));
     std::printf(terminal ? "   " : "\n");
     std::fflush(stdout);
     line_open_ = terminal;
@@ -147,6 +153,50 @@ void Progress::show(std::int64_t done, std::int64_t total, const std::string& mo
 void Progress::end() {
     if (line_open_) std::printf("\r\033[K");
     line_open_ = false;
+}
+
+void print_summary(const std::filesystem::path& log) {
+    std::vector<double> rewards, lengths;
+    std::vector<nlohmann::json> evaluations;
+    for (const auto& line : read_json_lines(log)) {
+        if (line.contains("eval")) evaluations.push_back(line["eval"]);
+        if (!line.contains("step") || !line["reward"].is_number()) continue;
+        rewards.push_back(line["reward"]);
+        lengths.push_back(line["length"]);
+    }
+    if (!rewards.empty()) {
+        const auto [low, high] = std::ranges::minmax(rewards);
+        const double longest = std::ranges::max(lengths);
+        std::printf("reward %7.3f to %6.3f  %s\n", low, high,
+                    sparkline(rewards, 80, low, high).c_str());
+        std::printf("length %7.1f to %6.1f  %s\n", 0.0, longest,
+                    sparkline(lengths, 80, 0, longest).c_str());
+    }
+    if (evaluations.size() < 2) return;
+    const auto value = [](const nlohmann::json& evaluation, const char* key) {
+        const auto found = evaluation.find(key);
+        const bool known = found != evaluation.end() && found->is_number();
+        return known ? found->get<double>() : std::nan("");
+    };
+    const auto change = [&](const char* key, auto written) {
+        return written(value(evaluations.front(), key)) + " -> " +
+               written(value(evaluations.back(), key));
+    };
+    const auto number = [](double x) {
+        std::array<char, 32> text;
+        std::snprintf(text.data(), text.size(), "%.4g", x);
+        return std::string(text.data());
+    };
+    std::printf("held out: reward %s, accuracy %s, format %s, length %s\n",
+                change("reward", number).c_str(), change("accuracy", percent).c_str(),
+                change("format", percent).c_str(), change("length", number).c_str());
+}
+
+std::string percent(double share) {
+    if (std::isnan(share)) return "-";
+    std::array<char, 32> text;
+    std::snprintf(text.data(), text.size(), "%.1f%%", 100 * share);
+    return text.data();
 }
 
 std::string human_bytes(double bytes) {

@@ -12,22 +12,23 @@
 
 namespace r1 {
 
-/// After this, SIGINT, SIGTERM and SIGHUP (a closed terminal; under nohup it stays ignored) only set
-/// stop_requested(): the loops check it after each step and leave a checkpoint. A second signal ends the process at
-/// once.
+/// After this, SIGINT, SIGTERM and SIGHUP (a closed terminal; under nohup it stays ignored) only
+/// set stop_requested(): the loops check it after each step and leave a checkpoint. A second signal
+/// ends the process at once.
 void install_stop_handler();
 bool stop_requested();
 
 /// A file of JSON lines, flushed line by line, so that it can be read while the run goes on.
 class JsonLines {
   public:
-    /// Without a step: starts an empty file, and makes its folder. With one, for a resumed run: keeps the
-    /// lines before the first whose "step" (or "eval"."step") is greater, so that no step is there twice, and
-    /// drops a last line that a crash cut off. Throws Error when the file cannot be written or an earlier
-    /// line is not JSON.
+    /// Without a step: starts an empty file, and makes its folder. With one, for a resumed run:
+    /// keeps the lines before the first whose "step" (or "eval"."step") is greater, so that no step
+    /// is there twice, and drops a last line that a crash cut off. Throws Error when the file
+    /// cannot be written or an earlier line is not JSON.
     JsonLines(const std::filesystem::path& file, std::optional<std::int64_t> resume_after_step);
 
-    /// NaN and infinities become null, bytes that are not UTF-8 become U+FFFD: every line is valid JSON.
+    /// NaN and infinities become null, bytes that are not UTF-8 become U+FFFD: every line is valid
+    /// JSON.
     void write(const nlohmann::ordered_json& line);
 
   private:
@@ -35,11 +36,12 @@ class JsonLines {
     std::ofstream out_;
 };
 
-/// The objects of a file of JSON lines, without what is none: a line that a crash cut off. Nothing for no file.
+/// The objects of a file of JSON lines, without what is none: a line that a crash cut off. Nothing
+/// for no file.
 std::vector<nlohmann::json> read_json_lines(const std::filesystem::path& file);
 
-/// Values as a line of bars between low and high, "▁▂▃▅▇": mean-pooled to at most `width` columns, a blank
-/// for NaN.
+/// Values as a line of bars between low and high, "▁▂▃▅▇": mean-pooled to at most `width` columns,
+/// a blank for NaN.
 std::string sparkline(std::span<const double> values, int width, double low, double high);
 
 /// Wall-clock seconds since construction.
@@ -52,13 +54,15 @@ class Stopwatch {
     Clock::time_point start_ = Clock::now();
 };
 
-/// How far something long has come: on a terminal one line that is written over, elsewhere a line every ten seconds.
+/// How far something long has come: on a terminal one line that is written over, elsewhere a line
+/// every ten seconds.
 class Progress {
   public:
     explicit Progress(std::string what) : what_(std::move(what)) {}
     /// "WHAT: 120 of 428, 12 s left", with the time that the work done since construction predicts.
     void show(std::int64_t done, std::int64_t total, const std::string& more = "");
-    /// Ends the line, or takes it away: nothing is left of progress that went no further than its beginning.
+    /// Ends the line, or takes it away: nothing is left of progress that went no further than its
+    /// beginning.
     void end();
 
   private:
@@ -69,6 +73,10 @@ class Progress {
     bool line_open_ = false;
 };
 
+/// Charts of a whole run's rewards and lengths, and its first and last evaluation, from its log.
+void print_summary(const std::filesystem::path& log);
+
+std::string percent(double share);      ///< 0.125 -> "12.5%", NaN -> "-"
 std::string human_bytes(double bytes);  ///< 1536 -> "1.5 KiB"
 std::string human_count(double count);  ///< 494032768 -> "494M"
 

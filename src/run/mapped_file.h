@@ -1,4 +1,5 @@
-// A file's bytes, mapped read-only: nothing is read before it is looked at, and nothing is held twice.
+// A file's bytes, mapped read-only: nothing is read before it is looked at, and nothing is held
+// twice.
 #pragma once
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -20,15 +21,17 @@ class MappedFile {
     /// Throws Error when the file cannot be read.
     explicit MappedFile(const std::filesystem::path& file) {
         std::error_code ignored;
-        if (std::filesystem::is_directory(file, ignored)) fail(file.string(), ": is a folder, not a file");
-        if (!std::filesystem::is_regular_file(file, ignored)) fail(file.string(), ": there is no such file");
+        if (std::filesystem::is_directory(file, ignored))
+            fail(file.string(), ": is a folder, not a file");
+        if (!std::filesystem::is_regular_file(file, ignored))
+            fail(file.string(), ": there is no such file");
         const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
         if (descriptor < 0) fail(file.string(), ": cannot be opened: ", std::strerror(errno));
         struct stat status {};
         void* memory = nullptr;
         if (::fstat(descriptor, &status) == 0 && status.st_size > 0)
-            memory = ::mmap(nullptr, static_cast<std::size_t>(status.st_size), PROT_READ, MAP_PRIVATE,
-                            descriptor, 0);
+            memory = ::mmap(nullptr, static_cast<std::size_t>(status.st_size), PROT_READ,
+                            MAP_PRIVATE, descriptor, 0);
         const int error = errno;
         ::close(descriptor);  // the mapping stays
         if (memory == MAP_FAILED) fail(file.string(), ": cannot be mapped: ", std::strerror(error));

@@ -7,10 +7,8 @@
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
-#include <dnnl.hpp>
 #include <fstream>
 
-#include "src/model/checkpoint.h"
 #include "src/run/error.h"
 #include "src/run/mapped_file.h"
 
@@ -30,17 +28,23 @@ constexpr const char* kCompiler = __VERSION__;
 constexpr const char* kCompiler = "g++ " __VERSION__;
 #endif
 
+/// Flags that say how a run is begun, and not what it is.
+const std::set<std::string> kNotOfTheRun = {"config",    "preset",  "resume",
+                                            "overwrite", "dry-run", "explain"};
+
 /// A word as a shell needs it.
 std::string quoted(const std::string& word) {
-    if (!word.empty() && word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                                "0123456789_-+=./,:@%") == word.npos)
+    if (!word.empty() &&
+        word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                               "0123456789_-+=./,:@%") == word.npos)
         return word;
     std::string text = "'";
     for (char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
     return text + "'";
 }
 
-/// A flag's text as a JSON number or truth value where it is one, so that 1e-3 and 0.001 are the same.
+/// A flag's text as a JSON number or truth value where it is one, so that 1e-3 and 0.001 are the
+/// same.
 ordered_json typed(const std::string& text) {
     const auto value = ordered_json::parse(text, nullptr, false);
     return value.is_number() || value.is_boolean() ? value : ordered_json(text);
@@ -48,7 +52,8 @@ ordered_json typed(const std::string& text) {
 
 ordered_json value_of(const CLI::Option& option) {
     if (option.get_items_expected_max() == 0) return option.count() > 0;  // a flag without a value
-    if (option.get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll) return option.results();
+    if (option.get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll)
+        return option.results();
     return typed(option.count() ? option.results().back() : option.get_default_str());
 }
 
@@ -69,7 +74,8 @@ std::string sha256_of_file(const fs::path& file) {
     const MappedFile mapped(file);
     unsigned char digest[EVP_MAX_MD_SIZE];
     unsigned size = 0;
-    if (!EVP_Digest(mapped.bytes().data(), mapped.bytes().size(), digest, &size, EVP_sha256(), nullptr))
+    if (!EVP_Digest(mapped.bytes().data(), mapped.bytes().size(), digest, &size, EVP_sha256(),
+                    nullptr))
         fail(file.string(), ": its SHA-256 could not be computed");
     std::string hex;
     for (unsigned i = 0; i < size; ++i) {
@@ -93,10 +99,6 @@ ordered_json describe_run(const CLI::App& app, int argc, char** argv) {
     std::strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
     utsname system{};
     uname(&system);
-    const auto* onednn = dnnl_version();
-    char onednn_version[32];
-    std::snprintf(onednn_version, sizeof onednn_version, "%d.%d.%d", onednn->major, onednn->minor,
-                  onednn->patch);
     return {{"program", app.get_name()},
             {"command", command},
             {"flags", flags},
@@ -109,7 +111,20 @@ ordered_json describe_run(const CLI::App& app, int argc, char** argv) {
               {"cpu", field("/proc/cpuinfo", "model name")},
               {"cores", sysconf(_SC_NPROCESSORS_ONLN)},
               {"memory", field("/proc/meminfo", "MemTotal")}}},
-            {"versions", {{"compiler", kCompiler}, {"oneDNN", onednn_version}}}};
+            {"compiler", kCompiler}};
+}
+
+std::string config_of_run(const ordered_json& record) {
+    std::string toml = "# " + record["command"].get<std::string>() + "\n";
+    for (const auto& [flag, value] : record["flags"].items()) {
+        if (kNotOfTheRun.contains(flag) || value == "" || value.empty()) continue;
+        std::string text = value.dump();
+        // CLI11 before 2.4 knows no escapes; a literal string of TOML needs none.
+        if (value.is_string() && text.find('\\') != text.npos)
+            text = "'" + value.get<std::string>() + "'";
+        toml += flag + " = " + text + "\n";
+    }
+    return toml;
 }
 
 void describe_inputs(ordered_json& record, const std::string& device, int ranks,
@@ -125,7 +140,8 @@ void describe_inputs(ordered_json& record, const std::string& device, int ranks,
         std::vector<fs::path> parts;
         for (const auto& entry : fs::directory_iterator(path))
             if (const auto name = entry.path().filename();
-                name == "config.json" || name == "generation_config.json" || name == "tokenizer.json" ||
+                name == "config.json" || name == "generation_config.json" ||
+                name == "tokenizer.json" ||
                 (name.extension() == ".safetensors" && name.string().starts_with("model")))
                 parts.push_back(name);
         std::ranges::sort(parts);
@@ -147,98 +163,53 @@ std::vector<std::string> compare_runs(const ordered_json& before, const ordered_
                                       const std::set<std::string>& may_differ) {
     for (const char* key : {"program", "flags", "sha256"})
         if (!before.is_object() || !before.contains(key) || before[key].type() != now[key].type())
-            fail("--resume: the checkpoint does not say what run it is of; begin a new one in another --out");
+            fail(
+                "--resume: the checkpoint does not say what run it is of; begin a new one in another --out");
     if (before["program"] != now["program"])
-        fail("--resume: the checkpoint is one of ", before["program"].get<std::string>(), ", not of ",
-             now["program"].get<std::string>(), "; choose another --out");
+        fail("--resume: the checkpoint is one of ", before["program"].get<std::string>(),
+             ", not of ", now["program"].get<std::string>(), "; choose another --out");
     for (const auto& [file, hash] : before["sha256"].items())
         if (now["sha256"].contains(file) && now["sha256"][file] != hash)
             fail("--resume: ", file, " is not the file that the run began with (its SHA-256 was ",
                  hash.get<std::string>().substr(0, 12),
                  "...); give that one, or begin a new run in another --out");
-    for (const auto& [key, name] :
-         {std::pair("template", "the prompt template is"), std::pair("stop_texts", "the stop texts are")})
+    for (const auto& [key, name] : {std::pair("template", "the prompt template is"),
+                                    std::pair("stop_texts", "the stop texts are")})
         if (before.value(key, ordered_json()) != now.value(key, ordered_json()))
-            fail("--resume: ", name,
-                 " not what the run began with; give --template, --plain and --stop-text as then, or begin a "
-                 "new run in another --out");
+            fail(
+                "--resume: ", name,
+                " not what the run began with; give --template, --plain and --stop-text as then, or begin a "
+                "new run in another --out");
     std::vector<std::string> notes;
-    // What names a file is compared by its content; the others say what to do, not what the run is.
-    const std::set<std::string> not_compared = {"model",     "tokenizer", "train",    "eval",
-                                                "data",      "out",       "template", "resume",
-                                                "overwrite", "dry-run",   "explain",  "preset"};
+    // What names a file is compared by its content.
+    const std::set<std::string> files = {"model", "tokenizer", "train",   "eval",
+                                         "data",  "out",       "template"};
     for (const auto& [flag, value] : now["flags"].items()) {
         const auto old = before["flags"].find(flag);
-        if (not_compared.contains(flag) || old == before["flags"].end() || *old == value) continue;
+        if (kNotOfTheRun.contains(flag) || files.contains(flag) || old == before["flags"].end() ||
+            *old == value)
+            continue;
         if (!may_differ.contains(flag))
-            fail("--resume: --", flag, " is ", value.dump(), ", but the run began with ", old->dump(),
-                 "; give that, or begin a new run in another --out");
+            fail("--resume: --", flag, " is ", value.dump(), ", but the run began with ",
+                 old->dump(), "; give that, or begin a new run in another --out");
         notes.push_back("--" + flag + " is " + value.dump() + ", and was " + old->dump());
     }
     for (const auto& [key, name] :
          {std::pair("device", "the device"), std::pair("ranks", "the number of ranks")})
         if (const ordered_json old = before.value(key, ordered_json()); old != now[key])
-            notes.push_back(std::string(name) + " is " + now[key].dump() + ", and was " + old.dump());
+            notes.push_back(std::string(name) + " is " + now[key].dump() + ", and was " +
+                            old.dump());
     return notes;
 }
 
-void check_schedule(const ordered_json& before, const std::string& schedule, std::int64_t steps,
-                    std::int64_t step) {
+void check_schedule(const ordered_json& before, const ordered_json& now, std::int64_t step) {
     const auto& planned = before["flags"]["steps"];
-    if (schedule == "cosine" && steps > step && planned != steps)
+    const auto& steps = now["flags"]["steps"];
+    if (now["flags"]["schedule"] == "cosine" && steps > step && planned != steps)
         fail(
-            "--resume: --steps is ", steps, ", but the run began with ", planned.dump(),
+            "--resume: --steps is ", steps.dump(), ", but the run began with ", planned.dump(),
             ", which shapes the learning rate of --schedule cosine; give that, or begin a new run in another "
             "--out");
-}
-
-ordered_json log_line(const ordered_json& record, bool resuming, std::int64_t step) {
-    if (!resuming) return {{"run", record}};
-    return {{"resumed", {{"step", step}, {"command", record["command"]}, {"date", record["date"]}}}};
-}
-
-bool check_run_folder(const fs::path& folder, const fs::path& model_folder, bool resume, bool overwrite) {
-    std::error_code ignored;
-    if (fs::exists(folder, ignored) && !fs::is_directory(folder, ignored))
-        fail(folder.string(), ": is a file; --out wants a folder");
-    if (fs::equivalent(folder, model_folder, ignored))
-        fail("--out ", folder.string(), " is the folder of --model; choose another");
-    const bool has_model = has_weights(folder), has_log = fs::exists(folder / "log.jsonl", ignored);
-    if (resume && has_checkpoint(folder)) return true;
-    if (resume && has_model)
-        fail(folder.string(),
-             ": the run in it is finished and its checkpoint is gone; to train its model "
-             "further, give it as --model and choose another --out");
-    if (!resume && !overwrite && (has_model || has_log || has_checkpoint(folder)))
-        fail(folder.string(), ": holds a ", has_log || has_checkpoint(folder) ? "run" : "model",
-             " already; go on with it by --resume, replace it by --overwrite, or choose another --out");
-    return false;
-}
-
-void clear_run_folder(const fs::path& folder) {
-    if (!fs::is_directory(folder)) return;
-    std::vector<fs::path> old;
-    for (const auto& entry : fs::directory_iterator(folder)) {
-        const std::string name = entry.path().filename();
-        if (name == "log.jsonl" || name == "samples.jsonl" || name == "best" ||
-            name == "model.safetensors.index.json" ||
-            (name.ends_with(".safetensors") && (name.starts_with("checkpoint") || name.starts_with("model"))))
-            old.push_back(entry.path());
-    }
-    for (const auto& path : old) fs::remove_all(path);
-}
-
-Config config_of_model(const fs::path& folder) {
-    if (has_weights(folder)) return Config::load(folder);
-    if (!has_checkpoint(folder))
-        fail(folder.string(), ": ",
-             fs::is_directory(folder) ? "has no model.safetensors" : "there is no such folder",
-             "; a model folder holds config.json, model.safetensors and tokenizer.json");
-    const std::string command =
-        recorded_run(folder).value("command", "train_grpo ... --out " + folder.string());
-    const bool resumes = command.find(" --resume") != command.npos;
-    fail(folder.string(), ": a run that was stopped, and has no model yet; go on with `", command,
-         resumes ? "" : " --resume", "`, or add --steps 1 to that, which ends it where it is");
 }
 
 }  // namespace r1

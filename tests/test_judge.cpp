@@ -3,8 +3,8 @@
 #include <chrono>
 
 #include "src/rl/evaluation.h"
-#include "src/rl/reward_mix.h"
-#include "src/rl/text_measures.h"
+#include "src/rl/judge.h"
+#include "src/rl/measures.h"
 #include "tests/support.h"
 
 using namespace r1;

@@ -1,4 +1,4 @@
-#include "src/rl/text_measures.h"
+#include "src/rl/measures.h"
 
 #include <algorithm>
 #include <cctype>
@@ -6,6 +6,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "src/rl/grpo.h"
 #include "src/run/error.h"
 
 namespace r1 {
@@ -15,7 +16,8 @@ struct Range {
     std::uint32_t first, last;
     const char* script;
 };
-/// Blocks of the Unicode standard; what is in none of them (digits, punctuation, symbols) belongs to no word.
+/// Blocks of the Unicode standard; what is in none of them (digits, punctuation, symbols) belongs
+/// to no word.
 constexpr Range kRanges[] = {
     {'A', 'Z', "latin"},        {'a', 'z', "latin"},          {0xc0, 0xd6, "latin"},
     {0xd8, 0xf6, "latin"},      {0xf8, 0x24f, "latin"},       {0x370, 0x3ff, "greek"},
@@ -33,7 +35,8 @@ std::string_view script_of(std::uint32_t c) {
     return {};
 }
 
-/// Takes one character off the front; a byte that is not UTF-8 is a character of its own, and no letter.
+/// Takes one character off the front; a byte that is not UTF-8 is a character of its own, and no
+/// letter.
 std::uint32_t next_character(std::string_view& text) {
     const auto lead = static_cast<unsigned char>(text[0]);
     const std::size_t length = lead < 0x80       ? 1
@@ -75,11 +78,37 @@ std::vector<std::string_view> split(std::string_view text) {
 
 }  // namespace
 
+const std::vector<Measure> kMeasures = {
+    {"accuracy", "1 for a right answer",
+     [](const Response& r, const MeasureOptions&) { return r.accuracy.value; }},
+    {"format", "1 for the form that the prompt asks for",
+     [](const Response& r, const MeasureOptions&) { return r.format.value; }},
+    {"language", "share of words in --script",
+     [](const Response& r, const MeasureOptions& o) {
+         return language_consistency(r.text, o.script);
+     }},
+    {"repetition", "share of runs of four words that occurred before",
+     [](const Response& r, const MeasureOptions&) { return repetition(r.text); }},
+    {"overlong", "DAPO's punishment, 0 to -1, of a response near the longest",
+     [](const Response& r, const MeasureOptions& o) {
+         return overlong_penalty(r.length(), o.max_new_tokens, o.overlong_cache);
+     }},
+    {"length", "tokens",
+     [](const Response& r, const MeasureOptions&) { return static_cast<double>(r.length()); }},
+    {"truncated", "1 if it was cut off at the longest",
+     [](const Response& r, const MeasureOptions&) { return r.stopped ? 0.0 : 1.0; }},
+    {"reflective_words", "check, wait, ... (see reflective_words())",
+     [](const Response& r, const MeasureOptions&) {
+         return static_cast<double>(reflective_words(r.text));
+     }},
+};
+
 void check_script(const std::string& script) {
     for (const Range& r : kRanges)
         if (script == r.script) return;
-    fail("unknown script \"", script,
-         "\"; choose latin, greek, cyrillic, hebrew, arabic, devanagari, thai, hangul, kana or han");
+    fail(
+        "unknown script \"", script,
+        "\"; choose latin, greek, cyrillic, hebrew, arabic, devanagari, thai, hangul, kana or han");
 }
 
 double language_consistency(std::string_view response, const std::string& script) {
@@ -130,10 +159,13 @@ double repetition(std::string_view text) {
 
 int reflective_words(std::string_view text) {
     int count = 0;
-    for (const std::string_view word : {"等等", "错误", "然而", "但是", "重试", "验证", "评估", "检查"})
-        for (auto at = text.find(word); at != text.npos; at = text.find(word, at + word.size())) ++count;
-    static const std::unordered_set<std::string> words = {"wait",  "mistake", "however", "but",      "retry",
-                                                          "error", "verify",  "wrong",   "evaluate", "check"};
+    for (const std::string_view word :
+         {"等等", "错误", "然而", "但是", "重试", "验证", "评估", "检查"})
+        for (auto at = text.find(word); at != text.npos; at = text.find(word, at + word.size()))
+            ++count;
+    static const std::unordered_set<std::string> words = {"wait",     "mistake", "however", "but",
+                                                          "retry",    "error",   "verify",  "wrong",
+                                                          "evaluate", "check"};
     std::string word;
     auto end_word = [&] {
         count += static_cast<int>(words.count(word));

@@ -1,0 +1,53 @@
+// Memory is planned before the first step: a table, and a sentence instead of a crash if it does
+// not fit.
+#pragma once
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "src/device/device.h"
+#include "src/model/optimizer.h"
+#include "src/run/log.h"
+
+namespace r1 {
+
+/// What memory is for, with the flags that change it, and how many bytes that takes.
+struct PlannedMemory {
+    std::string what;
+    std::size_t bytes;
+};
+
+/// What it takes to train a model.
+inline std::vector<PlannedMemory> training_memory(const Config& config,
+                                                  const TransformerOptions& options,
+                                                  bool bf16_moments, const Backend& backend) {
+    const auto weights = Parameters::bytes(config, options, backend);
+    const auto count = human_count(static_cast<double>(ParameterLayout(config).total));
+    return {{"parameters (" + count + ")", weights.parameters},
+            {"gradients", weights.gradients},
+            {"optimizer state", Optimizer::bytes(ParameterLayout(config), backend, bf16_moments)},
+            {"activations (--token-budget, --recompute)",
+             Transformer::workspace_bytes(config, options, backend)}};
+}
+
+/// Prints the plan, and what the process holds already. Throws Error if it does not fit. Returns
+/// the total.
+inline std::size_t print_and_check(std::vector<PlannedMemory> plan, const Device& device) {
+    const Backend& backend = *device.backend;
+    const std::size_t present = backend.used_memory(), available = backend.available_memory();
+    plan.push_back({"in use already: program, libraries, data", present});
+    std::size_t total = 0;
+    std::printf("memory plan (%s%s)\n", backend.name(), device.note.c_str());
+    for (const auto& [what, bytes] : plan) {
+        std::printf("  %12s  %s\n", human_bytes(static_cast<double>(bytes)).c_str(), what.c_str());
+        total += bytes;
+    }
+    std::printf("  %12s  in all\n", human_bytes(static_cast<double>(total)).c_str());
+    if (total - present > available)
+        fail("the plan needs ", human_bytes(static_cast<double>(total)), ", ",
+             human_bytes(static_cast<double>(total - present - available)),
+             " more than is free; lower the largest rows with the flags named beside them");
+    return total;
+}
+
+}  // namespace r1

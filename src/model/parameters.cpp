@@ -1,0 +1,185 @@
+#include "src/model/parameters.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "src/device/parallel.h"
+
+namespace r1 {
+
+using std::int64_t;
+
+ParameterLayout::ParameterLayout(const Config& c) {
+    auto add = [&](const std::string& name, int64_t rows, int64_t cols, bool is_matrix) {
+        entries.push_back({name, total, rows, cols, is_matrix});
+        total += rows * cols;
+        return total - rows * cols;
+    };
+    const int64_t C = c.hidden_size, F = c.intermediate_size;
+    const int64_t q = c.attention().q_cols(), kv = c.attention().kv_cols();
+    layers.resize(c.num_hidden_layers);
+    auto prefix = [](std::size_t l) { return "model.layers." + std::to_string(l) + "."; };
+
+    embed = head = add("model.embed_tokens.weight", c.vocab_size, C, true);
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+        layers[l].qkv = add(prefix(l) + "self_attn.q_proj.weight", q, C, true);
+        add(prefix(l) + "self_attn.k_proj.weight", kv, C, true);
+        add(prefix(l) + "self_attn.v_proj.weight", kv, C, true);
+        layers[l].o = add(prefix(l) + "self_attn.o_proj.weight", C, q, true);
+        layers[l].gate_up = add(prefix(l) + "mlp.gate_proj.weight", F, C, true);
+        add(prefix(l) + "mlp.up_proj.weight", F, C, true);
+        layers[l].down = add(prefix(l) + "mlp.down_proj.weight", C, F, true);
+    }
+    if (!c.tie_word_embeddings) head = add("lm_head.weight", c.vocab_size, C, true);
+    matrices = total;
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+        layers[l].input_norm = add(prefix(l) + "input_layernorm.weight", C, 1, false);
+        layers[l].post_norm = add(prefix(l) + "post_attention_layernorm.weight", C, 1, false);
+        if (c.head_norm()) {
+            layers[l].q_norm = add(prefix(l) + "self_attn.q_norm.weight", c.head_dim, 1, false);
+            layers[l].k_norm = add(prefix(l) + "self_attn.k_norm.weight", c.head_dim, 1, false);
+        }
+        if (c.attention_bias) {
+            layers[l].qkv_bias = add(prefix(l) + "self_attn.q_proj.bias", q, 1, false);
+            add(prefix(l) + "self_attn.k_proj.bias", kv, 1, false);
+            add(prefix(l) + "self_attn.v_proj.bias", kv, 1, false);
+        }
+    }
+    final_norm = add("model.norm.weight", C, 1, false);
+}
+
+Parameters::Bytes Parameters::bytes(const Config& config, const TransformerOptions& options,
+                                    const Backend& backend) {
+    const ParameterLayout layout(config);
+    const std::size_t real = bytes_of(backend.real());
+    Bytes bytes;
+    bytes.parameters = (layout.total - layout.matrices) * real;
+    if (!options.bf16_master) bytes.parameters += layout.matrices * real;
+    if (options.bf16_matrices) bytes.parameters += layout.matrices * bytes_of(DType::BF16);
+    if (options.trainable) bytes.gradients = layout.total * real;
+    return bytes;
+}
+
+Parameters::Parameters(Backend& backend, const Config& config, const TransformerOptions& options)
+    : backend_(backend),
+      options_(options),
+      layout_(config),
+      residual_scale_(1 / std::sqrt(2.0 * config.num_hidden_layers)) {
+    const DType real = backend.real();
+    const int64_t matrices = layout_.matrices, vectors = layout_.total - matrices;
+    if (options.bf16_matrices) {
+        bf16_buffer_ = Buffer(backend, matrices * bytes_of(DType::BF16));
+        bf16_matrices_ = {bf16_buffer_.data(), DType::BF16, matrices, 1};
+    }
+    if (options.bf16_master) {
+        master_buffer_ = Buffer(backend, vectors * bytes_of(real));
+        matrices_ = bf16_matrices_;
+        vectors_ = {master_buffer_.data(), real, vectors, 1};
+    } else {
+        master_buffer_ = Buffer(backend, layout_.total * bytes_of(real));
+        const Tensor all{master_buffer_.data(), real, layout_.total, 1};
+        matrices_ = all.slice(0, matrices);
+        vectors_ = all.slice(matrices, vectors);
+    }
+    backend.zero(matrices_);
+    backend.zero(vectors_);
+    if (options.trainable) {
+        gradient_buffer_ = Buffer(backend, layout_.total * bytes_of(real));
+        gradients_ = {gradient_buffer_.data(), real, layout_.total, 1};
+        backend.zero(gradients_);
+    }
+}
+
+Tensor Parameters::matrix(int64_t offset, int64_t rows, int64_t cols) const {
+    const Tensor& all = options_.bf16_matrices ? bf16_matrices_ : matrices_;
+    return all.slice(offset, rows * cols).reshape(rows, cols);
+}
+Tensor Parameters::vector(int64_t offset, int64_t size) const {
+    return offset < 0 ? Tensor{} : vectors_.slice(offset - layout_.matrices, size);
+}
+Tensor Parameters::gradient(int64_t offset, int64_t rows, int64_t cols) const {
+    return offset < 0 ? Tensor{} : gradients_.slice(offset, rows * cols).reshape(rows, cols);
+}
+
+Tensor Parameters::master(int64_t first, int64_t count) const {
+    return first < layout_.matrices ? matrices_.slice(first, count)
+                                    : vectors_.slice(first - layout_.matrices, count);
+}
+
+std::vector<float> Parameters::download() const {
+    std::vector<float> values(layout_.total);
+    download_floats(backend_, matrices_, std::span(values).first(layout_.matrices));
+    download_floats(backend_, vectors_, std::span(values).subspan(layout_.matrices));
+    return values;
+}
+
+void Parameters::upload(std::span<const float> values) {
+    upload_floats(backend_, matrices_, values.first(layout_.matrices));
+    upload_floats(backend_, vectors_, values.subspan(layout_.matrices));
+    changed();
+}
+
+void Parameters::all_reduce_gradients(const Comm& comm) {
+    if (comm.size() == 1) return;
+    std::vector<float> host(gradients_.size());
+    backend_.download(host.data(), gradients_);
+    comm.all_reduce_sum(host);
+    backend_.upload(gradients_, host.data());
+}
+
+void Parameters::changed() {
+    if (options_.bf16_matrices && !options_.bf16_master) backend_.copy(bf16_matrices_, matrices_);
+}
+
+void Parameters::initialize(std::uint64_t seed) {
+    for (const auto& e : layout_.entries) {
+        const bool into_residual =
+            e.name.ends_with("o_proj.weight") || e.name.ends_with("down_proj.weight");
+        std::vector<float> values(e.rows * e.cols, e.name.ends_with("norm.weight") ? 1.0f : 0.0f);
+        if (e.is_matrix)
+            parallel_for(e.rows, [&](int64_t row) {
+                for (int64_t i = row * e.cols; i < (row + 1) * e.cols; ++i) {  // Box-Muller
+                    const auto index = static_cast<std::uint64_t>(e.offset + i);
+                    const std::uint32_t a[4] = {static_cast<std::uint32_t>(index),
+                                                static_cast<std::uint32_t>(index >> 32), 0, 0};
+                    const std::uint32_t b[4] = {a[0], a[1], 1, 0};
+                    const double normal = std::sqrt(-2 * std::log(philox_uniform(seed, a))) *
+                                          std::cos(2 * std::numbers::pi * philox_uniform(seed, b));
+                    values[i] =
+                        static_cast<float>(0.02 * normal * (into_residual ? residual_scale_ : 1));
+                }
+            });
+        upload_floats(backend_, master(e.offset, e.rows * e.cols), values);
+    }
+    changed();
+}
+
+namespace {
+std::vector<int64_t> shape_of(const ParameterLayout::Entry& e) {
+    return e.is_matrix ? std::vector<int64_t>{e.rows, e.cols} : std::vector<int64_t>{e.rows};
+}
+}  // namespace
+
+void Parameters::load(const std::filesystem::path& folder) {
+    const SafeTensors weights(folder);
+    for (const auto& e : layout_.entries)
+        weights.read_f32(e.name, shape_of(e), [&](int64_t first, std::span<const float> values) {
+            upload_floats(backend_, master(e.offset + first, static_cast<int64_t>(values.size())),
+                          values);
+        });
+    changed();
+}
+
+void Parameters::save(const std::filesystem::path& folder, SafeDtype dtype) const {
+    std::vector<SafeTensorOut> tensors;
+    for (const auto& e : layout_.entries)
+        tensors.push_back({e.name, shape_of(e), {}, [&](int64_t first, std::span<float> out) {
+                               download_floats(
+                                   backend_,
+                                   master(e.offset + first, static_cast<int64_t>(out.size())), out);
+                           }});
+    std::filesystem::create_directories(folder);
+    write_safetensors(folder / "model.safetensors", tensors, dtype);
+}
+
+}  // namespace r1

@@ -1,0 +1,98 @@
+// The weights of a model: where each lies, how they begin, are loaded and are saved.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "src/model/config.h"
+#include "src/model/safetensors.h"
+#include "src/run/comm.h"
+
+namespace r1 {
+
+/// Every parameter, under its Hugging Face name, as a view into one contiguous buffer: matrices
+/// first (the part that may have a bfloat16 copy and weight decay), then norms and biases.
+/// Gradients and optimizer states use the same layout. Projections that share an input lie side by
+/// side, so q|k|v and gate|up are one GEMM each.
+struct ParameterLayout {
+    struct Entry {
+        std::string name;
+        std::int64_t offset, rows, cols;  ///< cols = 1 and rank 1 for vectors
+        bool is_matrix;
+    };
+    struct Layer {  ///< offsets; -1: there is none
+        std::int64_t input_norm, qkv, qkv_bias = -1, q_norm = -1, k_norm = -1, o, post_norm,
+                                      gate_up, down;
+    };
+    std::vector<Entry> entries;
+    std::vector<Layer> layers;
+    std::int64_t embed = 0, final_norm = 0, head = 0;  ///< offsets; head == embed when tied
+    std::int64_t matrices = 0, total = 0;              ///< element counts
+
+    explicit ParameterLayout(const Config& config);
+};
+
+/// How a model is kept and run.
+struct TransformerOptions {
+    bool trainable = true;       ///< allocate gradients
+    bool bf16_matrices = false;  ///< multiply matrices in bfloat16; the float32 master stays
+    bool bf16_master = false;    ///< no, matrices exist in bfloat16 only; wants bf16_matrices
+    bool recompute = false;  ///< keep one layer's activations, and recompute the others going back
+    std::int64_t max_tokens = 4096;    ///< of the largest packed batch
+    std::int64_t max_decode_rows = 0;  ///< of the largest decode batch, 0: none
+};
+
+class Parameters {
+  public:
+    Parameters(Backend& backend, const Config& config, const TransformerOptions& options);
+    struct Bytes {
+        std::size_t parameters = 0, gradients = 0;
+    };
+    /// What the constructor will allocate.
+    static Bytes bytes(const Config& config, const TransformerOptions& options,
+                       const Backend& backend);
+
+    /// Normal(0, 0.02) matrices (those that project back into the residual stream / sqrt(2 layers),
+    /// as GPT-2 does, section 2.3), ones for norms, zero biases.
+    void initialize(std::uint64_t seed);
+    /// Reads FOLDER/model.safetensors, or the shards that its index names.
+    void load(const std::filesystem::path& folder);
+    /// Writes FOLDER/model.safetensors. A tied head is not written, as Hugging Face does it.
+    void save(const std::filesystem::path& folder, SafeDtype dtype) const;
+    std::vector<float> download() const;
+    void upload(std::span<const float> values);
+    /// Call after the parameters were changed from outside: refreshes the bfloat16 copy.
+    void changed();
+
+    /// Sums the gradients over the ranks.
+    void all_reduce_gradients(const Comm& comm);
+
+    const ParameterLayout& layout() const { return layout_; }
+    /// The master: layout().matrices elements, float32 or bfloat16, and the vectors behind them,
+    /// float32.
+    Tensor matrices() const { return matrices_; }
+    Tensor vectors() const { return vectors_; }
+    Tensor gradients() const { return gradients_; }
+
+    /// A parameter by its offset in the layout, in the type that it is multiplied in, and its
+    /// gradient. Empty where the offset is -1.
+    Tensor matrix(std::int64_t offset, std::int64_t rows, std::int64_t cols) const;
+    Tensor vector(std::int64_t offset, std::int64_t size) const;
+    Tensor gradient(std::int64_t offset, std::int64_t rows, std::int64_t cols = 1) const;
+
+  private:
+    /// Elements [first, first + count) of the master: all matrices or all vectors.
+    Tensor master(std::int64_t first, std::int64_t count) const;
+
+    Backend& backend_;
+    TransformerOptions options_;
+    ParameterLayout layout_;
+    Buffer master_buffer_, gradient_buffer_, bf16_buffer_;
+    Tensor matrices_, vectors_, gradients_;
+    Tensor bf16_matrices_;   ///< a copy of the master, or the master itself
+    double residual_scale_;  ///< of initial matrices that project into the residual stream
+};
+
+}  // namespace r1

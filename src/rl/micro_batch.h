@@ -1,0 +1,67 @@
+// Responses cut into what fits a forward pass.
+#pragma once
+#include <span>
+#include <vector>
+
+#include "src/model/transformer.h"
+#include "src/rl/dataset.h"
+#include "src/rl/grpo.h"
+#include "src/run/comm.h"
+
+namespace r1 {
+
+/// Cuts responses, but for those that are masked, into micro-batches of at most token_budget tokens
+/// and calls body(responses of one, packed) for each. Tokens in, tokens out: no text is encoded
+/// again.
+template <class Body>
+void for_each_micro_batch(std::span<Response> responses, std::int64_t token_budget, Body body) {
+    std::vector<Response*> micro;
+    PackedBatch batch;
+    const auto flush = [&] {
+        if (!micro.empty()) body(std::span<Response* const>(micro), batch);
+        micro.clear();
+        batch.clear();
+    };
+    for (Response& r : responses) {
+        if (r.masked) continue;
+        std::vector<std::int32_t> tokens = r.problem->tokens;
+        tokens.insert(tokens.end(), r.tokens.begin(), r.tokens.end());
+        if (batch.size() + static_cast<std::int64_t>(tokens.size()) > token_budget) flush();
+        batch.add(tokens, r.problem->tokens.size());
+        micro.push_back(&r);
+    }
+    flush();
+}
+
+/// What an update on these responses, and on those of the other ranks, averages over.
+inline UpdateSize update_size(const Comm& comm, std::span<const Response> responses) {
+    double size[] = {static_cast<double>(responses.size()), 0};
+    for (const Response& r : responses) size[1] += r.masked ? 0 : r.length();
+    comm.all_reduce_sum(size);
+    return {size[0], size[1]};
+}
+
+struct ScoreOptions {
+    double temperature = 1;
+    std::int64_t token_budget = 8192;  ///< of a forward pass
+};
+
+/// Log-probabilities of every response token under the model's present weights, into a field of
+/// each response. Returns the sum of each one's entropies.
+inline std::vector<double> score(Transformer& model, std::span<Response> responses,
+                                 const ScoreOptions& o, std::vector<float> Response::*logp) {
+    std::vector<double> entropies(responses.size());
+    for_each_micro_batch(responses, o.token_budget, [&](auto micro, const PackedBatch& batch) {
+        const auto scores = model.forward(batch, static_cast<float>(o.temperature));
+        std::size_t begin = 0;
+        for (Response* r : micro) {
+            const std::size_t end = begin + r->length();
+            (r->*logp).assign(&scores.logp[begin], &scores.logp[0] + end);
+            double& entropy = entropies[r - responses.data()];
+            for (; begin < end; ++begin) entropy += scores.entropy[begin];
+        }
+    });
+    return entropies;
+}
+
+}  // namespace r1

@@ -1,0 +1,35 @@
+// What a model folder says beside its weights.
+#pragma once
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "src/model/transformer.h"
+#include "src/rl/prompt_template.h"
+#include "tokenizer/tokenizer.h"
+
+namespace r1 {
+
+struct ModelFolder {
+    std::filesystem::path path;
+    Config config;
+    Tokenizer tokenizer;
+    PromptTemplate prompt_template;
+    std::vector<std::string> stop_texts;  ///< that end a response
+
+    /// `choice` and `plain`: see PromptTemplate::load(). A model is asked in its chat format if it
+    /// was trained on chats, that is, if one of its end-of-sequence tokens ends a turn.
+    /// `stop_texts`, if there are any, replace the folder's own. Throws Error where there is no
+    /// model.
+    ModelFolder(const std::filesystem::path& path, const std::string& choice, bool plain,
+                const std::vector<std::string>& stop_texts);
+    /// Writes a model that was trained from this one, with what belongs to it, into another folder.
+    /// dtype: see saved_dtype().
+    void save(const Transformer& model, const std::filesystem::path& to,
+              const std::string& dtype) const;
+    /// Adds template and stop texts to what is recorded of a run.
+    void describe(nlohmann::ordered_json& record) const;
+};
+
+}  // namespace r1

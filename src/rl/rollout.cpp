@@ -1,0 +1,70 @@
+#include "src/rl/rollout.h"
+
+#include "src/run/log.h"
+
+namespace r1 {
+
+std::function<bool(std::span<const std::int32_t>)> stop_at(const Tokenizer& tokenizer,
+                                                           const std::vector<std::string>& texts) {
+    if (texts.empty()) return {};
+    const std::size_t longest = std::ranges::max(texts, {}, &std::string::size).size();
+    return [=](std::span<const std::int32_t> tokens) {
+        // A token has at least one byte.
+        const std::string end = tokenizer.decode(tokens.last(std::min(tokens.size(), longest)));
+        return std::ranges::any_of(texts, [&](const auto& t) { return end.find(t) != end.npos; });
+    };
+}
+
+std::string cut_behind_stop(std::string text, const std::vector<std::string>& stop_texts) {
+    std::size_t end = text.size();
+    for (const auto& stop : stop_texts)
+        if (const auto at = text.find(stop); at != text.npos) end = std::min(end, at + stop.size());
+    return text.substr(0, end);
+}
+
+std::string opened_thought(std::string_view prompt) {
+    const auto end = prompt.find_last_not_of(" \n");
+    const bool opened = end != prompt.npos && prompt.substr(0, end + 1).ends_with("<think>");
+    return opened ? "<think>" : "";
+}
+
+std::vector<Response> sample_responses(Generator& generator, const ModelFolder& model,
+                                       const std::vector<const Problem*>& problems,
+                                       GenerateOptions options) {
+    std::vector<Prompt> prompts;
+    for (const Problem* p : problems) prompts.push_back({p->id, p->tokens});
+    options.stop = stop_at(model.tokenizer, model.stop_texts);
+    auto responses = generator.generate(prompts, options);
+    for (std::size_t i = 0; i < responses.size(); ++i) {
+        Response& r = responses[i];
+        r.problem = problems[i / options.samples_per_prompt];
+        r.text = opened_thought(r.problem->prompt) +
+                 cut_behind_stop(model.tokenizer.decode(r.text_tokens()), model.stop_texts);
+    }
+    return responses;
+}
+
+void for_each_chunk(Generator& generator, const ModelFolder& model, Judge& judge,
+                    const std::vector<const Problem*>& problems, const GenerateOptions& options,
+                    const std::string& progress,
+                    const std::function<bool(std::vector<Response>&)>& body) {
+    Progress shown(progress);
+    const int at_a_time = std::max(1, 2 * generator.slots() / options.samples_per_prompt);
+    for (auto begin = problems.begin(); begin != problems.end();) {
+        if (!progress.empty()) shown.show(begin - problems.begin(), problems.size());
+        const auto end = begin + std::min<std::ptrdiff_t>(at_a_time, problems.end() - begin);
+        auto responses = sample_responses(generator, model, {begin, end}, options);
+        judge(responses);
+        if (!body(responses)) break;
+        begin = end;
+    }
+    shown.end();
+}
+
+std::vector<const Problem*> share_of(const std::vector<Problem>& problems, int rank, int size) {
+    std::vector<const Problem*> share;
+    for (std::size_t i = rank; i < problems.size(); i += size) share.push_back(&problems[i]);
+    return share;
+}
+
+}  // namespace r1
