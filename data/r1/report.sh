@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Writes one HTML page about runs: report.html, which draws, followed by the runs' files, from which it
-# draws.
+# Writes one HTML page about runs: report.html, which draws, and behind it the runs' files.
 #
 #     data/r1/report.sh [--out PAGE] RUN...
 #
-# A RUN is a folder of train_grpo or train_sft, or of the whole recipe; several of the latter are seeds.
+# A RUN is a folder of train_grpo or train_sft, or of the whole recipe; several of these are seeds.
 set -euo pipefail
 export LC_ALL=C # a log may have been cut off in the middle of a character
 out=report.html
-[ "${1:-}" != --out ] || { out=${2:?--out wants the name of the page}; shift 2; }
-[ $# -gt 0 ] || { echo "usage: report.sh [--out PAGE] RUN..." >&2; exit 2; }
+fail() { echo "$*" >&2; exit 2; }
+[ "${1:-}" != --out ] || { [ $# -gt 1 ] && out=$2 && shift 2; }
+[ $# -gt 0 ] || fail "usage: report.sh [--out PAGE] RUN..."
 
 escaped() { sed 's/&/\&amp;/g; s/</\&lt;/g; s/"/\&quot;/g'; }
 
@@ -36,7 +36,7 @@ by_problem() {
             }
         }'
 }
-as_json_strings() { sed 's/\\/\\\\/g; s/"/\\"/g; s/\t/\\t/g; s/.*/"&"/'; }
+table_as_json() { sed 's/\\/\\\\/g; s/"/\\"/g; s/\t/","/g; s/.*/["&"]/'; }
 
 # embed RUN FILE FILTER: a model may have written </script>, which ends nothing without its "<".
 embed() {
@@ -48,26 +48,22 @@ embed() {
 
 write() {
     cat "$(dirname "$0")/report.html"
-    local run file
     for run; do
         found=
         for file in "$run"/{,*/,students/*/}{log,samples}.jsonl "$run"/eval/*.jsonl; do
             [ -s "$file" ] || continue
-            found=${file#"$run"/}
-            [[ $found == eval/* ]] && embed "$run" "$found" by_problem || embed "$run" "$found" cat
+            found=${file#"$run"/} filter=cat
+            [[ $found != eval/* ]] || filter=by_problem
+            embed "$run" "$found" $filter
         done
-        [ "$found" ] || {
-            echo "$run: holds neither log.jsonl nor eval/*.jsonl; name the folder of a run" >&2
-            exit 2
-        }
-        [ ! -f "$run/stages.tsv" ] || embed "$run" stages.tsv as_json_strings
+        [ "$found" ] || fail "$run: holds neither log.jsonl nor eval/*.jsonl; name the folder of a run"
+        [ ! -f "$run/stages.tsv" ] || embed "$run" stages.tsv table_as_json
     done
     echo '<noscript><p>Without JavaScript there are only the held-out evaluations:</p><pre>'
-    for run; do grep -sHo '"eval":{[^}]*}' "$run"/{,*/}log.jsonl || true; done | tr -d '"{}' | escaped
+    { grep -rsHo --include=log.jsonl '"eval":{[^}]*}' "$@" || true; } | tr -d '"{}' | escaped
     echo '</pre></noscript>'
 }
 
-mkdir -p "$(dirname "$out")"
 trap 'rm -f "$out.partial"' EXIT
 write "${@%/}" >"$out.partial"
 mv "$out.partial" "$out" # whole or not at all, since someone may be looking at it
