@@ -73,7 +73,7 @@ report:  ## one HTML page about runs: make report RUNS="runs/demo runs/other", o
 	data/r1/report.sh --out $(PAGE) $(RUNS)
 
 watch:  ## the same page, written anew every 5 seconds while runs go on, until Ctrl-C; reload it in the browser
-	@while :; do data/r1/report.sh --out $(PAGE) $(RUNS) || true; sleep 5; done
+	@while :; do data/r1/report.sh --out $(PAGE) $(RUNS) >/dev/null || true; sleep 5; done
 
 r1-base: build  ## makes the recipe's base model anew into runs/r1-base (10 minutes)
 	build/make_world --corpus runs/r1-base/corpus.jsonl --documents 900000 --tokenizer runs/r1-base

@@ -104,8 +104,9 @@ TEST_CASE("the report of a training run: one cut off in the middle of a line, wi
     std::ofstream log(f / "a \"<b>/log.jsonl");
     log << json({{"run", {{"command", "train_grpo --loss \"<i>\""}, {"commit", "c0ffee"}}}})
         << "\n";
-    for (const auto& [step, accuracy] :
-         {std::pair(1, 0.25), {2, 0.5}, {3, 0.875}, {2, 0.75}, {3, 1.0}}) {
+    const std::pair<int, double> steps[] = {{1, 0.25}, {2, 0.5},  {3, 0.875},
+                                            {4, 0.0},  {2, 0.75}, {3, 1.0}};
+    for (const auto& [step, accuracy] : steps) {
         if (step == 2 && accuracy == 0.75) log << json({{"resumed", {{"step", 1}}}}) << "\n";
         log << json({{"step", step},
                      {"accuracy", accuracy},
@@ -134,18 +135,19 @@ TEST_CASE("the report of a training run: one cut off in the middle of a line, wi
     CHECK(read_file(f / "page.html").find("</script><img") == std::string::npos);
     const std::string page = read_file(R1_SOURCE_DIR "/data/r1/report.html");
     for (auto at = page.find("http"); at != page.npos; at = page.find("http", at + 1))
-        CHECK(page.compare(at, 18, "http://www.w3.org/") ==
-              0);  // the names of HTML and SVG, which nothing loads
+        CHECK(page.compare(at, 18, "http://www.w3.org/") == 0);  // a name, which nothing loads
 
     CHECK(report(f, "--out nowhere.html none") == 2);
     CHECK(read_file(f / "out") ==
-          "none: holds neither log.jsonl nor eval/*.jsonl; name the folder of a run\n");
+          "none: holds neither log.jsonl nor eval/*.jsonl; name a run folder\n");
+    CHECK(report(f, "") == 2);
     CHECK(!std::filesystem::exists(f / "nowhere.html"));
     if (no_browser()) return;
 
     const std::string body = shown(f, R"(
         const accuracy = document.querySelector('svg[aria-label=accuracy]');
-        for (let i = 0; i < 3; ++i) accuracy.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}));
+        for (let i = 0; i < 9; ++i)
+            accuracy.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}));
         document.querySelector('details').open = true;
     )");
     CHECK_SHOWN(body, "<h1>Training runs</h1>");
@@ -155,8 +157,7 @@ TEST_CASE("the report of a training run: one cut off in the middle of a line, wi
     CHECK_SHOWN(body, "<figcaption>seconds.step</figcaption>");
     CHECK(body.find("<figcaption>entropy") == body.npos);
     CHECK_SHOWN(body, "--loss \\\"&lt;i&gt;");
-    CHECK_SHOWN(
-        body, "step 3<div>");  // the last whole one; the steps before the checkpoint's end are gone
+    CHECK_SHOWN(body, "step 3<div>");  // Step 4 came after the checkpoint, and then broken off.
     CHECK_SHOWN(body, "<b>100% (mean 66.7%); held out 60%</b>");  // (0.25 + 0.75 + 1) / 3
     CHECK_SHOWN(body, "held out: 1+1=</option>");
     CHECK_SHOWN(

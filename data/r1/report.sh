@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # Writes one HTML page about runs: report.html, which draws, and behind it the runs' files.
-#
 #     data/r1/report.sh [--out PAGE] RUN...
 #
 # A RUN is a folder of train_grpo or train_sft, or of the whole recipe; several of these are seeds.
@@ -52,11 +51,12 @@ write() {
         found=
         for file in "$run"/{,*/,students/*/}{log,samples}.jsonl "$run"/eval/*.jsonl; do
             [ -s "$file" ] || continue
-            found=${file#"$run"/} filter=cat
-            [[ $found != eval/* ]] || filter=by_problem
-            embed "$run" "$found" $filter
+            name=${file#"$run"/} filter=cat
+            [[ $name == *samples.jsonl ]] || found=1
+            [[ $name != eval/* ]] || filter=by_problem
+            embed "$run" "$name" $filter
         done
-        [ "$found" ] || fail "$run: holds neither log.jsonl nor eval/*.jsonl; name the folder of a run"
+        [ "$found" ] || fail "$run: holds neither log.jsonl nor eval/*.jsonl; name a run folder"
         [ ! -f "$run/stages.tsv" ] || embed "$run" stages.tsv table_as_json
     done
     echo '<noscript><p>Without JavaScript there are only the held-out evaluations:</p><pre>'
