@@ -4,7 +4,7 @@ export DEBIAN_FRONTEND = noninteractive
 JOBS ?= $(shell nproc)
 PACKAGES = g++ cmake make ninja-build pkg-config nlohmann-json3-dev libpcre2-dev libutf8proc-dev libcli11-dev \
            libdnnl-dev libssl-dev doctest-dev
-PROGRAMS = train_grpo train_sft infer make_countdown make_world report
+PROGRAMS = train_grpo train_sft infer make_countdown make_world
 
 DEMO_FLAGS ?= --steps 400 --lr 2e-4 --warmup 40 --eval-samples 4 --eval-every 50
 RUNS ?= runs/demo
@@ -22,7 +22,7 @@ define compile
 	@cmake --build $(1) --parallel $(JOBS) --target $(3)
 endef
 
-.PHONY: help deps build cuda test demo base r1 report r1-base bench bundle mutants variants fuzz format clean
+.PHONY: help deps build cuda test demo base r1 report watch r1-base bench bundle mutants variants fuzz format clean
 .NOTPARALLEL:
 
 help:  ## lists the targets
@@ -67,12 +67,13 @@ base: build  ## makes the demo's base model anew into runs/base: a synthetic cor
 	echo "It differs from the shipped one: other flags, or another kind of CPU (rounding)."
 
 r1: build  ## the whole recipe: R1-Zero, cold start, R1, distillation, and a report (SETTINGS, OUT, SEED; see data/recipe)
-	@$(MAKE) --no-print-directory deps PACKAGES=gnuplot-nox
 	data/recipe/r1.sh $(SETTINGS)
 
-report: build  ## one HTML page about runs: make report RUNS="runs/demo runs/other", or the seeds of a recipe (PAGE)
-	@$(MAKE) --no-print-directory deps PACKAGES=gnuplot-nox
-	build/report --out $(PAGE) $(RUNS)
+report:  ## one HTML page about runs: make report RUNS="runs/demo runs/other", or the seeds of a recipe (PAGE)
+	data/r1/report.sh --out $(PAGE) $(RUNS)
+
+watch:  ## the same page, written anew every 5 seconds while runs go on, until Ctrl-C; reload it in the browser
+	@while :; do data/r1/report.sh --out $(PAGE) $(RUNS) >/dev/null || true; sleep 5; done
 
 r1-base: build  ## makes the recipe's base model anew into runs/r1-base (10 minutes)
 	build/make_world --corpus runs/r1-base/corpus.jsonl --documents 900000 --tokenizer runs/r1-base

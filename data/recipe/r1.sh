@@ -92,7 +92,7 @@ main() {
     grade base "$MODEL"
     for name in zero dev1 dev2 dev3 r1; do grade $name "$OUT/$name"; done
     rm -f "$OUT/report.html"
-    stage report "$OUT/report.html" "$BIN/report" --out "$OUT/report.html" "$OUT"
+    stage report "$OUT/report.html" data/r1/report.sh --out "$OUT/report.html" "$OUT"
 }
 
 main "$@"
