@@ -68,9 +68,9 @@ TEST_CASE("what of the samples is kept") {
 
 TEST_CASE("infer --sample: distinct texts, filtered, and the same file whether it was stopped or not") {
     const TemporaryFolder f;
-    world::World world(5);
+    world::Random random(5);
     std::ofstream problems(f / "problems.jsonl");
-    for (const auto& q : world.questions(world::Kind::Countdown, 30, false)) problems << q.json() << "\n";
+    for (const auto& q : world::questions(world::Kind::Countdown, 30, false, random)) problems << q.json() << "\n";
     problems.close();
     const std::string command = kBin + "infer --model " + kSource + "/data/world/base --sample " +
                                 (f / "problems.jsonl") + " --samples 8 --slots 8 --temperature 1 --top-p 1 ";

@@ -43,9 +43,10 @@ Countdown asked(const std::string& prompt) {
 
 TEST_CASE(
     "every attempt's steps and expression evaluate to its value, by the reward's own parser") {
-    const auto questions = World(1).questions(Kind::Countdown, 1000, true);
-    CHECK(questions.size() >= 400);
-    for (const Question& q : questions) {
+    Random random(1);
+    const auto problems = questions(Kind::Countdown, 1000, true, random);
+    CHECK(problems.size() >= 400);
+    for (const Question& q : problems) {
         bool solvable = false;
         for (const Attempt& a : all_attempts(q.task.numbers)) {
             const int value = a.second.result;
@@ -66,15 +67,15 @@ TEST_CASE(
 }
 
 TEST_CASE("no held-out question prompts a document, and the vocabulary spells every document") {
-    World world(7);
+    Random random(7);
     const Tokenizer tokenizer = Tokenizer::load(kWorld + "base");
     std::set<std::string> held;
     std::set<std::vector<std::int64_t>> held_countdown;
     for (const Kind kind : kKinds) {
-        const auto test = world.questions(kind, kind == Kind::Countdown ? 1000 : 200, true);
+        const auto test = questions(kind, kind == Kind::Countdown ? 1000 : 200, true, random);
         CHECK(test.size() >= 40);
         for (const Question& q : test) held.insert(q.prompt());
-        for (const Question& q : world.questions(kind, 100, false)) CHECK(!held_out(q));
+        for (const Question& q : questions(kind, 100, false, random)) CHECK(!held_out(q));
         if (kind != Kind::Countdown) continue;
         for (const Question& q : test) {  // in any order of the numbers
             std::vector<std::int64_t> key(q.task.numbers.begin(), q.task.numbers.end());
@@ -84,10 +85,10 @@ TEST_CASE("no held-out question prompts a document, and the vocabulary spells ev
         }
     }
     for (int i = 0; i < 50000; ++i) {
-        const Document d = world.document();
+        const Document d = document(random);
         REQUIRE(!held.contains(d.prompt));
         REQUIRE_NOTHROW(tokenizer.encode(d.prompt + d.completion));
-        if (d.form >= Form::SumPage) continue;
+        if (d.form == Form::SumPage || d.question != Kind::Countdown) continue;
         auto [key, target] = asked(d.prompt);
         std::ranges::sort(key);
         key.push_back(target);
@@ -98,17 +99,19 @@ TEST_CASE("no held-out question prompts a document, and the vocabulary spells ev
 TEST_CASE(
     "the corpus: shares as stated, guesses right one time in ten, two languages, the same every "
     "time") {
-    World world(5), again(5), other(6);
+    Random random(5), again(5), other(6);
+    std::map<std::pair<Form, Kind>, int> shares;
     std::map<Form, int> count, right;
     int chinese = 0;
     bool differs = false;
     const int n = 30000;
     for (int i = 0; i < n; ++i) {
-        const Document d = world.document(), same = again.document();
+        const Document d = document(random), same = document(again);
         REQUIRE(d.prompt == same.prompt);
         REQUIRE(d.completion == same.completion);
-        differs |= other.document().completion != d.completion;
+        differs |= document(other).completion != d.completion;
         chinese += language_consistency(d.completion, "latin") < 1;
+        ++shares[{d.form, d.question}];
         ++count[d.form];
         if (d.form > Form::LongSearch) continue;
         const std::string answer =
@@ -119,10 +122,10 @@ TEST_CASE(
     CHECK(differs);
     CHECK(chinese > n / 5);
     int percent = 0;
-    for (std::size_t k = 0; k < std::size(kShares); ++k) {
-        const double expected = n * kShares[k] / 100.0;
-        CHECK(std::abs(count[static_cast<Form>(k)] - expected) < 5 * std::sqrt(expected));
-        percent += kShares[k];
+    for (const DocumentKind& kind : kDocumentKinds) {
+        const double expected = n * kind.percent / 100.0;
+        CHECK(std::abs(shares[{kind.form, kind.question}] - expected) < 5 * std::sqrt(expected));
+        percent += kind.percent;
     }
     CHECK(percent == 100);
     for (const Form form : {Form::DirectGuess, Form::UntaggedGuess, Form::OneAttempt})
@@ -130,7 +133,7 @@ TEST_CASE(
     // A search finds more than a guess, and a patient one more than a hasty one.
     CHECK(right[Form::ShortSearch] > 0.3 * count[Form::ShortSearch]);
     CHECK(right[Form::LongSearch] > 0.5 * count[Form::LongSearch]);
-    CHECK(world.general_sample().completion.starts_with("<think>easy </think><answer>"));
+    CHECK(general_sample(random).completion.starts_with("<think>easy </think><answer>"));
 }
 
 TEST_CASE("the world's files: every problem is read, and asks what the corpus asks") {
@@ -144,9 +147,9 @@ TEST_CASE("the world's files: every problem is read, and asks what the corpus as
     const auto shape = PromptTemplate::load(f / "base", "", std::nullopt);
     for (const char* file : {"data/train.jsonl", "data/train_all.jsonl", "data/test.jsonl"})
         CHECK(load_problems(f / file, shape).size() > 600);
-    World world(1);
+    Random random(1);
     for (const Kind kind : kKinds)
-        for (const Question& q : world.questions(kind, 20, false)) {
+        for (const Question& q : questions(kind, 20, false, random)) {
             write_file(f / "one.jsonl", q.json() + "\n");
             const Problem problem = load_problems(f / "one.jsonl", shape).at(0);
             CHECK(problem.prompt == q.prompt());

@@ -16,13 +16,13 @@ constexpr int kCountdownProblems = 3000;  ///< to train on
 
 /// train.jsonl: the kinds that can be reasoned about; train_all.jsonl: general questions too;
 /// test.jsonl: questions of every kind that occur in no training.
-void write_problems(const std::filesystem::path& folder, World& world) {
+void write_problems(const std::filesystem::path& folder, Random& random) {
     WholeFile reasoning(folder / "train.jsonl"), all(folder / "train_all.jsonl");
     WholeFile test(folder / "test.jsonl");
     for (const Kind kind : {Kind::Countdown, Kind::Arithmetic, Kind::Choice, Kind::General}) {
         const int wanted = kind == Kind::Countdown ? kCountdownProblems : 1000;
-        const auto train = world.questions(kind, wanted, false);
-        const auto held = world.questions(kind, 200, true);
+        const auto train = questions(kind, wanted, false, random);
+        const auto held = questions(kind, 200, true, random);
         // There are few general questions: each is asked five times.
         const int times = kind == Kind::General ? 5 : 1;
         for (const Question& q : train) {
@@ -37,39 +37,33 @@ void write_problems(const std::filesystem::path& folder, World& world) {
 }
 
 /// countdown_train.jsonl and countdown_test.jsonl, which holds every held-out problem.
-void write_countdown(const std::filesystem::path& folder, World world, bool in_words) {
+void write_countdown(const std::filesystem::path& folder, Random random, bool in_words) {
     for (const bool held_out : {false, true}) {
-        const auto questions = world.questions(Kind::Countdown, kCountdownProblems, held_out);
+        const auto problems = questions(Kind::Countdown, kCountdownProblems, held_out, random);
         WholeFile file(folder / (held_out ? "countdown_test.jsonl" : "countdown_train.jsonl"));
-        for (const Question& q : questions) {
+        for (const Question& q : problems) {
             const ordered_json bare = {{"nums", q.task.numbers}, {"target", q.task.target}};
             file << (in_words ? bare.dump() : q.json()) << "\n";
         }
         file.done();
-        std::printf("%zu countdown problems %s\n", questions.size(),
+        std::printf("%zu countdown problems %s\n", problems.size(),
                     held_out ? "held out" : "for training");
     }
 }
 
-/// How byte-level BPE spells bytes: visible ones as themselves, the others as characters from
+/// How byte-level BPE spells bytes: visible ones as themselves, the others as the characters from
 /// U+0100 on (GPT-2).
 std::string spelled(const std::string& text) {
-    auto visible = [](unsigned b) { return (b >= 33 && b <= 126) || (b >= 161 && b != 173); };
-    std::string out;
+    auto visible = [](int b) { return (b >= 33 && b <= 126) || (b >= 161 && b != 173); };
+    std::string escaped;
     for (const unsigned char byte : text) {
-        unsigned code = byte;
-        if (!visible(byte)) {
-            code = 256;
-            for (unsigned b = 0; b < byte; ++b) code += !visible(b);
-        }
-        if (code < 0x80) {
-            out += static_cast<char>(code);
-        } else {  // UTF-8 in two bytes
-            out += static_cast<char>(0xc0 | code >> 6);
-            out += static_cast<char>(0x80 | (code & 0x3f));
-        }
+        int code = visible(byte) ? byte : 256;
+        for (int b = 0; b < byte && !visible(byte); ++b) code += !visible(b);
+        char unit[16];
+        std::snprintf(unit, sizeof unit, "\\u%04x", code);
+        escaped += unit;
     }
-    return out;
+    return ordered_json::parse("\"" + escaped + "\"");
 }
 
 /// Every piece that the pattern splits off is a token by itself, without merges.
@@ -107,11 +101,11 @@ void write_tokenizer(const std::filesystem::path& folder) {
 }
 
 /// Examples for train_sft.
-template <class Draw>
-void write_documents(const std::filesystem::path& file, std::int64_t count, Draw draw) {
+void write_documents(const std::filesystem::path& file, std::int64_t count,
+                     Document (*draw)(Random&), Random& random) {
     WholeFile out(file);
     for (std::int64_t i = 0; i < count; ++i) {
-        const Document d = draw();
+        const Document d = draw(random);
         ordered_json line = {{"prompt", d.prompt}, {"completion", d.completion}};
         if (!d.eos) line["eos"] = false;
         out << line.dump() << "\n";
@@ -147,13 +141,12 @@ int main(int argc, char** argv) {
         if (problems.empty() && countdown.empty() && tokenizer.empty() && corpus.empty() &&
             general.empty())
             fail("nothing to do; see --help");
-        World world(seed);
+        Random random(seed);
         if (!tokenizer.empty()) write_tokenizer(tokenizer);
-        if (!countdown.empty()) write_countdown(countdown, world, in_words);
-        if (!problems.empty()) write_problems(problems, world);
-        if (!corpus.empty()) write_documents(corpus, documents, [&] { return world.document(); });
-        if (!general.empty())
-            write_documents(general, samples, [&] { return world.general_sample(); });
+        if (!countdown.empty()) write_countdown(countdown, random, in_words);
+        if (!problems.empty()) write_problems(problems, random);
+        if (!corpus.empty()) write_documents(corpus, documents, document, random);
+        if (!general.empty()) write_documents(general, samples, general_sample, random);
         return 0;
     });
 }

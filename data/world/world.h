@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <random>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace r1::world {
@@ -51,11 +50,10 @@ struct Question {
     /// "2,12,6=70" (countdown), "34+8-5+12" (arithmetic), "7*8+5" (choice), "color of grass"
     /// (general).
     std::string text;
-    Task task{};               ///< countdown
-    std::vector<int> terms{};  ///< arithmetic and choice: the operands...
-    std::string ops{};         ///< ...and the operators between them
-    std::vector<int> choices{};
-    std::string answer{};  ///< "49", "B", "green"; empty for countdown
+    Task task{};                 ///< countdown
+    std::vector<Step> steps{};   ///< arithmetic and choice, from left to right
+    std::vector<int> choices{};  ///< choice
+    std::string answer{};        ///< "49", "B", "green"; empty for countdown
 
     /// A line for load_problems(), which also says the kind.
     std::string json() const;
@@ -77,73 +75,41 @@ enum class Form {
     LongSearch,
     Malformed,
     Drill,
-    SumPage,
-    Arithmetic,
-    Choice,
-    General
+    SumPage,  ///< equations without a question
+    Short
 };
-/// Of 100 documents.
-inline constexpr int kShares[] = {8, 4, 5, 15, 9, 7, 11, 9, 9, 15, 8};
+struct DocumentKind {
+    Form form;
+    Kind question;
+    int percent;  ///< of the corpus's documents
+};
+inline constexpr DocumentKind kDocumentKinds[] = {
+    {Form::DirectGuess, Kind::Countdown, 8}, {Form::UntaggedGuess, Kind::Countdown, 4},
+    {Form::OneAttempt, Kind::Countdown, 5},  {Form::ShortSearch, Kind::Countdown, 15},
+    {Form::LongSearch, Kind::Countdown, 9},  {Form::Malformed, Kind::Countdown, 7},
+    {Form::Drill, Kind::Countdown, 11},      {Form::SumPage, Kind::Arithmetic, 9},
+    {Form::Short, Kind::Arithmetic, 9},      {Form::Short, Kind::Choice, 15},
+    {Form::Short, Kind::General, 8}};
 
 struct Document {
     Form form;
-    std::string prompt{}, completion{};
+    Kind question;
+    std::string prompt, completion;
     bool eos = true;  ///< false: cut off in the middle
 };
 
-/// Draws questions and documents. The same seed gives the same everywhere: integers only, and none
-/// of the library's distributions.
-class World {
-  public:
-    explicit World(std::uint64_t seed);
-    /// Up to `count` questions in random order; of the kinds whose questions can all be listed,
-    /// countdown and general, there may be fewer.
-    std::vector<Question> questions(Kind kind, int count, bool held_out);
-    /// The pretraining corpus, endless and mostly useless.
-    Document document();
-    /// A general question with a short right answer in the wanted form: the paper's non-reasoning
-    /// samples (arXiv 2501.12948, section 2.3.3).
-    Document general_sample();
+/// Where everything is drawn from. The same seed gives the same everywhere, because none of the
+/// library's distributions is used.
+using Random = std::mt19937_64;
 
-  private:
-    enum class Language { English, Chinese, Mixed };
-    /// A word of a thought, with the blanks that it carries.
-    struct Word {
-        const char *english, *chinese;
-    };
-    static const Word kNo, kYes, kCheck, kWait, kSo, kEasy;
-    friend std::vector<std::string> vocabulary();
-
-    int below(int n) { return static_cast<int>(random_() % static_cast<std::uint64_t>(n)); }
-    bool chance(int percent) { return below(100) < percent; }
-    template <class Values>
-    const auto& any_of(const Values& values) {
-        return values[below(static_cast<int>(std::size(values)))];
-    }
-    template <class Values>
-    void shuffle(Values& values) {
-        for (std::size_t i = values.size(); i > 1; --i)
-            std::swap(values[i - 1], values[below(static_cast<int>(i))]);
-    }
-    Question countdown(Task task);
-    Question calculation(Kind kind);
-    Question draw(Kind kind);
-    Question seen(Kind kind);
-    std::string word(const Word& word);
-    std::string verdict(bool yes) { return word(yes ? kYes : kNo); }
-    int slip(int value, int percent, int size);
-    Attempt guess(const std::vector<Attempt>& attempts, int target);
-    Attempt take_attempt(std::vector<Attempt>& attempts, int target);
-    std::string search(const Task& task, int max_attempts, int give_up, std::string& answer);
-    std::string reckoning(const Question& question, std::string& answer);
-    void write_countdown(Document& document);
-    void write_short(Document& document, Kind kind);
-    void write_sums(Document& document);
-
-    std::mt19937_64 random_;
-    std::vector<Task> tasks_;
-    Language language_ = Language::English;
-};
+/// Up to `count` questions in random order; of the kinds whose questions can all be listed,
+/// countdown and general, there may be fewer.
+std::vector<Question> questions(Kind kind, int count, bool held_out, Random& random);
+/// The next document of the pretraining corpus, which is endless and mostly useless.
+Document document(Random& random);
+/// A general question with a short right answer in the wanted form: the paper's non-reasoning
+/// samples (arXiv 2501.12948, section 2.3.3).
+Document general_sample(Random& random);
 
 /// The tokenizer's vocabulary without its tags: a token for each number, sign and word; words carry
 /// their blanks.
