@@ -268,6 +268,7 @@ struct Draws {
                 Step again = attempt.second;
                 again.result = slip(again.result, 1, 3);
                 holds = again.result == task.target;
+                // The words of a check are drawn from the last to the first.
                 std::string end = holds ? "" : word(kWait);
                 end = verdict(holds) + end;
                 text += word(kCheck) + attempt.first.text() + "," + again.text() + end;
@@ -394,6 +395,7 @@ Document document(Random& random) {
     for (int lot = draws.below(100); lot >= kind->percent; ++kind) lot -= kind->percent;
     const int tongue = draws.below(100);
     if (tongue >= 40) draws.language = tongue < 65 ? Language::Chinese : Language::Mixed;
+
     Document d{kind->form, kind->question, "", ""};
     if (kind->form == Form::SumPage) {
         d.completion = draws.sums();
@@ -420,12 +422,12 @@ std::vector<std::string> vocabulary() {
     for (const char* choice : {"A", "B", "C"}) all.push_back(choice);
     for (const auto& word : words) all.push_back(word.chinese);
     for (const char* word : {"the ", "what ", "is ", "tell ", "me ", "of "}) all.push_back(word);
-    std::set<std::string> general;
+    std::set<std::string> names;
     for (const Facts& facts : kFacts) {
         all.push_back(std::string(facts.relation) + " ");
-        for (const auto& [thing, answer] : facts.of) general.insert({thing, answer});
+        for (const auto& [thing, answer] : facts.of) names.insert({thing, answer});
     }
-    all.insert(all.end(), general.begin(), general.end());
+    all.insert(all.end(), names.begin(), names.end());
     return all;
 }
 
