@@ -4,13 +4,12 @@ export DEBIAN_FRONTEND = noninteractive
 JOBS ?= $(shell nproc)
 PACKAGES = g++ cmake make ninja-build pkg-config nlohmann-json3-dev libpcre2-dev libutf8proc-dev libcli11-dev \
            libdnnl-dev libssl-dev doctest-dev
-PROGRAMS = train_grpo train_sft infer make_countdown make_world
+PROGRAMS = train_grpo train_sft infer make_world
 
 DEMO_FLAGS ?= --steps 400 --lr 2e-4 --warmup 40 --eval-samples 4 --eval-every 50
 RUNS ?= runs/demo
 PAGE ?= runs/report.html
-R1_BASE_FLAGS ?= --no-shuffle --steps 4500 --batch-tokens 8192 --lr 3e-3 --warmup 100 --weight-decay 0.01
-BASE_FLAGS ?= --no-shuffle --steps 4000 --batch-tokens 8192 --lr 3e-3 --warmup 100 --weight-decay 0.01
+BASE_FLAGS ?= --no-shuffle --steps 4500 --batch-tokens 8192 --lr 3e-3 --warmup 100 --weight-decay 0.01
 
 FUZZ_TARGETS ?= safetensors config tokenizer jsonl answer countdown
 FUZZ_SECONDS ?= 600
@@ -22,7 +21,7 @@ define compile
 	@cmake --build $(1) --parallel $(JOBS) --target $(3)
 endef
 
-.PHONY: help deps build cuda test demo base r1 report watch r1-base bench bundle mutants variants fuzz format clean
+.PHONY: help deps build cuda test demo base r1 report watch bench bundle mutants variants fuzz format clean
 .NOTPARALLEL:
 
 help:  ## lists the targets
@@ -55,30 +54,24 @@ test: deps  ## runs the tests, then runs them again under AddressSanitizer and U
 	@tests/run_tests.sh build/r1_tests build-asan/r1_tests
 
 demo: build  ## R1-Zero on a laptop: GRPO takes the shipped tiny base model through the countdown game (DEMO_FLAGS)
-	build/train_grpo --model data/tiny --train data/countdown/train.jsonl --eval data/countdown/test.jsonl \
-	    --out runs/demo --overwrite $(DEMO_FLAGS)
+	build/train_grpo --model data/world/base --train data/world/countdown_train.jsonl \
+	    --eval data/world/countdown_test.jsonl --out runs/demo --overwrite $(DEMO_FLAGS)
 
-base: build  ## makes the demo's base model anew into runs/base: a synthetic corpus, then pretraining (7 to 15 minutes)
-	build/make_countdown --corpus runs/base/corpus.jsonl --documents 800000 --seed 1
-	start=$$(date +%s); \
-	build/train_sft --model data/tiny/config.json --tokenizer data/tiny --data runs/base/corpus.jsonl --out runs/base --overwrite $(BASE_FLAGS) && \
-	echo "The base model is in runs/base, after $$((($$(date +%s) - start) / 60)) minutes of training."
-	@cmp -s runs/base/model.safetensors data/tiny/model.safetensors && echo "It is the shipped one, byte for byte." || \
+base: build  ## makes the base model anew into runs/base: a synthetic corpus, then pretraining (about 10 minutes)
+	build/make_world --corpus runs/base/corpus.jsonl --documents 900000
+	build/train_sft --model data/world/base/config.json --tokenizer data/world/base --data runs/base/corpus.jsonl \
+	    --out runs/base --overwrite $(BASE_FLAGS)
+	@cmp -s runs/base/model.safetensors data/world/base/model.safetensors && echo "It is the shipped one, byte for byte." || \
 	echo "It differs from the shipped one: other flags, or another kind of CPU (rounding)."
 
-r1: build  ## the whole recipe: R1-Zero, cold start, R1, distillation, and a report (SETTINGS, OUT, SEED; see data/recipe)
-	data/recipe/r1.sh $(SETTINGS)
+r1: build  ## the whole recipe: R1-Zero, cold start, R1, distillation, and a report (SETTINGS, OUT, SEED; see data/r1)
+	data/r1/r1.sh $(SETTINGS)
 
 report:  ## one HTML page about runs: make report RUNS="runs/demo runs/other", or the seeds of a recipe (PAGE)
 	data/r1/report.sh --out $(PAGE) $(RUNS)
 
 watch:  ## the same page, written anew every 5 seconds while runs go on, until Ctrl-C; reload it in the browser
 	@while :; do data/r1/report.sh --out $(PAGE) $(RUNS) >/dev/null || true; sleep 5; done
-
-r1-base: build  ## makes the recipe's base model anew into runs/r1-base (10 minutes)
-	build/make_world --corpus runs/r1-base/corpus.jsonl --documents 900000 --tokenizer runs/r1-base
-	build/train_sft --model data/recipe/base/config.json --tokenizer data/recipe/base --data runs/r1-base/corpus.jsonl \
-	    --out runs/r1-base --overwrite $(R1_BASE_FLAGS)
 
 fuzz: deps  ## feeds the parsers hostile input under clang's sanitizers, FUZZ_SECONDS each
 	@$(MAKE) --no-print-directory deps PACKAGES="clang libomp-dev"

@@ -190,7 +190,7 @@ int bench(const std::string& tiny, const std::string& device_name, bool quick) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    std::string tiny = "data/tiny", device = "auto";
+    std::string tiny = "data/world/base", device = "auto";
     int thread_count = 0;
     bool quick = false;
     CLI::App app{"Training and decoding speed beside the machine's peaks", "r1_bench"};

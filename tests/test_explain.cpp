@@ -28,8 +28,8 @@ TEST_CASE(
     const TemporaryFolder f;
     const std::string source = R1_SOURCE_DIR,
                       program = R1_BINARY_DIR "/train_grpo --explain --model " + source +
-                                "/data/tiny --train " + source +
-                                "/data/countdown/train.jsonl --max-new-tokens 48 ",
+                                "/data/world/base --train " + source +
+                                "/data/world/countdown_train.jsonl --max-new-tokens 48 ",
                       reader = "python3 " + source + "/tests/explain.py <" + (f / "explanation");
     int numbers = 0;
     for (

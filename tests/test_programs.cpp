@@ -23,8 +23,8 @@ using nlohmann::json;
 
 namespace {
 
-const std::string kBin = R1_BINARY_DIR "/", kTiny = R1_SOURCE_DIR "/data/tiny",
-                  kData = R1_SOURCE_DIR "/data/countdown/";
+const std::string kBin = R1_BINARY_DIR "/", kTiny = R1_SOURCE_DIR "/data/world/base",
+                  kData = R1_SOURCE_DIR "/data/world/countdown_";
 
 struct Result {
     int status;
@@ -230,7 +230,7 @@ TEST_CASE("train_sft lowers its loss, resumes exactly, and writes a model that i
     CHECK(log == log_of(f / "parts"));
     CHECK(read_file(f / "whole/model.safetensors") == read_file(f / "parts/model.safetensors"));
     CHECK(log.back()["loss"].get<double>() < 0.3 * log.front()["loss"].get<double>());
-    const auto answer = run(f, "infer --model " + (f / "whole") + " --prompt 1,2,3=6: --temperature 0");
+    const auto answer = run(f, "infer --model " + (f / "whole") + " --prompt 1,2,3=6 --temperature 0");
     CHECK(answer.status == 0);
     CHECK(answer.out == "<think>1+2=3</think><answer>1+2+3</answer>\n");
     const auto graded = run(f, "infer --model " + (f / "whole") + " --eval " + problems(f, 7) +
@@ -297,7 +297,7 @@ TEST_CASE("bad input: one clear sentence, exit status 2, nothing half-written") 
     refused("train_grpo --model " + kTiny + train + out + " --colour blue", "--colour");
     refused("train_grpo --model " + kTiny + out + " --trian " + kData + "train.jsonl", "no flag --trian");
     refused("train_grpo --model " + kTiny + train + out + " --group 1", "--group");
-    refused("train_grpo --model " + kData + train + out, "has no model.safetensors");
+    refused("train_grpo --model " R1_SOURCE_DIR "/data/world" + train + out, "has no model.safetensors");
     refused("infer --model " + kTiny + "/config.json --prompt 1", "a model folder holds config.json");
     refused("infer --model " + kTiny + " --eval " + kData + "test.jsonl --out " + f.path.string(),
             "--out wants a file");

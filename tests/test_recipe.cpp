@@ -1,4 +1,4 @@
-// The whole recipe: its world, the filter of its samples, its script from base to report, stopped and started again.
+// The whole recipe: the filter of its samples, its script from base to report, stopped and started again.
 #include <sys/wait.h>
 
 #include <cmath>
@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "data/recipe/world.h"
+#include "data/world/world.h"
 #include "src/rl/generate.h"
 #include "src/rl/judge.h"
 #include "src/model/optimizer.h"
@@ -18,7 +18,6 @@
 
 using namespace r1;
 using namespace r1::test;
-using namespace r1::recipe;
 using nlohmann::json;
 
 namespace {
@@ -42,58 +41,6 @@ std::vector<json> lines_of(const std::string& file) {
 }
 
 }  // namespace
-
-TEST_CASE(
-    "the recipe's world: held-out questions are in no document, and `right` is what the rewards call right") {
-    World world(7);
-    const Tokenizer tokenizer = Tokenizer::load(kSource + "/data/recipe/base");
-    std::set<std::string> held;
-    std::map<std::string, Gold> golds;
-    for (int k = 0; k < kKinds; ++k) {
-        const Kind kind = static_cast<Kind>(k);
-        const auto test = world.questions(kind, 200, true);
-        CHECK(test.size() >= 40);
-        for (const Question& q : test) held.insert(q.prompt());
-        for (const Question& q : world.questions(kind, 100, false)) CHECK(!held_out(q));
-    }
-    std::map<int, int> documents, right;
-    int chinese = 0;
-    for (int i = 0; i < 20000; ++i) {
-        const auto d = world.document();
-        REQUIRE(!held.contains(d.prompt));
-        REQUIRE_NOTHROW(tokenizer.encode(d.prompt + d.completion));
-        ++documents[d.kind], right[d.kind] += d.right;
-        chinese += language_consistency(d.completion, "latin") < 1;
-    }
-    CHECK(documents.size() == kDocumentKinds);
-    CHECK(chinese > 4000);
-    for (int kind : {0, 1})
-        CHECK(right[kind] == doctest::Approx(0.1 * documents[kind]).epsilon(0.25));  // guesses
-    CHECK(world.general_sample().completion.starts_with("<think>easy </think><answer>"));
-    World a(3), b(3);
-    for (int i = 0; i < 100; ++i) CHECK(a.document().completion == b.document().completion);
-}
-
-TEST_CASE("the recipe's files: every problem is read, and asks what the corpus asks") {
-    const TemporaryFolder f;
-    REQUIRE(run(f, kBin + "make_world --problems " + (f / "data") + " --tokenizer " + (f / "base")).status ==
-            0);
-    CHECK(read_file(f / "base/tokenizer.json") == read_file(kSource + "/data/recipe/base/tokenizer.json"));
-    const auto shape = PromptTemplate::load(f / "base", "", std::nullopt);
-    for (const char* file : {"data/train.jsonl", "data/train_all.jsonl", "data/test.jsonl"})
-        CHECK(load_problems(f / file, shape).size() > 600);
-    World world(1);
-    for (int k = 0; k < kKinds; ++k)
-        for (const Question& q : world.questions(static_cast<Kind>(k), 20, false)) {
-            std::ofstream(f / "one.jsonl") << q.json() << "\n";
-            const auto problem = load_problems(f / "one.jsonl", shape).at(0);
-            CHECK(problem.prompt == q.prompt());
-            if (q.kind != Kind::Countdown) {
-                CHECK(check_answer(q.answer, problem.gold).value == 1);
-                CHECK(check_answer(q.answer + "1", problem.gold).value == 0);
-            }
-        }
-}
 
 TEST_CASE("what of the samples is kept") {
     auto response = [](const std::string& text, double accuracy, double format, int tokens, bool stopped) {
@@ -121,11 +68,11 @@ TEST_CASE("what of the samples is kept") {
 
 TEST_CASE("infer --sample: distinct texts, filtered, and the same file whether it was stopped or not") {
     const TemporaryFolder f;
-    World world(5);
+    world::Random random(5);
     std::ofstream problems(f / "problems.jsonl");
-    for (const Question& q : world.questions(Kind::Countdown, 30, false)) problems << q.json() << "\n";
+    for (const auto& q : world::questions(world::Kind::Countdown, 30, false, random)) problems << q.json() << "\n";
     problems.close();
-    const std::string command = kBin + "infer --model " + kSource + "/data/recipe/base --sample " +
+    const std::string command = kBin + "infer --model " + kSource + "/data/world/base --sample " +
                                 (f / "problems.jsonl") + " --samples 8 --slots 8 --temperature 1 --top-p 1 ";
     REQUIRE(run(f, command + "--out " + (f / "all.jsonl")).status == 0);
     REQUIRE(
@@ -208,12 +155,12 @@ TEST_CASE(
     };
     for (const std::string size : {"0.5B", "1.5B"}) {
         REQUIRE(run(f, "cd " + kSource + "; MODEL=Qwen2.5-" + size +
-                           " bash -c '. data/recipe/qwen2.5.sh; echo $GRPO'")
+                           " bash -c '. data/r1/qwen2.5.sh; echo $GRPO'")
                     .status == 0);
         const std::string line =
             "#   " + size + " " + planned("Qwen2.5-" + size + "-Instruct", read_file(f / "out")) + "\n";
         INFO(line);
-        CHECK(read_file(kSource + "/data/recipe/qwen2.5.sh").find(line) != std::string::npos);
+        CHECK(read_file(kSource + "/data/r1/qwen2.5.sh").find(line) != std::string::npos);
     }
     int rows = 0;
     std::istringstream readme(read_file(kSource + "/README.md"));
@@ -242,7 +189,7 @@ TEST_CASE("the script: every stage, from base to report; stopped, it goes on; do
         std::ofstream out(f / (std::string("data/") + name));
         for (std::size_t i = 0; i < lines.size(); i += lines.size() / 12) out << lines[i].dump() << "\n";
     }
-    std::filesystem::copy(kSource + "/data/recipe/base", f / "pupil");
+    std::filesystem::copy(kSource + "/data/world/base", f / "pupil");
     const std::string settings =
         "BIN=" + kBin + " OUT=" + (f / "run") + " DATA=" + (f / "data") + " STUDENTS=" + (f / "pupil") +
         " GRPO='--prompts 2 --group 4 --max-new-tokens 40 --save-every 3' SFT='--batch-tokens 512' "
@@ -250,7 +197,7 @@ TEST_CASE("the script: every stage, from base to report; stopped, it goes on; do
         "KEEP=longest\\<200 EVAL='--samples 2 --max-new-tokens 40' ZERO_STEPS=10 "
         "COLD_STEPS=2 DEV2_STEPS=2 DEV3_STEPS=2 "
         "R1_STEPS=2 CONTROL_STEPS=2 DISTILL='--steps 2' STUDENT_STEPS=2 THREADS=1 DEVICE=cpu ";
-    const std::string script = kSource + "/data/recipe/r1.sh";
+    const std::string script = kSource + "/data/r1/r1.sh";
 
     // A stage that fails ends it, with a word about where.
     const Stopwatch clock;

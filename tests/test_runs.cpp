@@ -23,9 +23,9 @@ using nlohmann::json;
 
 namespace {
 
-const std::string kBin = R1_BINARY_DIR "/", kSource = R1_SOURCE_DIR, kTiny = kSource + "/data/tiny",
-                  kTrainFile = kSource + "/data/countdown/train.jsonl",
-                  kTestFile = kSource + "/data/countdown/test.jsonl";
+const std::string kBin = R1_BINARY_DIR "/", kSource = R1_SOURCE_DIR, kTiny = kSource + "/data/world/base",
+                  kTrainFile = kSource + "/data/world/countdown_train.jsonl",
+                  kTestFile = kSource + "/data/world/countdown_test.jsonl";
 const std::string kGrpo = "train_grpo --model " + kTiny + " --train " + kTrainFile +
                           " --prompts 2 --group 4 --max-new-tokens 32 --lr 1e-3 --threads 1 ";
 
@@ -116,7 +116,7 @@ TEST_CASE(
     }
     for (const char* key : {"commit", "date", "machine", "versions", "device", "ranks", "template"})
         CHECK(record.contains(key));
-    CHECK(record["template"]["text"] == "{numbers}={target}:");
+    CHECK(record["template"]["text"] == "{question}:");
     CHECK(record["machine"]["cores"].get<int>() > 0);
     CHECK(!record["commit"].get<std::string>().empty());
 }
@@ -166,11 +166,11 @@ TEST_CASE("a run is resumed as what it was: what may differ is noted, what may n
     const std::string out = " --out " + (f / "run");
     const auto data = [&](int line) {
         std::ostringstream lines;
-        for (int i = 0; i < 4; ++i) lines << R"({"nums":[1,2,3],"target":)" << 5 + (i == line) << "}\n";
+        for (int i = 0; i < 4; ++i) lines << R"({"question":"1,2,3=6","nums":[1,2,3],"target":)" << 5 + (i == line) << "}\n";
         write_file(f / "train.jsonl", lines.str());
     };
     data(0);
-    write_file(f / "other.txt", "{target}={numbers}:");
+    write_file(f / "other.txt", "{question}:<think>");
     const std::string base = "train_grpo --model " + kTiny + " --train " + (f / "train.jsonl") +
                              " --prompts 2 --group 4 --max-new-tokens 16 --threads 1 --lr 1e-3 --keep 1" +
                              out;
@@ -246,7 +246,7 @@ TEST_CASE(
     CHECK(interrupted(f, kGrpo + "--steps 100000", out, SIGHUP) == 130);
     CHECK(has(read_file(f / "printed"), "go on with --resume"));
     CHECK(!fs::exists(out + "/model.safetensors"));
-    const auto infer = run(f, "infer --prompt 1,2,3=6: --model " + out);
+    const auto infer = run(f, "infer --prompt 1,2,3=6 --model " + out);
     CHECK(infer.status == 2);
     CHECK(std::ranges::count(infer.out, '\n') == 1);
     // What it says can be typed, and then there is a model.
@@ -255,7 +255,7 @@ TEST_CASE(
     const std::string command = infer.out.substr(from + 1, to - from - 1) + " --steps 1";
     CHECK(has(command, " --resume"));
     REQUIRE(std::system((command + " >/dev/null 2>&1").c_str()) == 0);
-    CHECK(run(f, "infer --prompt 1,2,3=6: --model " + out).status == 0);
+    CHECK(run(f, "infer --prompt 1,2,3=6 --model " + out).status == 0);
 
     // nohup: the signal does nothing, and the run ends by SIGKILL here. Each line was written when it was there.
     const int status = interrupted(f, kGrpo + "--steps 100000", f / "nohup", SIGHUP, true);
@@ -306,7 +306,7 @@ TEST_CASE(
     const int best_step = at->at("step");
     REQUIRE(run(f, flags + "--steps " + std::to_string(best_step) + " --out " + (f / "short")).status == 0);
     CHECK(read_file(f / "whole/best/model.safetensors") == read_file(f / "short/model.safetensors"));
-    CHECK(run(f, "infer --prompt 1,2,3=6: --model " + (f / "whole/best")).status == 0);
+    CHECK(run(f, "infer --prompt 1,2,3=6 --model " + (f / "whole/best")).status == 0);
 
     REQUIRE(run(f, flags + "--steps 4 --keep 1 --out " + (f / "parts")).status == 0);
     REQUIRE(run(f, flags + "--steps 6 --keep 0 --resume --out " + (f / "parts")).status == 0);
@@ -356,11 +356,11 @@ TEST_CASE("infer never runs the reward program that a model folder names") {
 
 TEST_CASE("the template in use and the stop texts are saved with the model, and used without a flag") {
     const TemporaryFolder f;
-    write_file(f / "mine.txt", "{numbers}={target}:<think>\n");
+    write_file(f / "mine.txt", "{question}:<think>\n");
     REQUIRE(run(f, kGrpo + "--steps 1 --template " + (f / "mine.txt") +
                        " --stop-text '</think>' --stop-text no --out " + (f / "run"))
                 .status == 0);
-    CHECK(read_file(f / "run/prompt_template.txt") == "{numbers}={target}:<think>\n");
+    CHECK(read_file(f / "run/prompt_template.txt") == "{question}:<think>\n");
     const json generation = json::parse(read_file(f / "run/generation_config.json"));
     CHECK(generation["stop_strings"] == json({"</think>", "no"}));
     CHECK(generation["eos_token_id"].is_array());
@@ -386,7 +386,7 @@ TEST_CASE("the template in use and the stop texts are saved with the model, and 
     }
     CHECK(ended > 500);
     const auto answer =
-        run(f, "infer --model " + (f / "run") + " --temperature 0 --prompt '1,2,3=6:<think>'");
+        run(f, "infer --model " + (f / "run") + " --temperature 0 --raw --prompt '1,2,3=6:<think>'");
     CHECK((answer.out.ends_with("</think>\n") || answer.out.ends_with("no\n")));
     // A model made of that one, by examples, keeps both.
     write_file(f / "sft.jsonl", R"({"prompt":"1,2,3=6:<think>","completion":"1+2=3 </think>"})"

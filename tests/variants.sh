@@ -12,7 +12,7 @@ run() {
     out=runs/variants/$1-$2-$STEPS
     grep -q "\"eval\":{\"step\":$STEPS" "$out/log.jsonl" 2>/dev/null && exit 0
     "$BUILD/train_grpo" --preset "$1" --seed "$2" --steps "$STEPS" --lr 2e-4 --warmup 20 --threads 1 --device cpu \
-        --model data/tiny --train data/countdown/train.jsonl --eval data/countdown/test.jsonl --eval-samples 4 \
+        --model data/world/base --train data/world/countdown_train.jsonl --eval data/world/countdown_test.jsonl --eval-samples 4 \
         --out "$out" --overwrite --save-every 1000000 >"$out.txt" 2>&1 || { echo "$1, seed $2: $(tail -n 1 "$out.txt")" >&2; exit 1; }
     echo "$1, seed $2: $(grep '^held out: ' "$out.txt")" >&2
 }

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMMON = dict(hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-              vocab_size=160, max_position_embeddings=256, eos_token_id=[0, 1], dtype="bfloat16")
+              vocab_size=240, max_position_embeddings=256, eos_token_id=[0, 1], dtype="bfloat16")
 LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=32, rope_theta=500.0)
 MODELS = {
@@ -47,7 +47,7 @@ def check(name, config, work):
             p.copy_(torch.rand_like(p) * 0.1 + 0.01)
     model.save_pretrained(before, max_shard_size="40KB")
     for file in ("tokenizer.json", "prompt_template.txt"):
-        shutil.copy(ROOT / "data/tiny" / file, before)
+        shutil.copy(ROOT / "data/world/base" / file, before)
     shards = len(list(before.glob("*.safetensors")))
     (work / "data.jsonl").write_text(json.dumps({"prompt": "1", "completion": "2"}) + "\n")
     subprocess.run([ROOT / "build/train_sft", "--model", before, "--data", work / "data.jsonl", "--out", after, "--steps", "1",

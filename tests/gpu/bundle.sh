@@ -8,8 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=$1 bundle=$2
 rm -rf "$bundle"
-mkdir -p "$bundle/lib" "$bundle/data/recipe" "$bundle/data/r1"
-for program in train_grpo train_sft infer make_countdown make_world r1_conformance r1_bench \
+mkdir -p "$bundle/lib" "$bundle/data/world"
+for program in train_grpo train_sft infer make_world r1_conformance r1_bench \
     libr1_cuda.so; do
     [ -f "$build/$program" ] || { echo "$build/$program is missing (the CUDA backend wants nvcc)" >&2; exit 2; }
     cp "$build/$program" "$bundle/"
@@ -18,9 +18,8 @@ done
 ldd "$build/train_grpo" "$build/r1_bench" | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
     grep -Ev '/lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s|cublas|cublasLt|cuda)\.so' | xargs cp -L -t "$bundle/lib"
 strip "$bundle"/lib/* 2>/dev/null || true
-cp -r data/tiny data/countdown "$bundle/data/"
-cp -r data/recipe/*.sh data/recipe/base data/recipe/student-* "$bundle/data/recipe/"
-cp data/r1/report.* "$bundle/data/r1/"
+cp -r data/r1 data/presets "$bundle/data/"
+cp -r data/world/base data/world/student-* data/world/*.jsonl "$bundle/data/world/"
 cp tests/gpu/gpu-check tests/gpu/torch_bench.py "$bundle/"
 nvcc=$(sed -n 's/^NVCC:FILEPATH=//p' "$build/CMakeCache.txt")
 cuda=$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')

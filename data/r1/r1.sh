@@ -12,7 +12,7 @@
 # Then every model answers the held-out questions, and a report is written. What is finished is skipped, what was stopped
 # goes on, so that the script can be interrupted and started again at any time.
 #
-#     data/recipe/r1.sh [SETTINGS]     data/recipe/tiny.sh, or another file beside it; variables of the environment win
+#     data/r1/r1.sh [SETTINGS]     data/r1/tiny.sh, or another file beside it; variables of the environment win
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 [ -d build ] && BIN=${BIN:-build} || BIN=${BIN:-.} # a bundle has its programs beside data/
@@ -62,7 +62,7 @@ mix() { # REASONING GENERAL OUT: three reasoning samples to a general one, as in
 }
 
 main() {
-    . "${1:-data/recipe/tiny.sh}" # sets the variables, and defines prepare()
+    . "${1:-data/r1/tiny.sh}" # sets the variables, and defines prepare()
     common="--seed ${SEED:-1} --threads ${THREADS:-0} --device ${DEVICE:-auto}"
     mkdir -p "$OUT"
     prepare

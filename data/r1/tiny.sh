@@ -1,6 +1,6 @@
-# The recipe on the tiny base model of data/recipe/base, in its world of four kinds of questions and two languages
-# (data/recipe/world.h): two CPU cores are enough.
-OUT=${OUT:-runs/r1} MODEL=${MODEL:-data/recipe/base} STUDENTS=${STUDENTS-$OUT/student-102k $OUT/student-33k} DATA=${DATA:-$OUT/data}
+# The recipe on the tiny base model of data/world/base, in its world of four kinds of questions and two languages
+# (data/world/world.h): two CPU cores are enough.
+OUT=${OUT:-runs/r1} MODEL=${MODEL:-data/world/base} STUDENTS=${STUDENTS-$OUT/student-102k $OUT/student-33k} DATA=${DATA:-$OUT/data}
 TRAIN=$DATA/train.jsonl TRAIN_ALL=$DATA/train_all.jsonl TEST=$DATA/test.jsonl GENERAL=$DATA/general.jsonl
 
 GRPO=${GRPO:-"--lr 2e-4 --warmup 20 --group 8 --prompts 32 --schedule cosine --beta 0.001 --reference-refresh 400 --eval-every 50 --show-every 50"}
@@ -22,7 +22,7 @@ prepare() {
         name=$(basename "$student")
         [ "$student" = "$OUT/$name" ] || continue # one that is there already
         stage corpus "$OUT/corpus.jsonl" "$BIN/make_world" --corpus "$OUT/corpus.jsonl" --documents 240000 --seed 2
-        sft "$name" "data/recipe/$name/config.json" "$OUT/corpus.jsonl" --tokenizer "$MODEL" --no-shuffle --steps 1200 \
+        sft "$name" "data/world/$name/config.json" "$OUT/corpus.jsonl" --tokenizer "$MODEL" --no-shuffle --steps 1200 \
             --lr 3e-3 --warmup 100 --weight-decay 0.01
     done
 }

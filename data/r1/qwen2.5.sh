@@ -1,7 +1,7 @@
 # The recipe on a real base model, Qwen2.5-0.5B or Qwen2.5-1.5B, on one GPU.
 #
-#     MODEL=~/Qwen2.5-0.5B DATA=~/gsm8k make r1 SETTINGS=data/recipe/qwen2.5.sh
-#     MODEL=~/Qwen2.5-1.5B STUDENTS=~/Qwen2.5-0.5B TASK=countdown make r1 SETTINGS=data/recipe/qwen2.5.sh
+#     MODEL=~/Qwen2.5-0.5B DATA=~/gsm8k make r1 SETTINGS=data/r1/qwen2.5.sh
+#     MODEL=~/Qwen2.5-1.5B STUDENTS=~/Qwen2.5-0.5B TASK=countdown make r1 SETTINGS=data/r1/qwen2.5.sh
 #
 # MODEL    a Hugging Face folder, as downloaded
 # TASK     gsm8k: DATA is a folder with train.jsonl and test.jsonl, {"question": ..., "answer": ... "#### 72"} a line;
@@ -26,6 +26,7 @@ TASK=${TASK:-gsm8k} OUT=${OUT:-runs/r1-$(basename "$MODEL")-$TASK} STUDENTS=${ST
 DATA=${DATA:-$OUT/data}
 DEVICE=${DEVICE:-cuda} # `auto` would train on the CPU, far too slowly, where the driver does not work
 TRAIN=$DATA/train.jsonl TRAIN_ALL=$DATA/train.jsonl TEST=$DATA/test.jsonl
+[ "$TASK" != countdown ] || TRAIN=$DATA/countdown_train.jsonl TRAIN_ALL=$TRAIN TEST=$DATA/countdown_test.jsonl
 
 case $(basename "$MODEL") in *0.5B*) states=float32 ;; *) states="bfloat16 --recompute" ;; esac
 # DeepSeek-R1's KL weight and temperature; learning rate and group as SimpleRL-Zoo's, fewer questions a step. With one update a
@@ -41,7 +42,7 @@ ZERO_STEPS=${ZERO_STEPS:-200} COLD_STEPS=${COLD_STEPS:-100} DEV2_STEPS=${DEV2_ST
 R1_STEPS=${R1_STEPS:-100} CONTROL_STEPS=${CONTROL_STEPS:-0} DISTILL=${DISTILL:-"--steps 150"} STUDENT_STEPS=${STUDENT_STEPS:-200}
 
 prepare() {
-    [ "$TASK" != countdown ] || stage data "$TEST" "$BIN/make_countdown" --problems "$DATA"
+    [ "$TASK" != countdown ] || stage data "$TEST" "$BIN/make_world" --countdown "$DATA" --in-words
     for file in "$TRAIN" "$TEST"; do
         [ -e "$file" ] || { echo "r1.sh: there is no $file; DATA wants a folder with train.jsonl and test.jsonl" >&2; exit 2; }
     done
