@@ -299,7 +299,7 @@ RewardOptions choose_reward(const Options& o) {
     const auto flags = recorded_run(o.model).value("flags", nlohmann::ordered_json());
     if (!flags.is_object() || !flags.contains("reward")) return options;
     options.parts = flags.value("reward", "");
-    options.measures.script = flags.value("script", options.measures.script);
+    options.script = flags.value("script", options.script);
     if (options.program.empty() && options.parts.find("program") != std::string::npos) {
         std::printf(
             "reward: not computed; the model was trained with %s, so --reward-program is wanted\n",

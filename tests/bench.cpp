@@ -100,7 +100,7 @@ void bench_model(Backend& backend, const Case& c, double peak, double bandwidth)
     PackedBatch batch;
     for (int s = 0; s < c.sequences; ++s) batch.add(tokens, 1);
     const std::vector<float> dlogp(batch.scored(), -1.0f / static_cast<float>(batch.scored()));
-    const double update = median_seconds(backend, c.repeats, [&] { optimizer.step(1e-6, 1, 0); });
+    const double update = median_seconds(backend, c.repeats, [&] { optimizer.step(1e-6, {1, 0}); });
     const double seconds = median_seconds(backend, c.repeats, [&] {
         model.forward(batch);
         model.backward(dlogp);
@@ -187,20 +187,22 @@ int bench(const std::string& tiny, const std::string& device_name, bool quick) {
     return 0;
 }
 
+// clang-format off
+struct Options : Flags {
+    Options() : Flags("r1_bench", "Training and decoding speed beside the machine's peaks") {}
+    const std::string& tiny = flag("--tiny", "data/world/base", "folder of the tiny model");
+    const std::string& device = choice("--device", {"auto", "cpu", "cuda"}, "where to compute");
+    const int& threads = flag("--threads", 0, "CPU threads, 0: one a core", kNonNegative);
+    const bool& quick = flag("--quick", false, "the tiny model only");
+};
+// clang-format on
+
 }  // namespace
 
 int main(int argc, char** argv) {
-    std::string tiny = "data/world/base", device = "auto";
-    int thread_count = 0;
-    bool quick = false;
-    CLI::App app{"Training and decoding speed beside the machine's peaks", "r1_bench"};
-    app.option_defaults()->always_capture_default();
-    app.add_option("--tiny", tiny, "folder of the tiny model");
-    app.add_option("--device", device, "auto, cpu or cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-    app.add_option("--threads", thread_count, "0: one a core");
-    app.add_flag("--quick", quick, "the tiny model only");
-    return run_main(app, argc, argv, [&] {
-        set_threads(thread_count);
-        return bench(tiny, device, quick);
+    Options o;
+    return o.main(argc, argv, [&] {
+        set_threads(o.threads);
+        return bench(o.tiny, o.device, o.quick);
     });
 }

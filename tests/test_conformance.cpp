@@ -417,8 +417,8 @@ namespace {
 
 struct Trained {
     std::vector<double> logp, entropy, gradients;
-    std::vector<Completion> completions;
-    std::vector<double> recomputed;  ///< log-probabilities of the completions by the training pass
+    std::vector<Response> responses;
+    std::vector<double> recomputed;  ///< log-probabilities of the responses by the training pass
 };
 
 /// Everything that a training step asks of a model: a forward and a backward pass, and a rollout.
@@ -429,7 +429,7 @@ Trained run_model(std::unique_ptr<Backend> backend, const std::string& family, b
     if (seed % 3 == 0) config.head_dim = 64;
     Transformer model(
         *b.backend, config,
-        {.recompute = recompute, .bf16_matrices = narrow(b), .max_tokens = 256, .max_decode_rows = 5});
+        {.bf16_matrices = narrow(b), .recompute = recompute, .max_tokens = 256, .max_decode_rows = 5});
     std::vector<float> parameters;
     std::mt19937 random(seed);
     std::normal_distribution<float> normal(0, 0.2f);
@@ -449,21 +449,22 @@ Trained run_model(std::unique_ptr<Backend> backend, const std::string& family, b
     model.backward(dlogp, dentropy);
     t.gradients = b.values(model.parameters().gradients());
 
-    Generator generator(model, 5, 12, 20);  // fewer slots than completions
+    Generator generator(model, 5, 12, 20);  // fewer slots than responses
     std::vector<Prompt> prompts;
     for (std::uint32_t p = 0; p < 4; ++p) {
         prompts.push_back({p, {}});
         for (int i = b.between(1, 12); i > 0; --i)
             prompts.back().tokens.push_back(b.between(0, config.vocab_size - 1));
     }
-    t.completions =
+    t.responses =
         generator.generate(prompts, {.samples_per_prompt = 3, .max_new_tokens = 20, .stop_tokens = {0}});
     PackedBatch sampled;
-    for (const Completion& c : t.completions) {
-        auto tokens = prompts[c.prompt].tokens;
-        tokens.insert(tokens.end(), c.tokens.begin(), c.tokens.end());
+    for (std::size_t i = 0; i < t.responses.size(); ++i) {
+        const auto& prompt = prompts[i / 3].tokens;
+        auto tokens = prompt;
+        tokens.insert(tokens.end(), t.responses[i].tokens.begin(), t.responses[i].tokens.end());
         sampled.clear();
-        sampled.add(tokens, prompts[c.prompt].tokens.size());
+        sampled.add(tokens, prompt.size());
         for (float logp : model.forward(sampled).logp) t.recomputed.push_back(logp);
     }
     return t;
@@ -486,9 +487,9 @@ TEST_CASE("conformance: a whole model trains and samples as on the CPU") {
             CHECK(relative_distance(actual.entropy, expected.entropy) < tolerance);
             CHECK(relative_distance(actual.gradients, expected.gradients) < tolerance);
             std::size_t at = 0;
-            for (std::size_t c = 0; c < actual.completions.size(); ++c) {
-                if (!bf16) CHECK(actual.completions[c].tokens == expected.completions[c].tokens);
-                for (float logp : actual.completions[c].logp)
+            for (std::size_t c = 0; c < actual.responses.size(); ++c) {
+                if (!bf16) CHECK(actual.responses[c].tokens == expected.responses[c].tokens);
+                for (float logp : actual.responses[c].sampled_logp)
                     CHECK(std::abs(logp - actual.recomputed[at++]) < (bf16 ? 0.1 : 1e-5));
             }
         }

@@ -115,9 +115,9 @@ TEST_CASE("Hugging Face: 64 greedy tokens") {
         CAPTURE(name);
         Model m(name);
         Generator generator(m.transformer, 1, 5, 64);
-        const auto completions = generator.generate(
+        const auto responses = generator.generate(
             {{0, {3, 1, 4, 1, 5}}}, {.sample = {.temperature = 0}, .max_new_tokens = 64, .stop_tokens = {}});
-        const auto& tokens = completions.at(0).tokens;
+        const auto& tokens = responses.at(0).tokens;
         CHECK(std::vector<double>(tokens.begin(), tokens.end()) == golden(name, "greedy"));
     }
 }
@@ -133,7 +133,7 @@ TEST_CASE("Hugging Face: the losses of 20 steps of fine-tuning are those of PyTo
             CHECK(-std::accumulate(logp.begin(), logp.end(), 0.0) / count ==
                   doctest::Approx(expected).epsilon(1e-4));
             m.transformer.backward(std::vector<float>(logp.size(), -1 / count));
-            optimizer.step(3e-3, 1.0, 0.1);
+            optimizer.step(3e-3, {1.0, 0.1});
         }
     }
 }

@@ -123,7 +123,7 @@ TEST_CASE("the clipped objective and its derivative, against the formula and cen
                    advantage = static_cast<float>(3 * normal(random));
         auto loss = [&](double lp) {
             const double rho = std::exp(lp - old),
-                         clipped = std::min(std::max(rho, 1.0 - o.clip_low), 1.0 + o.clip_high);
+                         clipped = std::min(std::max(rho, 1.0 - o.epsilon_low), 1.0 + o.epsilon_high);
             const double kl = std::exp(ref - lp) - (ref - lp) - 1;
             return -(std::min(rho * advantage, clipped * advantage) - o.beta * kl);
         };
@@ -132,7 +132,7 @@ TEST_CASE("the clipped objective and its derivative, against the formula and cen
         CHECK(t.ratio == doctest::Approx(std::exp(static_cast<double>(logp) - old)).epsilon(1e-5));
         CHECK(t.kl >= 0);
         const double rho = t.ratio;
-        if (std::abs(rho - 1 + o.clip_low) < 1e-3 || std::abs(rho - 1 - o.clip_high) < 1e-3)
+        if (std::abs(rho - 1 + o.epsilon_low) < 1e-3 || std::abs(rho - 1 - o.epsilon_high) < 1e-3)
             continue;  // at the kink
         const double h = 1e-6, numeric = (loss(logp + h) - loss(logp - h)) / (2 * h);
         CHECK(std::abs(t.dloss_dlogp - numeric) < 2e-5);

@@ -1,5 +1,5 @@
-// What is rewarded and measured beside accuracy and format: language, repetition, the mix, programs of the user's, and
-// what samples say about a model.
+// What is measured and rewarded beside accuracy and format: language, repetition, the weighted sum,
+// programs of the user's, and what samples say about a model.
 #include <chrono>
 
 #include "src/rl/evaluation.h"
@@ -13,15 +13,16 @@ using namespace r1::test;
 namespace {
 
 Problem countdown() {
-    Problem p{"2,12,6=70:", Countdown{{2, 12, 6}, 70}, AnswerIn::Tags,
-              R"({"nums": [2, 12, 6], "target": 70})"};
-    return p;
+    return {"2,12,6=70:", Countdown{{2, 12, 6}, 70}, AnswerIn::Tags,
+            R"({"nums": [2, 12, 6], "target": 70})"};
 }
+const Problem kProblem = countdown(), kOther = countdown();
 Response response(const std::string& text, int tokens = 10) {
-    Response r{{.prompt = 0, .tokens = std::vector<std::int32_t>(tokens), .logp = {}, .stopped = true},
-               text,
-               {},
-               {}};
+    Response r;
+    r.tokens.resize(static_cast<std::size_t>(tokens));
+    r.stopped = true;
+    r.problem = &kProblem;
+    r.text = text;
     return r;
 }
 
@@ -48,53 +49,63 @@ TEST_CASE("repetition and words of reflection") {
     CHECK(reflective_words("Wait, that is wrong. Let me check: waiting, unchecked") == 3);
 }
 
-TEST_CASE("a mix of rewards: parts, weights, and what is wrong with a wrong one") {
-    const std::vector<Problem> problems{countdown()};
+TEST_CASE("measures and rewards: names, weights, and what is wrong with a wrong one") {
     std::vector<Response> responses{response("<think>a</think><answer>12*6-2</answer>", 20),
                                     response("<answer>12*6-2</answer>", 10),
-                                    response("да да да да да да", 16)};
-    grade(problems, responses);
-    RewardMix mix({.parts = "accuracy=2,format=0.5,language=1,repetition=3,overlong=1,length=-1",
-                   .script = "latin",
-                   .max_new_tokens = 20,
-                   .overlong_cache = 8});
-    mix.apply(problems, responses);
-    CHECK(responses[0].parts == std::vector<double>{1, 1, 1, 0, -1, 1});
-    CHECK(responses[0].reward == doctest::Approx(2 + 0.5 + 1 - 1 - 1));
-    CHECK(responses[1].parts == std::vector<double>{1, 0, 1, 0, 0, 0.5});
-    CHECK(responses[2].parts[2] == 0);
-    CHECK(responses[2].parts[3] == doctest::Approx(-2.0 / 3));
-    CHECK(responses[2].parts[4] == doctest::Approx(-0.5));
-    for (const char* bad :
-         {"", "speed=1", "accuracy=x", "accuracy=1,accuracy=2", "accuracy=1,", "program=1", "format=nan"})
-        CHECK_THROWS_AS(RewardMix({.parts = bad}), Error);
-    CHECK_THROWS_AS(RewardMix({.program = "cat"}), Error);
+                                    response("да да да да да да wait", 16)};
+    responses[2].stopped = false;
+    Judge judge({.parts = "accuracy=2,format=0.5,language=1,repetition=-3,overlong=1,length=-0.1",
+                 .script = "latin", .max_new_tokens = 20, .overlong_cache = 8});
+    judge(responses);
+    const auto measured = [&](int i, const std::string& name) {
+        const auto& names = judge.names();
+        return responses[i].measures.at(std::ranges::find(names, name) - names.begin());
+    };
+    CHECK(responses[0].measures == std::vector<double>{1, 1, 1, 0, -1, 20, 0, 0});
+    CHECK(responses[0].reward == doctest::Approx(2 + 0.5 + 1 - 1 - 2));
+    CHECK(responses[1].measures == std::vector<double>{1, 0, 1, 0, 0, 10, 0, 0});
+    CHECK(measured(2, "accuracy") == 0);
+    CHECK(measured(2, "language") == doctest::Approx(1.0 / 7));
+    CHECK(measured(2, "repetition") == doctest::Approx(0.5));
+    CHECK(measured(2, "overlong") == doctest::Approx(-0.5));
+    CHECK(measured(2, "truncated") == 1);
+    CHECK(measured(2, "reflective_words") == 1);
+    const auto json = judge.json(responses[1]);
+    CHECK(json["length"] == 10);
+    CHECK(json["reason"] == "right");
+    CHECK(json["reward"] == responses[1].reward);
+    Judge none({.parts = ""});
+    none(responses);
+    CHECK(!none.json(responses[0]).contains("reward"));
+    for (const char* bad : {"speed=1", "accuracy=x", "accuracy=1,accuracy=2", "accuracy=1,",
+                            "program=1", "format=nan"})
+        CHECK_THROWS_AS(Judge({.parts = bad}), Error);
+    CHECK_THROWS_AS(Judge({.parts = "format", .program = "cat"}), Error);
+    CHECK_THROWS_AS(Judge({.parts = "", .script = "klingon"}), Error);
 }
 
-TEST_CASE("problems need an answer only where accuracy is rewarded") {
-    CHECK(RewardMix({}).answers() == Answers::Required);
-    CHECK(RewardMix({.parts = "format,length=0.1"}).answers() == Answers::Optional);
-    CHECK(RewardMix({.parts = "program", .program = "cat"}).answers() == Answers::Optional);
+TEST_CASE("problems need an answer only where accuracy is rewarded, or nothing is") {
+    CHECK(Judge({.parts = ""}).answers() == Answers::Required);
+    CHECK(Judge({.parts = "accuracy=1,format=0.2"}).answers() == Answers::Required);
+    CHECK(Judge({.parts = "format,length=0.1"}).answers() == Answers::Optional);
+    CHECK(Judge({.parts = "program", .program = "cat"}).answers() == Answers::Optional);
 }
 
 TEST_CASE("a program of the user's grades responses over a pipe") {
-    const std::vector<Problem> problems{countdown()};
     std::vector<Response> responses;
     for (int i = 0; i < 300; ++i)
         responses.push_back(response(std::string(i, 'x') + "\"\n\xff"));  // more than a pipe holds
-    grade(problems, responses);
     // The length of a line, which holds the response, grows by one from each to the next.
-    RewardMix mix({.parts = "program=2",
-                   .program = "while read -r line; do echo \"{\\\"reward\\\": ${#line}}\"; done"});
-    mix.apply(problems, responses);
+    Judge judge({.parts = "program=2", .program = "while read -r line; do echo \"{\\\"reward\\\": ${#line}}\"; done"});
+    judge(responses);
     for (int i = 1; i < 300; ++i) CHECK(responses[i].reward == responses[i - 1].reward + 2);
-    mix.apply(problems, responses);  // it lives on
+    judge(responses);  // it lives on
     CHECK(responses[299].reward == responses[0].reward + 2 * 299);
 
     auto error = [&](const std::string& program, double seconds) -> std::string {
-        RewardMix broken({.parts = "program", .program = program, .program_seconds = seconds});
+        Judge broken({.parts = "program", .program = program, .program_seconds = seconds});
         try {
-            broken.apply(problems, responses);
+            broken(responses);
         } catch (const Error& e) {
             return e.what();
         }
@@ -168,14 +179,13 @@ TEST_CASE("majority votes: mathematics counts as equal, silence does not vote") 
 }
 
 TEST_CASE("pass@1, cons@k, pass@k, and their intervals") {
-    const std::vector<Problem> problems{countdown(), countdown()};
     std::vector<Response> responses;
     for (const char* answer : {"12*6-2", "12*6-2", "1", "2", "5", "5", "12*6-2", "5"}) {
         responses.push_back(response("<think>a</think><answer>" + std::string(answer) + "</answer>"));
-        responses.back().completion.prompt = responses.size() > 4;
+        if (responses.size() > 4) responses.back().problem = &kOther;
     }
-    grade(problems, responses);
-    const Evaluation e(problems, responses);
+    Judge({.parts = ""})(responses);
+    const Evaluation e(responses, 4);
     CHECK(e.pass1 == std::vector{0.5, 0.25});
     CHECK(e.cons == std::vector{1.0, 0.0});
     CHECK(e.pass_k == std::vector{1.0, 1.0});

@@ -10,10 +10,10 @@
 #include "data/world/world.h"
 #include "src/rl/generate.h"
 #include "src/rl/judge.h"
-#include "src/model/optimizer.h"
+#include "src/model/memory_plan.h"
 #include "src/run/log.h"
 #include "src/rl/measures.h"
-#include "tests/support.h"
+#include "tests/programs.h"
 #include "tokenizer/tokenizer.h"
 
 using namespace r1;
@@ -21,17 +21,6 @@ using namespace r1::test;
 using nlohmann::json;
 
 namespace {
-
-const std::string kBin = R1_BINARY_DIR "/", kSource = R1_SOURCE_DIR;
-
-struct Result {
-    int status;
-    std::string out;  ///< and what went to stderr
-};
-Result run(const TemporaryFolder& folder, const std::string& command) {
-    const int code = std::system((command + " >" + (folder / "out") + " 2>&1 </dev/null").c_str());
-    return {WIFEXITED(code) ? WEXITSTATUS(code) : -1, read_file(folder / "out")};
-}
 
 std::vector<json> lines_of(const std::string& file) {
     std::vector<json> lines;
@@ -43,25 +32,39 @@ std::vector<json> lines_of(const std::string& file) {
 }  // namespace
 
 TEST_CASE("what of the samples is kept") {
-    auto response = [](const std::string& text, double accuracy, double format, int tokens, bool stopped) {
-        Response r;
-        r.text = text, r.accuracy.value = accuracy, r.format.value = format;
-        r.completion.tokens.resize(static_cast<std::size_t>(tokens)), r.completion.stopped = stopped;
-        return r;
+    const Problem problem{"Q", TextGold{"3"}};
+    Judge judge({.parts = ""});
+    const auto response = [&](const std::string& text, int tokens = 10, bool stopped = true) {
+        std::vector<Response> one(1);
+        one[0].text = text;
+        one[0].problem = &problem;
+        one[0].tokens.resize(static_cast<std::size_t>(tokens));
+        one[0].stopped = stopped;
+        judge(one);
+        return one[0];
     };
-    const auto good = response("<think>one two</think><answer>3</answer>", 1, 1, 10, true);
-    CHECK(Keep("", "latin")(good));
-    CHECK(Keep("correct,readable,longest<11,language>=1,repetition<=0", "latin")(good));
-    CHECK(!Keep("longest<10", "latin")(good));
-    CHECK(!Keep("readable", "han")(good));
-    CHECK(!Keep("correct", "latin")(response(good.text, 0, 1, 10, true)));
-    CHECK(!Keep("well-formed", "latin")(response(good.text, 1, 0, 10, true)));
-    CHECK(!Keep("readable", "latin")(response(good.text, 1, 1, 10, false)));
-    CHECK(!Keep("readable", "latin")(response("<think>one 二 three</think>", 1, 1, 10, true)));
-    CHECK(!Keep("readable", "latin")(response("a b c d a b c d a b c d a b c d", 1, 1, 10, true)));
-    for (const char* wrong : {"right", "longest<", "longest<x", "language>=1,,", "longest<9 "})
-        CHECK_THROWS_AS(Keep(wrong, "latin"), Error);
-    CHECK_THROWS_AS(Keep("", "klingon"), Error);
+    const auto good = response("<think>one two</think><answer>3</answer>");
+    CHECK(Keep("")(good));
+    CHECK(Keep("correct,readable,length<11,language>=1,repetition<=0")(good));
+    CHECK(Keep("correct,accuracy>0,reflective_words<1")(good));
+    CHECK(!Keep("length<10")(good));
+    CHECK(!Keep("length>10")(good));
+    CHECK(!Keep("correct")(response("<think>one two</think><answer>4</answer>")));
+    CHECK(!Keep("well-formed")(response("<answer>3</answer>")));
+    CHECK(Keep("correct")(response("<answer>3</answer>")));
+    CHECK(!Keep("readable")(response(good.text, 10, false)));
+    CHECK(!Keep("readable")(response("<think>one 二 three</think><answer>3</answer>")));
+    CHECK(!Keep("readable")(
+        response("<think>a b c d a b c d a b c d a b c d</think><answer>3</answer>")));
+    Judge chinese({.parts = "", .script = "han"});
+    std::vector<Response> again{good};
+    chinese(again);
+    CHECK(!Keep("readable")(again[0]));
+    for (const char* wrong : {"right", "length<", "length<x", "language>=1,,", "length<9 ",
+                              "length=9", "length<>9", "program<1"})
+        CHECK_THROWS_AS(Keep{wrong}, Error);
+    CHECK(Keep("length<9").answers() == Answers::Optional);
+    CHECK(Keep("readable,correct").answers() == Answers::Required);
     CHECK(reflective_words("不 等等 check 检查") == 3);
     CHECK(language_consistency("<answer>两</answer>", "han") == 1);  // tags are no words
 }
@@ -74,9 +77,9 @@ TEST_CASE("infer --sample: distinct texts, filtered, and the same file whether i
     problems.close();
     const std::string command = kBin + "infer --model " + kSource + "/data/world/base --sample " +
                                 (f / "problems.jsonl") + " --samples 8 --slots 8 --temperature 1 --top-p 1 ";
-    REQUIRE(run(f, command + "--out " + (f / "all.jsonl")).status == 0);
+    REQUIRE(shell(f, command + "--out " + (f / "all.jsonl")).status == 0);
     REQUIRE(
-        run(f, command + "--keep correct,well-formed --per-prompt 2 --out " + (f / "kept.jsonl")).status ==
+        shell(f, command + "--keep correct,well-formed --per-prompt 2 --out " + (f / "kept.jsonl")).status ==
         0);
     const auto all = lines_of(f / "all.jsonl"), kept = lines_of(f / "kept.jsonl");
     CHECK(all.size() > 60);
@@ -98,9 +101,9 @@ TEST_CASE("infer --sample: distinct texts, filtered, and the same file whether i
     // Killed in the middle of a line: what --resume makes of it is the same file.
     const std::string whole = read_file(f / "all.jsonl");
     std::ofstream(f / "parts.jsonl.partial", std::ios::binary) << whole.substr(0, whole.size() / 2);
-    REQUIRE(run(f, command + "--resume --out " + (f / "parts.jsonl")).status == 0);
+    REQUIRE(shell(f, command + "--resume --out " + (f / "parts.jsonl")).status == 0);
     CHECK(read_file(f / "parts.jsonl") == whole);
-    const auto refused = run(f, command + "--keep nice --out " + (f / "x.jsonl"));
+    const auto refused = shell(f, command + "--keep nice --out " + (f / "x.jsonl"));
     CHECK(refused.status == 2);
     CHECK(refused.out.find("--keep: \"nice\" is none of") != std::string::npos);
 }
@@ -135,30 +138,29 @@ TEST_CASE(
                 flags[flag] = word;
         auto number = [&](const char* flag) { return std::stoi(flags.at(flag)); };
         const Config config = Config::load(*root / "configs" / model);
-        const StateType states = state_type(flags.at("--state-dtype"));
+        const bool bf16_states = flags.at("--state-dtype") == "bfloat16";
         const int slots = std::min(256, number("--prompts") * number("--group"));
-        const auto plan = Transformer::plan(config,
-                                            {.trainable = true,
-                                             .recompute = flags.contains("--recompute"),
-                                             .bf16_matrices = true,
-                                             .bf16_master = states != StateType::Float32,
-                                             .max_tokens = number("--token-budget"),
-                                             .max_decode_rows = slots},
-                                            *gpu);
-        const double bytes =
-            static_cast<double>(plan.parameters + plan.gradients + plan.activations +
-                                Optimizer::bytes(ParameterLayout(config), *gpu, states) +
-                                Generator::bytes(config, slots, longest, number("--max-new-tokens"), *gpu));
+        const TransformerOptions options{.trainable = true,
+                                         .bf16_matrices = true,
+                                         .bf16_master = bf16_states,
+                                         .recompute = flags.contains("--recompute"),
+                                         .max_tokens = number("--token-budget"),
+                                         .max_decode_rows = slots};
+        double bytes = 0;
+        for (const auto& row : training_memory(config, options, bf16_states, *gpu))
+            bytes += static_cast<double>(row.bytes);
+        bytes += static_cast<double>(
+            Generator::bytes(config, slots, longest, number("--max-new-tokens"), *gpu));
         char text[32];
         std::snprintf(text, sizeof text, "%.1f GiB", bytes / (1 << 30));
         return std::string(text);
     };
     for (const std::string size : {"0.5B", "1.5B"}) {
-        REQUIRE(run(f, "cd " + kSource + "; MODEL=Qwen2.5-" + size +
+        REQUIRE(shell(f, "cd " + kSource + "; MODEL=Qwen2.5-" + size +
                            " bash -c '. data/r1/qwen2.5.sh; echo $GRPO'")
                     .status == 0);
         const std::string line =
-            "#   " + size + " " + planned("Qwen2.5-" + size + "-Instruct", read_file(f / "out")) + "\n";
+            "#   " + size + " " + planned("Qwen2.5-" + size + "-Instruct", read_file(f / "stdout")) + "\n";
         INFO(line);
         CHECK(read_file(kSource + "/data/r1/qwen2.5.sh").find(line) != std::string::npos);
     }
@@ -182,7 +184,7 @@ TEST_CASE(
 TEST_CASE("the script: every stage, from base to report; stopped, it goes on; done, it does nothing") {
     const TemporaryFolder f;
     // The world's own files, with few questions.
-    REQUIRE(run(f, kBin + "make_world --problems " + (f / "all") + " --general " + (f / "data/general.jsonl"))
+    REQUIRE(shell(f, kBin + "make_world --problems " + (f / "all") + " --general " + (f / "data/general.jsonl"))
                 .status == 0);
     for (const char* name : {"train.jsonl", "train_all.jsonl", "test.jsonl"}) {
         const auto lines = lines_of(f / (std::string("all/") + name));
@@ -201,13 +203,13 @@ TEST_CASE("the script: every stage, from base to report; stopped, it goes on; do
 
     // A stage that fails ends it, with a word about where.
     const Stopwatch clock;
-    const auto failed = run(f, settings + "KEEP=nice " + script);
+    const auto failed = shell(f, settings + "KEEP=nice " + script);
     CHECK(failed.status == 2);
     CHECK(failed.out.find("stopped in stage cold") != std::string::npos);
     CHECK(std::filesystem::exists(f / "run/zero/model.safetensors"));
     CHECK(!std::filesystem::exists(f / "run/cold.jsonl"));
 
-    const auto whole = run(f, settings + script);
+    const auto whole = shell(f, settings + script);
     INFO(whole.out.substr(whole.out.size() > 500 ? whole.out.size() - 500 : 0));
     REQUIRE(whole.status == 0);
     const double seconds = clock.seconds();
@@ -215,14 +217,14 @@ TEST_CASE("the script: every stage, from base to report; stopped, it goes on; do
     CHECK(lines_of(f / "run/mixed.jsonl").size() == lines_of(f / "run/reasoning.jsonl").size() * 4 / 3);
     CHECK(read_file(f / "run/report.html").find("pupil-distilled") != std::string::npos);
 
-    const auto again = run(f, settings + script);
+    const auto again = shell(f, settings + script);
     CHECK(again.status == 0);
     CHECK(again.out.find("== eval") == std::string::npos);
 
     // Killed again and again, wherever it is, until it comes to its end: the same models, samples and grades.
     int kills = 0;
     for (double patience = seconds / 12;; patience *= 1.2, ++kills) {
-        const auto part = run(f, "timeout -s KILL " + std::to_string(patience) + " env " + settings +
+        const auto part = shell(f, "timeout -s KILL " + std::to_string(patience) + " env " + settings +
                                      "OUT=" + (f / "killed") + " " + script);
         if (part.status == 0) break;
         REQUIRE((part.status == 137 || part.status == -1));

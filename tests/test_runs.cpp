@@ -14,7 +14,8 @@
 #include "src/rl/diagnosis.h"
 #include "src/run/log.h"
 #include "src/run/record.h"
-#include "tests/support.h"
+#include "src/rl/dataset.h"
+#include "tests/programs.h"
 
 using namespace r1;
 using namespace r1::test;
@@ -23,22 +24,8 @@ using nlohmann::json;
 
 namespace {
 
-const std::string kBin = R1_BINARY_DIR "/", kSource = R1_SOURCE_DIR, kTiny = kSource + "/data/world/base",
-                  kTrainFile = kSource + "/data/world/countdown_train.jsonl",
-                  kTestFile = kSource + "/data/world/countdown_test.jsonl";
-const std::string kGrpo = "train_grpo --model " + kTiny + " --train " + kTrainFile +
+const std::string kGrpo = "train_grpo --model " + kBase + " --train " + kTrain +
                           " --prompts 2 --group 4 --max-new-tokens 32 --lr 1e-3 --threads 1 ";
-
-struct Result {
-    int status;
-    std::string out;  ///< both streams, as they came
-};
-Result run(const TemporaryFolder& folder, const std::string& command) {
-    const std::string file = folder / "printed";
-    const int code = std::system((kBin + command + " >" + file + " 2>&1 </dev/null").c_str());
-    return {WIFEXITED(code) ? WEXITSTATUS(code) : -1, read_file(file)};
-}
-bool has(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
 
 /// Starts the command, and sends it the signal once it has logged its first step. Returns its exit status.
 /// Where it is to ignore the signal, it is given ten more lines of log, and then killed.
@@ -72,7 +59,7 @@ int interrupted(const TemporaryFolder& folder, const std::string& command, const
 }
 
 Response response(const std::string& text, bool stopped, double accuracy, double format) {
-    Response r{{.prompt = 0, .tokens = {1, 2}, .logp = {}, .stopped = stopped}, text, {}, {}};
+    Response r{.tokens = {1, 2}, .sampled_logp = {}, .stopped = stopped, .text = text};
     r.accuracy = {accuracy, accuracy == 1 ? "right" : "gives 7"};
     r.format = {format, format == 1 ? "right" : "<think> is missing"};
     return r;
@@ -81,9 +68,9 @@ Response response(const std::string& text, bool stopped, double accuracy, double
 }  // namespace
 
 TEST_CASE(
-    "a run records itself: command, flags, hashes, seed, commit, machine, device, date, versions, template") {
+    "a run records itself: command, flags, hashes, seed, commit, machine, device, date, template") {
     const TemporaryFolder f;
-    REQUIRE(run(f, kGrpo + "--steps 1 --preset dapo --eval " + kTestFile +
+    REQUIRE(shell(f, kBin + kGrpo + "--steps 1 --preset dapo --eval " + kTest +
                        " --eval-limit 3 --seed 7 --out '" + (f / "a run") + "'")
                 .status == 0);
     const json record = read_json_lines(f / "a run/log.jsonl").at(0).at("run");
@@ -101,20 +88,20 @@ TEST_CASE(
         CAPTURE(flag);
         CHECK(record["flags"][flag] == value);
     }
-    const std::string help = run(f, "train_grpo --help").out;
+    const std::string help = shell(f, kBin + "train_grpo --help").out;
     std::istringstream words(help);
     for (std::string word; words >> word;)  // no flag is left out
         if (word.starts_with("--") && word != "--help" && word.find_first_of(";:,.)") == word.npos &&
             help.find("\n  " + word + " ") != help.npos)
             CHECK_MESSAGE(record["flags"].contains(word.substr(2)), word);
-    for (const auto& [role, file] : {std::pair<std::string, std::string>{"train", kTrainFile},
-                                     {"eval", kTestFile},
-                                     {"model/model.safetensors", kTiny + "/model.safetensors"},
-                                     {"model/tokenizer.json", kTiny + "/tokenizer.json"}}) {
+    for (const auto& [role, file] : {std::pair<std::string, std::string>{"train", kTrain},
+                                     {"eval", kTest},
+                                     {"model/model.safetensors", kBase + "/model.safetensors"},
+                                     {"model/tokenizer.json", kBase + "/tokenizer.json"}}) {
         REQUIRE(std::system(("sha256sum " + file + " >" + (f / "sum")).c_str()) == 0);
         CHECK(record["sha256"][role] == read_file(f / "sum").substr(0, 64));
     }
-    for (const char* key : {"commit", "date", "machine", "versions", "device", "ranks", "template"})
+    for (const char* key : {"commit", "date", "machine", "compiler", "device", "ranks", "template"})
         CHECK(record.contains(key));
     CHECK(record["template"]["text"] == "{question}:");
     CHECK(record["machine"]["cores"].get<int>() > 0);
@@ -126,39 +113,39 @@ TEST_CASE(
     "it") {
     const TemporaryFolder f;
     const std::string out = f / "run";
-    REQUIRE(run(f, kGrpo + "--steps 3 --save-every 1 --keep 3 --out " + out).status == 0);
+    REQUIRE(shell(f, kBin + kGrpo + "--steps 3 --save-every 1 --keep 3 --out " + out).status == 0);
     for (const char* file :
          {"checkpoint.safetensors", "checkpoint-1.safetensors", "checkpoint-3.safetensors"})
         CHECK(fs::exists(out + "/" + file));
     const std::string before = read_file(out + "/log.jsonl");
-    const auto refused = run(f, kGrpo + "--steps 2 --out " + out);
+    const auto refused = shell(f, kBin + kGrpo + "--steps 2 --out " + out);
     CHECK(refused.status == 2);
     CHECK(has(refused.out,
               out + ": holds a run already; go on with it by --resume, replace it by --overwrite"));
     CHECK(read_file(out + "/log.jsonl") == before);
-    CHECK(run(f, kGrpo + "--steps 2 --resume --overwrite --out " + out).status == 2);
-    CHECK(run(f, "train_sft --model " + kTiny + " --data " + kTrainFile + " --out " + out).status == 2);
+    CHECK(shell(f, kBin + kGrpo + "--steps 2 --resume --overwrite --out " + out).status == 2);
+    CHECK(shell(f, kBin + "train_sft --model " + kBase + " --data " + kTrain + " --out " + out).status == 2);
     CHECK(read_file(out + "/log.jsonl") == before);
 
-    REQUIRE(run(f, kGrpo + "--steps 2 --overwrite --out " + out).status == 0);
+    REQUIRE(shell(f, kBin + kGrpo + "--steps 2 --overwrite --out " + out).status == 0);
     CHECK(read_json_lines(out + "/log.jsonl").size() == 3);
     for (const auto& entry : fs::directory_iterator(out))  // its own checkpoint is gone, too: the run is done
         CHECK(!has(entry.path().filename(), "checkpoint"));
-    const auto finished = run(f, kGrpo + "--steps 4 --resume --out " + out);
+    const auto finished = shell(f, kBin + kGrpo + "--steps 4 --resume --out " + out);
     CHECK(finished.status == 2);
     CHECK(has(finished.out, "finished and its checkpoint is gone"));
 
-    fs::copy(kTiny, f / "model");
-    const auto own = run(f, "train_grpo --model " + (f / "model") + " --train " + kTrainFile +
+    fs::copy(kBase, f / "model");
+    const auto own = shell(f, kBin + "train_grpo --model " + (f / "model") + " --train " + kTrain +
                                 " --overwrite --out " + (f / "model/"));
     CHECK(own.status == 2);
     CHECK(has(own.out, "is the folder of --model"));
-    CHECK(read_file(f / "model/model.safetensors") == read_file(kTiny + "/model.safetensors"));
-    const auto model = run(f, kGrpo + "--out " + (f / "model"));
+    CHECK(read_file(f / "model/model.safetensors") == read_file(kBase + "/model.safetensors"));
+    const auto model = shell(f, kBin + kGrpo + "--out " + (f / "model"));
     CHECK(model.status == 2);
     CHECK(has(model.out, "holds a model already"));
     write_file(f / "file", "");
-    CHECK(has(run(f, kGrpo + "--out " + (f / "file")).out, "is a file; --out wants a folder"));
+    CHECK(has(shell(f, kBin + kGrpo + "--out " + (f / "file")).out, "is a file; --out wants a folder"));
 }
 
 TEST_CASE("a run is resumed as what it was: what may differ is noted, what may not is refused and named") {
@@ -171,10 +158,10 @@ TEST_CASE("a run is resumed as what it was: what may differ is noted, what may n
     };
     data(0);
     write_file(f / "other.txt", "{question}:<think>");
-    const std::string base = "train_grpo --model " + kTiny + " --train " + (f / "train.jsonl") +
+    const std::string base = "train_grpo --model " + kBase + " --train " + (f / "train.jsonl") +
                              " --prompts 2 --group 4 --max-new-tokens 16 --threads 1 --lr 1e-3 --keep 1" +
                              out;
-    REQUIRE(run(f, base + " --steps 2").status == 0);
+    REQUIRE(shell(f, kBin + base + " --steps 2").status == 0);
     const std::string log = read_file(f / "run/log.jsonl"), model = read_file(f / "run/model.safetensors"),
                       checkpoint = read_file(f / "run/checkpoint.safetensors");
     std::istringstream flags(
@@ -186,7 +173,7 @@ TEST_CASE("a run is resumed as what it was: what may differ is noted, what may n
         "--stop-text x|--preset gspo --mini-batches 1|--template " +
         (f / "other.txt"));
     for (std::string flag; std::getline(flags, flag, '|');) {
-        const auto refused = run(f, base + " --steps 4 --resume " + flag);
+        const auto refused = shell(f, kBin + base + " --steps 4 --resume " + flag);
         INFO(flag, "\n", refused.out);
         CHECK(refused.status == 2);
         CHECK(has(refused.out, "--resume: "));
@@ -199,14 +186,14 @@ TEST_CASE("a run is resumed as what it was: what may differ is noted, what may n
         CHECK(read_file(f / "run/checkpoint.safetensors") == checkpoint);
     }
     data(1);
-    CHECK(has(run(f, base + " --steps 4 --resume").out,
+    CHECK(has(shell(f, kBin + base + " --steps 4 --resume").out,
               "--resume: train is not the file that the run began with"));
     data(0);
-    CHECK(has(run(f, "train_sft --resume --model " + kTiny + " --data " + (f / "train.jsonl") + out).out,
+    CHECK(has(shell(f, kBin + "train_sft --resume --model " + kBase + " --data " + (f / "train.jsonl") + out).out,
               "--resume: the checkpoint is one of train_grpo, not of train_sft"));
 
     fs::rename(f / "train.jsonl", f / "moved.jsonl");  // the same data under another name
-    const auto resumed = run(f, base + " --train " + (f / "moved.jsonl") +
+    const auto resumed = shell(f, kBin + base + " --train " + (f / "moved.jsonl") +
                                     " --steps 4 --resume --lr 2e-3 --token-budget 4096 --show-every 1");
     CHECK(resumed.status == 0);
     for (const char* note :
@@ -219,7 +206,7 @@ TEST_CASE("a run is resumed as what it was: what may differ is noted, what may n
     CHECK(lines[3]["resumed"]["step"] == 2);
 
     const auto fresh =
-        run(f, base + " --train " + (f / "moved.jsonl") + " --steps 1 --resume --out " + (f / "new"));
+        shell(f, kBin + base + " --train " + (f / "moved.jsonl") + " --steps 1 --resume --out " + (f / "new"));
     CHECK(fresh.status == 0);
     CHECK(has(fresh.out, "holds no checkpoint: a new run"));
 }
@@ -228,15 +215,15 @@ TEST_CASE("a cosine schedule is not stretched by --resume") {
     const TemporaryFolder f;
     write_file(f / "data.jsonl", R"({"prompt":"1,2,3=6:","completion":"<answer>1+2+3</answer>"})"
                                  "\n");
-    const std::string sft = "train_sft --model " + kTiny + " --data " + (f / "data.jsonl") +
+    const std::string sft = "train_sft --model " + kBase + " --data " + (f / "data.jsonl") +
                             " --batch-tokens 20 --keep 1 --out " + (f / "run");
-    REQUIRE(run(f, sft + " --steps 3").status == 0);
-    const auto longer = run(f, sft + " --steps 6 --resume");
+    REQUIRE(shell(f, kBin + sft + " --steps 3").status == 0);
+    const auto longer = shell(f, kBin + sft + " --steps 6 --resume");
     CHECK(longer.status == 2);
     CHECK(has(longer.out, "--steps is 6, but the run began with 3"));
-    CHECK(run(f, sft + " --steps 2 --resume").status == 0);  // which ends it
-    CHECK(has(run(f, sft + " --steps 3 --resume --lr 1e-4").out, "note: --lr is 0.0001"));
-    CHECK(run(f, sft + " --steps 3 --resume --batch-tokens 40").status == 2);
+    CHECK(shell(f, kBin + sft + " --steps 2 --resume").status == 0);  // which ends it
+    CHECK(has(shell(f, kBin + sft + " --steps 3 --resume --lr 1e-4").out, "note: --lr is 0.0001"));
+    CHECK(shell(f, kBin + sft + " --steps 3 --resume --batch-tokens 40").status == 2);
 }
 
 TEST_CASE(
@@ -246,7 +233,7 @@ TEST_CASE(
     CHECK(interrupted(f, kGrpo + "--steps 100000", out, SIGHUP) == 130);
     CHECK(has(read_file(f / "printed"), "go on with --resume"));
     CHECK(!fs::exists(out + "/model.safetensors"));
-    const auto infer = run(f, "infer --prompt 1,2,3=6 --model " + out);
+    const auto infer = shell(f, kBin + "infer --prompt 1,2,3=6 --model " + out);
     CHECK(infer.status == 2);
     CHECK(std::ranges::count(infer.out, '\n') == 1);
     // What it says can be typed, and then there is a model.
@@ -255,7 +242,7 @@ TEST_CASE(
     const std::string command = infer.out.substr(from + 1, to - from - 1) + " --steps 1";
     CHECK(has(command, " --resume"));
     REQUIRE(std::system((command + " >/dev/null 2>&1").c_str()) == 0);
-    CHECK(run(f, "infer --prompt 1,2,3=6 --model " + out).status == 0);
+    CHECK(shell(f, kBin + "infer --prompt 1,2,3=6 --model " + out).status == 0);
 
     // nohup: the signal does nothing, and the run ends by SIGKILL here. Each line was written when it was there.
     const int status = interrupted(f, kGrpo + "--steps 100000", f / "nohup", SIGHUP, true);
@@ -265,7 +252,7 @@ TEST_CASE(
 
 TEST_CASE("errors come after what was printed before them") {
     const TemporaryFolder f;
-    const auto r = run(f, kGrpo + "--steps 20 --min-entropy 100 --out " + (f / "run"));
+    const auto r = shell(f, kBin + kGrpo + "--steps 20 --min-entropy 100 --out " + (f / "run"));
     CHECK(r.status == 2);
     const auto line = r.out.rfind("\ntrain_grpo: step 10: ");
     REQUIRE(line != r.out.npos);
@@ -274,8 +261,8 @@ TEST_CASE("errors come after what was printed before them") {
 
 TEST_CASE("--dry-run shows the memory plan and touches nothing") {
     const TemporaryFolder f;
-    for (const std::string& command : {kGrpo, "train_sft --model " + kTiny + " --data " + kTrainFile + " "}) {
-        const auto r = run(f, command + "--dry-run --out " + (f / "run"));
+    for (const std::string& command : {kGrpo, "train_sft --model " + kBase + " --data " + kTrain + " "}) {
+        const auto r = shell(f, kBin + command + "--dry-run --out " + (f / "run"));
         CHECK(r.status == 0);
         CHECK(has(r.out, "memory plan (cpu"));
         CHECK(has(r.out, "in all"));
@@ -287,10 +274,10 @@ TEST_CASE(
     "evaluation: limited, without a first one, its reward logged; the best model is kept and survives a "
     "resume") {
     const TemporaryFolder f;
-    const std::string flags = kGrpo + "--eval " + kTestFile +
+    const std::string flags = kGrpo + "--eval " + kTest +
                               " --eval-limit 20 --eval-every 2 --eval-first off " +
                               "--keep-best --save-every 2 --reward accuracy=1,format=0.5 ";
-    REQUIRE(run(f, flags + "--steps 6 --out " + (f / "whole")).status == 0);
+    REQUIRE(shell(f, kBin + flags + "--steps 6 --out " + (f / "whole")).status == 0);
     std::vector<json> evaluations;
     for (const auto& line : read_json_lines(f / "whole/log.jsonl"))
         if (line.contains("eval")) evaluations.push_back(line["eval"]);
@@ -304,18 +291,18 @@ TEST_CASE(
     }
     const auto at = std::ranges::find_if(evaluations, [&](const json& e) { return e["reward"] == best; });
     const int best_step = at->at("step");
-    REQUIRE(run(f, flags + "--steps " + std::to_string(best_step) + " --out " + (f / "short")).status == 0);
+    REQUIRE(shell(f, kBin + flags + "--steps " + std::to_string(best_step) + " --out " + (f / "short")).status == 0);
     CHECK(read_file(f / "whole/best/model.safetensors") == read_file(f / "short/model.safetensors"));
-    CHECK(run(f, "infer --prompt 1,2,3=6 --model " + (f / "whole/best")).status == 0);
+    CHECK(shell(f, kBin + "infer --prompt 1,2,3=6 --model " + (f / "whole/best")).status == 0);
 
-    REQUIRE(run(f, flags + "--steps 4 --keep 1 --out " + (f / "parts")).status == 0);
-    REQUIRE(run(f, flags + "--steps 6 --keep 0 --resume --out " + (f / "parts")).status == 0);
+    REQUIRE(shell(f, kBin + flags + "--steps 4 --keep 1 --out " + (f / "parts")).status == 0);
+    REQUIRE(shell(f, kBin + flags + "--steps 6 --keep 0 --resume --out " + (f / "parts")).status == 0);
     CHECK(read_file(f / "whole/best/model.safetensors") == read_file(f / "parts/best/model.safetensors"));
     CHECK(read_file(f / "whole/model.safetensors") == read_file(f / "parts/model.safetensors"));
-    CHECK(run(f, kGrpo + "--keep-best --out " + (f / "none")).status == 2);
+    CHECK(shell(f, kBin + kGrpo + "--keep-best --out " + (f / "none")).status == 2);
 
     // infer --eval shows the reward that was trained; a number a response, whose mean is printed.
-    const auto graded = run(f, "infer --eval " + kTestFile + " --samples 2 --model " + (f / "whole") +
+    const auto graded = shell(f, kBin + "infer --eval " + kTest + " --samples 2 --model " + (f / "whole") +
                                    " --out " + (f / "graded"));
     CHECK(graded.status == 0);
     double sum = 0;
@@ -333,23 +320,23 @@ TEST_CASE(
     char mean[20];
     std::snprintf(mean, sizeof mean, "reward   %6.3f  [", sum / (2 * 428));
     CHECK(has(graded.out, mean));
-    CHECK(!has(run(f, "infer --eval " + kTestFile + " --model " + kTiny).out,
+    CHECK(!has(shell(f, kBin + "infer --eval " + kTest + " --model " + kBase).out,
                "reward"));  // nothing is known of one
 }
 
 TEST_CASE("infer never runs the reward program that a model folder names") {
     const TemporaryFolder f;
-    fs::copy(kTiny, f / "model");
+    fs::copy(kBase, f / "model");
     json run_line;
     run_line["run"]["flags"] = {{"reward", "program=1"},
                                 {"reward-program", "touch " + (f / "ran") + "; yes 1"}};
     write_file(f / "model/log.jsonl", run_line.dump() + "\n");
-    const std::string eval = "infer --max-new-tokens 2 --eval " + kTestFile + " --model " + (f / "model");
-    const auto silent = run(f, eval);
+    const std::string eval = "infer --max-new-tokens 2 --eval " + kTest + " --model " + (f / "model");
+    const auto silent = shell(f, kBin + eval);
     CHECK(silent.status == 0);
     CHECK(has(silent.out, "--reward-program is wanted"));
     CHECK(!fs::exists(f / "ran"));
-    const auto asked = run(f, eval + " --reward-program 'while read x; do echo 0.25; done'");
+    const auto asked = shell(f, kBin + eval + " --reward-program 'while read x; do echo 0.25; done'");
     CHECK(asked.status == 0);
     CHECK(has(asked.out, "reward    0.250  ["));
 }
@@ -357,7 +344,7 @@ TEST_CASE("infer never runs the reward program that a model folder names") {
 TEST_CASE("the template in use and the stop texts are saved with the model, and used without a flag") {
     const TemporaryFolder f;
     write_file(f / "mine.txt", "{question}:<think>\n");
-    REQUIRE(run(f, kGrpo + "--steps 1 --template " + (f / "mine.txt") +
+    REQUIRE(shell(f, kBin + kGrpo + "--steps 1 --template " + (f / "mine.txt") +
                        " --stop-text '</think>' --stop-text no --out " + (f / "run"))
                 .status == 0);
     CHECK(read_file(f / "run/prompt_template.txt") == "{question}:<think>\n");
@@ -365,12 +352,12 @@ TEST_CASE("the template in use and the stop texts are saved with the model, and 
     CHECK(generation["stop_strings"] == json({"</think>", "no"}));
     CHECK(generation["eos_token_id"].is_array());
     const std::string sample =
-        "infer --samples 4 --temperature 1 --top-p 1 --sample " + kTestFile + " --out " + (f / "s");
+        "infer --samples 4 --temperature 1 --top-p 1 --sample " + kTest + " --out " + (f / "s");
     int ended = 0;
     for (const std::string& flags :
-         {"--model " + (f / "run"), "--model " + kTiny + " --template " + (f / "mine.txt") +
+         {"--model " + (f / "run"), "--model " + kBase + " --template " + (f / "mine.txt") +
                                         " --stop-text '</think>' --stop-text no"}) {
-        REQUIRE(run(f, sample + " " + flags).status == 0);
+        REQUIRE(shell(f, kBin + sample + " " + flags).status == 0);
         for (const auto& line : read_json_lines(f / "s")) {
             CHECK(line["prompt"].get<std::string>().ends_with(":<think>"));
             const std::string text = line["completion"];
@@ -386,12 +373,12 @@ TEST_CASE("the template in use and the stop texts are saved with the model, and 
     }
     CHECK(ended > 500);
     const auto answer =
-        run(f, "infer --model " + (f / "run") + " --temperature 0 --raw --prompt '1,2,3=6:<think>'");
+        shell(f, kBin + "infer --model " + (f / "run") + " --temperature 0 --raw --prompt '1,2,3=6:<think>'");
     CHECK((answer.out.ends_with("</think>\n") || answer.out.ends_with("no\n")));
     // A model made of that one, by examples, keeps both.
     write_file(f / "sft.jsonl", R"({"prompt":"1,2,3=6:<think>","completion":"1+2=3 </think>"})"
                                 "\n");
-    REQUIRE(run(f, "train_sft --steps 1 --batch-tokens 10 --model " + (f / "run") + " --data " +
+    REQUIRE(shell(f, kBin + "train_sft --steps 1 --batch-tokens 10 --model " + (f / "run") + " --data " +
                        (f / "sft.jsonl") + " --out " + (f / "tuned"))
                 .status == 0);
     for (const char* file : {"prompt_template.txt", "generation_config.json"})
@@ -400,8 +387,9 @@ TEST_CASE("the template in use and the stop texts are saved with the model, and 
 
 TEST_CASE("a run that cannot learn names the part that is missing") {
     const Problem tags{"Q", Countdown{{1, 2}, 3}}, boxed{"Q", Countdown{{1, 2}, 3}, AnswerIn::Boxed};
-    auto why = [](const Problem& problem, const std::vector<Response>& responses) {
-        return why_nothing_is_learnt({problem}, responses, 64);
+    auto why = [](const Problem& problem, std::vector<Response> responses) {
+        for (Response& r : responses) r.problem = &problem;
+        return why_nothing_is_learnt(responses, 64);
     };
     const std::string good = "<think>a</think><answer>1</answer>";
     CHECK(
@@ -422,7 +410,7 @@ TEST_CASE("a run that cannot learn names the part that is missing") {
         has(why(boxed, {response("\\boxed{4} Next: 2+2", false, 0, 1)}), "talk on: the model does not stop"));
 
     const TemporaryFolder f;
-    const auto r = run(f, kGrpo + "--max-new-tokens 3 --steps 5 --out " + (f / "run"));
+    const auto r = shell(f, kBin + kGrpo + "--max-new-tokens 3 --steps 5 --out " + (f / "run"));
     CHECK(r.status == 0);
     CHECK(
         has(r.out,

@@ -157,18 +157,20 @@ TEST_CASE(
                                       .samples_per_prompt = 3,
                                       .max_new_tokens = 40,
                                       .stop_tokens = {0}};
-        const auto completions = generator.generate(prompts, options);
-        REQUIRE(completions.size() == 15);
+        const auto responses = generator.generate(prompts, options);
+        REQUIRE(responses.size() == 15);
         double largest_gap = 0;
-        for (const auto& c : completions) {
+        for (std::size_t i = 0; i < responses.size(); ++i) {
+            const Response& r = responses[i];
+            const auto& prompt = prompts[i / 3].tokens;
+            auto tokens = prompt;
+            tokens.insert(tokens.end(), r.tokens.begin(), r.tokens.end());
             PackedBatch batch;
-            auto tokens = prompts[c.prompt].tokens;
-            tokens.insert(tokens.end(), c.tokens.begin(), c.tokens.end());
-            batch.add(tokens, prompts[c.prompt].tokens.size());
+            batch.add(tokens, prompt.size());
             const auto logp = model.forward(batch, temperature).logp;
-            REQUIRE(logp.size() == c.logp.size());
+            REQUIRE(logp.size() == r.sampled_logp.size());
             for (std::size_t t = 0; t < logp.size(); ++t)
-                largest_gap = std::max(largest_gap, static_cast<double>(std::abs(logp[t] - c.logp[t])));
+                largest_gap = std::max<double>(largest_gap, std::abs(logp[t] - r.sampled_logp[t]));
         }
         INFO("temperature ", temperature, ": largest gap ", largest_gap);
         CHECK(largest_gap < 1e-5);
@@ -203,8 +205,7 @@ TEST_CASE(
     for (std::size_t i = 0; i < a.size(); ++i) {
         CHECK(a[i].tokens == b[i].tokens);
         CHECK(a[i].tokens == c[i].tokens);
-        CHECK(a[i].logp == c[i].logp);
-        CHECK(a[i].prompt == i / 4);
+        CHECK(a[i].sampled_logp == c[i].sampled_logp);
         const bool stop = a[i].tokens.back() == 0 || a[i].tokens.back() == 7;
         CHECK(a[i].stopped == stop);
         CHECK((stop || a[i].tokens.size() == 6));
@@ -272,9 +273,10 @@ TEST_CASE("the memory plan is what the model takes") {
     Bench bench(DType::F32, 1);
     const Config config = small_config(bench, true, "qwen2");
     const TransformerOptions keep{.max_tokens = 1000}, recompute{.recompute = true, .max_tokens = 1000};
-    CHECK(Transformer::plan(config, keep, *bench.backend).activations >=
-          Transformer::plan(config, recompute, *bench.backend).activations);
-    CHECK(Transformer::plan(config, keep, *bench.backend).parameters == ParameterLayout(config).total * 4u);
+    CHECK(Transformer::workspace_bytes(config, keep, *bench.backend) >=
+          Transformer::workspace_bytes(config, recompute, *bench.backend));
+    CHECK(Parameters::bytes(config, keep, *bench.backend).parameters ==
+          ParameterLayout(config).total * 4u);
 }
 
 TEST_CASE("updates too small for bfloat16 are not lost: they gather in the float32 master") {
@@ -287,7 +289,7 @@ TEST_CASE("updates too small for bfloat16 are not lost: they gather in the float
     for (int step = 0; step < 50; ++step) {
         const std::vector<float> ones(model.parameters().layout().total, 1.0f);
         bench.backend->upload(model.parameters().gradients(), ones.data());
-        optimizer.step(1e-6, 0, 0);
+        optimizer.step(1e-6, {0, 0});
     }
     const auto after = model.parameters().download();
     for (std::size_t i = 0; i < after.size(); ++i)
@@ -303,42 +305,41 @@ TEST_CASE(
     std::vector<float> gradient(model.parameters().layout().total, 3.0f);
     bench.backend->upload(model.parameters().gradients(), gradient.data());
     const double norm = 3 * std::sqrt(static_cast<double>(gradient.size()));
-    CHECK(optimizer.step(1e-3, 1, 0) == doctest::Approx(norm));
+    CHECK(optimizer.step(1e-3, {1, 0}) == doctest::Approx(norm));
     CHECK(bench.values(optimizer.state()[0].second)[0] ==
           doctest::Approx(0.1 * 3 / norm));  // (1 - beta1) times the clipped gradient
     CHECK(bench.values(model.parameters().gradients())[0] == 0);
     const auto before = model.parameters().download();
     gradient[1] = std::numeric_limits<float>::quiet_NaN();
     bench.backend->upload(model.parameters().gradients(), gradient.data());
-    CHECK(!std::isfinite(optimizer.step(1e-3, 1, 0)));
+    CHECK(!std::isfinite(optimizer.step(1e-3, {1, 0})));
     CHECK(model.parameters().download() == before);
     CHECK(bench.values(model.parameters().gradients())[0] == 0);
 }
 
-TEST_CASE("states in bfloat16 and 8 bits, rounded stochastically, learn what float32 states learn") {
+TEST_CASE("states in bfloat16, rounded stochastically, learn what float32 states learn") {
     Bench bench(DType::F32, 8);
     const Config config = small_config(bench, false, "qwen2");
     const PackedBatch batch = random_batch(bench, config, 4, 12);
     const std::vector<float> dlogp(batch.scored(), -1.0f / static_cast<float>(batch.scored()));
-    auto loss_after = [&](StateType states) {
+    auto loss_after = [&](bool bf16_states) {
         Transformer model(
             *bench.backend, config,
-            {.bf16_matrices = true, .bf16_master = states != StateType::Float32, .max_tokens = 64});
+            {.bf16_matrices = true, .bf16_master = bf16_states, .max_tokens = 64});
         model.parameters().initialize(3);
-        Optimizer optimizer(model, states, 1);
+        Optimizer optimizer(model, bf16_states, 1);
         double loss = 0;
         for (int step = 0; step < 150; ++step) {
             loss = 0;
             for (float logp : model.forward(batch).logp) loss -= logp / static_cast<float>(batch.scored());
             model.backward(dlogp);
-            optimizer.step(3e-3, 1, 0);
+            optimizer.step(3e-3, {1, 0});
         }
         return loss;
     };
-    const double wide = loss_after(StateType::Float32);
+    const double wide = loss_after(false);
     CHECK(wide < 1);  // from log V, more than 2.3
-    CHECK(std::abs(loss_after(StateType::BFloat16) - wide) < 0.15);
-    CHECK(std::abs(loss_after(StateType::Float8) - wide) < 0.15);
+    CHECK(std::abs(loss_after(true) - wide) < 0.15);
 }
 
 TEST_CASE("memory plans of real models: Qwen2.5-1.5B trains in 24 GB, 3B in 80 GB") {
@@ -351,26 +352,25 @@ TEST_CASE("memory plans of real models: Qwen2.5-1.5B trains in 24 GB, 3B in 80 G
         return c;
     };
     /// Bytes for GRPO on 256 responses in flight of up to 1,024 tokens, without the backend's own.
-    auto planned = [&](const Config& config, StateType states, double bytes_each, int slots) {
-        const TransformerOptions options{.recompute = true,
-                                         .bf16_matrices = true,
-                                         .bf16_master = states != StateType::Float32,
+    auto planned = [&](const Config& config, bool bf16_states, double bytes_each, int slots) {
+        const TransformerOptions options{.bf16_matrices = true,
+                                         .bf16_master = bf16_states,
+                                         .recompute = true,
                                          .max_tokens = 4096,
                                          .max_decode_rows = slots};
-        const auto plan = Transformer::plan(config, options, *bench.backend);
+        const auto plan = Parameters::bytes(config, options, *bench.backend);
         const ParameterLayout layout(config);
         const double by_hand = static_cast<double>(layout.matrices) * bytes_each;
         const auto planned = static_cast<double>(plan.parameters + plan.gradients +
-                                                 Optimizer::bytes(layout, *bench.backend, states));
+                                                 Optimizer::bytes(layout, *bench.backend, bf16_states));
         CHECK(planned == doctest::Approx(by_hand).epsilon(0.005));
-        return planned + static_cast<double>(plan.activations) +
+        return planned + static_cast<double>(Transformer::workspace_bytes(config, options, *bench.backend)) +
                static_cast<double>(Generator::bytes(config, slots, 256, 1024, *bench.backend));
     };
     // With float32 activations, as planned here; on a GPU they take half of that.
     const Config small = qwen(1536, 8960, 28, 12), large = qwen(2048, 11008, 36, 16);
-    CHECK(planned(small, StateType::BFloat16, 2 + 4 + 4, 32) < 24e9);
-    CHECK(planned(small, StateType::Float8, 2 + 4 + 2, 64) < 24e9);
-    CHECK(planned(large, StateType::Float32, 2 + 4 + 4 + 8, 64) < 80e9);
+    CHECK(planned(small, true, 2 + 4 + 4, 32) < 24e9);
+    CHECK(planned(large, false, 2 + 4 + 4 + 8, 64) < 80e9);
 }
 
 TEST_CASE(
@@ -389,13 +389,15 @@ TEST_CASE(
     for (int slots : {1, 6}) {
         Generator generator(model, slots, 8, 30);
         const std::vector<Prompt> prompts{{0, {1, 2, 3}}, {1, {4}}};
-        for (const Completion& c :
-             generator.generate(prompts, {.samples_per_prompt = 3, .max_new_tokens = 30})) {
-            auto tokens = prompts[c.prompt].tokens;
-            tokens.insert(tokens.end(), c.tokens.begin(), c.tokens.end());
+        const auto responses =
+            generator.generate(prompts, {.samples_per_prompt = 3, .max_new_tokens = 30});
+        for (std::size_t i = 0; i < responses.size(); ++i) {
+            const auto& prompt = prompts[i / 3].tokens;
+            auto tokens = prompt;
+            tokens.insert(tokens.end(), responses[i].tokens.begin(), responses[i].tokens.end());
             PackedBatch batch;
-            batch.add(tokens, prompts[c.prompt].tokens.size());
-            CHECK(model.forward(batch).logp == c.logp);
+            batch.add(tokens, prompt.size());
+            CHECK(model.forward(batch).logp == responses[i].sampled_logp);
         }
     }
 }

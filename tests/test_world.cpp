@@ -10,7 +10,7 @@
 #include "data/world/world.h"
 #include "src/rl/dataset.h"
 #include "src/rl/rewards.h"
-#include "src/rl/text_measures.h"
+#include "src/rl/measures.h"
 #include "src/run/log.h"
 #include "tests/support.h"
 #include "tokenizer/tokenizer.h"

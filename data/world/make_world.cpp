@@ -113,40 +113,34 @@ void write_documents(const std::filesystem::path& file, std::int64_t count,
     out.done();
 }
 
+// clang-format off
+struct Options : Flags {
+    Options() : Flags("make_world", "The tiny world: problems of four kinds, a tokenizer, a corpus in two languages") {}
+    const std::string& problems = flag("--problems", "", "folder for train.jsonl, train_all.jsonl and test.jsonl, with all four kinds");
+    const std::string& countdown = flag("--countdown", "", "folder for countdown_train.jsonl and countdown_test.jsonl");
+    const bool& in_words = flag("--in-words", false, "countdown problems without a question, which a prompt template puts in words");
+    const std::string& tokenizer = flag("--tokenizer", "", "folder for tokenizer.json and prompt_template.txt");
+    const std::string& corpus = flag("--corpus", "", "file for a corpus to pretrain on, in which no held-out problem occurs");
+    const std::int64_t& documents = flag("--documents", std::int64_t{100000}, "documents of the corpus", kPositive);
+    const std::string& general = flag("--general", "", "file for general questions with good answers, for train_sft");
+    const std::int64_t& samples = flag("--samples", std::int64_t{1000}, "number of those", kPositive);
+    const std::uint64_t& seed = flag("--seed", std::uint64_t{1}, "seed of problems, corpus and samples");
+};
+// clang-format on
+
 }  // namespace
 
 int main(int argc, char** argv) {
-    std::string problems, countdown, tokenizer, corpus, general;
-    bool in_words = false;
-    std::int64_t documents = 100000, samples = 1000;
-    std::uint64_t seed = 1;
-    CLI::App app{"The tiny world: problems of four kinds, a tokenizer, a corpus in two languages",
-                 "make_world"};
-    app.option_defaults()->always_capture_default();
-    app.add_option("--problems", problems,
-                   "folder for train.jsonl, train_all.jsonl and test.jsonl, with all four kinds");
-    app.add_option("--countdown", countdown,
-                   "folder for countdown_train.jsonl and countdown_test.jsonl");
-    app.add_flag("--in-words", in_words,
-                 "countdown problems without a question, which a prompt template puts in words");
-    app.add_option("--tokenizer", tokenizer, "folder for tokenizer.json and prompt_template.txt");
-    app.add_option("--corpus", corpus,
-                   "file for a corpus to pretrain on, in which no held-out problem occurs");
-    app.add_option("--documents", documents, "documents of the corpus")->check(kPositive);
-    app.add_option("--general", general,
-                   "file for general questions with good answers, for train_sft");
-    app.add_option("--samples", samples, "number of those")->check(kPositive);
-    app.add_option("--seed", seed, "seed of problems, corpus and samples");
-    return run_main(app, argc, argv, [&] {
-        if (problems.empty() && countdown.empty() && tokenizer.empty() && corpus.empty() &&
-            general.empty())
-            fail("nothing to do; see --help");
-        Random random(seed);
-        if (!tokenizer.empty()) write_tokenizer(tokenizer);
-        if (!countdown.empty()) write_countdown(countdown, random, in_words);
-        if (!problems.empty()) write_problems(problems, random);
-        if (!corpus.empty()) write_documents(corpus, documents, document, random);
-        if (!general.empty()) write_documents(general, samples, general_sample, random);
+    Options o;
+    return o.main(argc, argv, [&] {
+        const std::string all = o.problems + o.countdown + o.tokenizer + o.corpus + o.general;
+        if (all.empty()) fail("nothing to do; see --help");
+        Random random(o.seed);
+        if (!o.tokenizer.empty()) write_tokenizer(o.tokenizer);
+        if (!o.countdown.empty()) write_countdown(o.countdown, random, o.in_words);
+        if (!o.problems.empty()) write_problems(o.problems, random);
+        if (!o.corpus.empty()) write_documents(o.corpus, o.documents, document, random);
+        if (!o.general.empty()) write_documents(o.general, o.samples, general_sample, random);
         return 0;
     });
 }

@@ -41,10 +41,9 @@ std::vector<std::string> measure_names() {
 }  // namespace
 
 Judge::Judge(const RewardOptions& options) : options_(options), names_(measure_names()) {
-    MeasureOptions& measures = options_.measures;
-    if (measures.overlong_cache == 0)
-        measures.overlong_cache = std::max(1, measures.max_new_tokens / 5);
-    check_script(measures.script);
+    int& cache = options_.overlong_cache;
+    if (cache == 0) cache = std::max(1, options_.max_new_tokens / 5);
+    check_script(options_.script);
     names_.push_back("program");
     for (const std::string& part : split(options_.parts, ',')) {
         if (options_.parts.empty()) break;
@@ -75,7 +74,7 @@ void Judge::operator()(std::span<Response> responses) {
         r.accuracy = accuracy_reward(r.text, r.problem->gold, r.problem->answer_in);
         r.format = format_reward(r.text, r.problem->answer_in);
         r.measures.clear();
-        for (const Measure& m : kMeasures) r.measures.push_back(m.of(r, options_.measures));
+        for (const Measure& m : kMeasures) r.measures.push_back(m.of(r, options_));
     }
     if (program_) {
         const auto rewards = program_->grade(responses);

@@ -13,13 +13,6 @@
 
 namespace r1 {
 
-struct RewardOptions {
-    std::string parts;  ///< "accuracy=1,format=0.2"; empty: there is no reward
-    MeasureOptions measures{};
-    std::string program{};  ///< the command behind the part "program"
-    double program_seconds = 30;
-};
-
 class Judge {
   public:
     /// Starts the reward program, if one is asked for. Throws Error for parts that cannot be read.

@@ -80,25 +80,25 @@ std::vector<std::string_view> split(std::string_view text) {
 
 const std::vector<Measure> kMeasures = {
     {"accuracy", "1 for a right answer",
-     [](const Response& r, const MeasureOptions&) { return r.accuracy.value; }},
+     [](const Response& r, const RewardOptions&) { return r.accuracy.value; }},
     {"format", "1 for the form that the prompt asks for",
-     [](const Response& r, const MeasureOptions&) { return r.format.value; }},
+     [](const Response& r, const RewardOptions&) { return r.format.value; }},
     {"language", "share of words in --script",
-     [](const Response& r, const MeasureOptions& o) {
+     [](const Response& r, const RewardOptions& o) {
          return language_consistency(r.text, o.script);
      }},
     {"repetition", "share of runs of four words that occurred before",
-     [](const Response& r, const MeasureOptions&) { return repetition(r.text); }},
+     [](const Response& r, const RewardOptions&) { return repetition(r.text); }},
     {"overlong", "DAPO's punishment, 0 to -1, of a response near the longest",
-     [](const Response& r, const MeasureOptions& o) {
+     [](const Response& r, const RewardOptions& o) {
          return overlong_penalty(r.length(), o.max_new_tokens, o.overlong_cache);
      }},
     {"length", "tokens",
-     [](const Response& r, const MeasureOptions&) { return static_cast<double>(r.length()); }},
+     [](const Response& r, const RewardOptions&) { return static_cast<double>(r.length()); }},
     {"truncated", "1 if it was cut off at the longest",
-     [](const Response& r, const MeasureOptions&) { return r.stopped ? 0.0 : 1.0; }},
+     [](const Response& r, const RewardOptions&) { return r.stopped ? 0.0 : 1.0; }},
     {"reflective_words", "check, wait, ... (see reflective_words())",
-     [](const Response& r, const MeasureOptions&) {
+     [](const Response& r, const RewardOptions&) {
          return static_cast<double>(reflective_words(r.text));
      }},
 };

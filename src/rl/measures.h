@@ -9,16 +9,20 @@
 
 namespace r1 {
 
-struct MeasureOptions {
+/// What is measured, how, and what it is worth.
+struct RewardOptions {
+    std::string parts{};           ///< "accuracy=1,format=0.2"; empty: there is no reward
     std::string script = "latin";  ///< of language_consistency()
     int max_new_tokens = 256;      ///< of the longest response
     int overlong_cache = 0;        ///< of overlong_penalty(); 0: a fifth of max_new_tokens
+    std::string program{};         ///< the command behind the part "program"
+    double program_seconds = 30;
 };
 
 struct Measure {
     const char *name, *meaning;
     /// Of a response with text and verdicts.
-    double (*of)(const Response& response, const MeasureOptions& options);
+    double (*of)(const Response& response, const RewardOptions& options);
 };
 extern const std::vector<Measure> kMeasures;
 

@@ -32,7 +32,7 @@ struct RewardFlags {
           overlong_cache(f.flag("--overlong-cache", 0, "tokens before the longest response over which overlong sinks to -1; 0: a fifth of it", kNonNegative)) {}
     /// soft_overlong: with DAPO's soft punishment of long responses.
     RewardOptions options(int max_new_tokens, bool soft_overlong = false) const {
-        return {parts + (soft_overlong ? ",overlong=1" : ""), {script, max_new_tokens, overlong_cache}, program, seconds};
+        return {parts + (soft_overlong ? ",overlong=1" : ""), script, max_new_tokens, overlong_cache, program, seconds};
     }
     static std::string measures() {
         std::string list;
