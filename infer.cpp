@@ -132,11 +132,13 @@ int evaluate(Setup& s, const Options& o) {
     };
     const Evaluation evaluation(all, o.samples);
     const std::string k = std::to_string(o.samples);
-    for (const auto& [name, scores] : {std::pair("pass@1", evaluation.pass1),
-                                       {("cons@" + k).c_str(), evaluation.cons},
-                                       {("pass@" + k).c_str(), evaluation.pass_k}}) {
-        if (scores.empty() || (o.samples == 1 && name != std::string("pass@1"))) continue;
-        report(name, scores, "%-8s %5.1f%%  [%.1f, %.1f]\n", 100, confidence_interval(scores));
+    const std::pair<std::string, std::vector<double>> scores[] = {{"pass@1", evaluation.pass1},
+                                                                  {"cons@" + k, evaluation.cons},
+                                                                  {"pass@" + k, evaluation.pass_k}};
+    for (const auto& [name, by_problem] : scores) {
+        if (by_problem.empty() || (o.samples == 1 && &by_problem != &scores[0].second)) continue;
+        report(name, by_problem, "%-8s %5.1f%%  [%.1f, %.1f]\n", 100,
+               confidence_interval(by_problem));
     }
     if (!s.judge.parts().empty()) {
         std::vector<double> rewards(s.problems.size());

@@ -21,7 +21,7 @@ else
     build/make_world --countdown "$DATA" --in-words >/dev/null
     for part in train test; do sed -i '5,$d' "$DATA/countdown_$part.jsonl"; done
 fi
-KEEP="longest<1000" GRPO="$GRPO --prompts 2 --group 2 --max-new-tokens 16 --token-budget 1024 ${EXTRA:-}"
+KEEP="length<1000" GRPO="$GRPO --prompts 2 --group 2 --max-new-tokens 16 --token-budget 1024 ${EXTRA:-}"
 SFT="$SFT --batch-tokens 256 --token-budget 1024"
 SAMPLE="$SAMPLE --max-new-tokens 16" EVAL="$EVAL --samples 2 --max-new-tokens 16" DISTILL="--steps 2"
 ZERO_STEPS=2 COLD_STEPS=2 DEV2_STEPS=2 DEV3_STEPS=2 R1_STEPS=2 STUDENT_STEPS=2

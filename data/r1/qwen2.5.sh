@@ -35,7 +35,7 @@ GRPO=${GRPO:-"--lr 1e-6 --beta 0.001 --reference-refresh 400 --group 8 --prompts
 # DeepSeek-R1 trains two to three epochs on its samples, cosine schedule.
 SFT=${SFT:-"--lr 1e-5 --warmup 20 --batch-tokens 65536 --token-budget 16384 --state-dtype $states"}
 SAMPLE=${SAMPLE:-"--samples 4 --per-prompt 2 --temperature 1 --top-p 1 --max-new-tokens 1024"}
-KEEP=${KEEP:-"correct,readable,longest<1000"}
+KEEP=${KEEP:-"correct,readable,length<1000"}
 EVAL=${EVAL:-"--samples 16 --max-new-tokens 1024"}
 LANGUAGE=${LANGUAGE:-0.2}
 ZERO_STEPS=${ZERO_STEPS:-200} COLD_STEPS=${COLD_STEPS:-100} DEV2_STEPS=${DEV2_STEPS:-200} DEV3_STEPS=${DEV3_STEPS:-150}

@@ -6,7 +6,7 @@ TRAIN=$DATA/train.jsonl TRAIN_ALL=$DATA/train_all.jsonl TEST=$DATA/test.jsonl GE
 GRPO=${GRPO:-"--lr 2e-4 --warmup 20 --group 8 --prompts 32 --schedule cosine --beta 0.001 --reference-refresh 400 --eval-every 50 --show-every 50"}
 SFT=${SFT:-"--lr 1e-3 --warmup 20 --batch-tokens 8192"}
 SAMPLE=${SAMPLE:-"--samples 4 --per-prompt 2 --temperature 1 --top-p 1"}
-KEEP=${KEEP:-"correct,readable,language>=1,longest<200"}
+KEEP=${KEEP:-"correct,readable,language>=1,length<200"}
 EVAL=${EVAL:-"--samples 16"}
 LANGUAGE=${LANGUAGE:-0.5}
 ZERO_STEPS=${ZERO_STEPS:-300} COLD_STEPS=${COLD_STEPS:-120} DEV2_STEPS=${DEV2_STEPS:-100} DEV3_STEPS=${DEV3_STEPS:-160}
