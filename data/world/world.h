@@ -47,8 +47,7 @@ inline constexpr const char* kKindNames[] = {"countdown", "arithmetic", "choice"
 
 struct Question {
     Kind kind;
-    /// "2,12,6=70" (countdown), "34+8-5+12" (arithmetic), "7*8+5" (choice), "color of grass"
-    /// (general).
+    /// In the order of the kinds: "2,12,6=70", "34+8-5+12", "7*8+5", "color of grass".
     std::string text;
     Task task{};                 ///< countdown
     std::vector<Step> steps{};   ///< arithmetic and choice, from left to right
