@@ -196,7 +196,7 @@ TEST_CASE("the script: every stage, from base to report; stopped, it goes on; do
         "BIN=" + kBin + " OUT=" + (f / "run") + " DATA=" + (f / "data") + " STUDENTS=" + (f / "pupil") +
         " GRPO='--prompts 2 --group 4 --max-new-tokens 40 --save-every 3' SFT='--batch-tokens 512' "
         "SAMPLE='--samples 4 --temperature 1' "
-        "KEEP=longest\\<200 EVAL='--samples 2 --max-new-tokens 40' ZERO_STEPS=10 "
+        "KEEP=length\\<200 EVAL='--samples 2 --max-new-tokens 40' ZERO_STEPS=10 "
         "COLD_STEPS=2 DEV2_STEPS=2 DEV3_STEPS=2 "
         "R1_STEPS=2 CONTROL_STEPS=2 DISTILL='--steps 2' STUDENT_STEPS=2 THREADS=1 DEVICE=cpu ";
     const std::string script = kSource + "/data/r1/r1.sh";

@@ -177,7 +177,7 @@ TEST_CASE(
         const std::string folder = f / ("seed" + std::to_string(seed));
         write_evaluation(folder + "/eval/base.jsonl", base[seed]);
         write_evaluation(folder + "/eval/zero.jsonl", zero[seed]);
-        std::ofstream(folder + "/stages.tsv") << "cold\t9\t0\tinfer --keep \"longest<200\"\n";
+        std::ofstream(folder + "/stages.tsv") << "cold\t9\t0\tinfer --keep \"length<200\"\n";
     }
     if (no_browser()) return;
 
