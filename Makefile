@@ -21,18 +21,19 @@ define compile
 	@cmake --build $(1) --parallel $(JOBS) --target $(3)
 endef
 
-.PHONY: help deps build cuda test demo base r1 report watch bench bundle mutants variants fuzz format clean
+.PHONY: help deps check-deps build cuda test demo base r1 report watch bench bundle mutants variants fuzz format clean
 .NOTPARALLEL:
 
 help:  ## lists the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
 
+# $(missing) is a shell command that lists those of $(PACKAGES) that are not installed.
+missing = for package in $(PACKAGES); do \
+    dpkg -s $$package 2>/dev/null | grep -q '^Status: .* ok installed' || printf ' %s' $$package; done
+
 deps:  ## installs the Debian/Ubuntu packages that are missing
 	@command -v dpkg >/dev/null || { echo "No dpkg here: install what these Debian packages hold: $(PACKAGES)"; exit 0; }; \
-	missing=; for package in $(PACKAGES); do \
-	    dpkg -s $$package 2>/dev/null | grep -q '^Status: .* ok installed' || missing="$$missing $$package"; \
-	done; \
-	[ -n "$$missing" ] || exit 0; \
+	missing=$$($(missing)); [ -n "$$missing" ] || exit 0; \
 	if [ "$$(id -u)" = 0 ]; then root=; \
 	elif command -v sudo >/dev/null; then root="sudo env DEBIAN_FRONTEND=noninteractive"; \
 	else echo "Missing packages, and neither root nor sudo to install them; please have someone run:" \
@@ -41,10 +42,14 @@ deps:  ## installs the Debian/Ubuntu packages that are missing
 	{ $$root apt-get update && $$root apt-get install -y --no-install-recommends $$missing; } </dev/null || \
 	{ echo "Could not install$$missing; see apt-get's message above" >&2; exit 1; }
 
-build: deps  ## compiles the programs into build/, and the CUDA backend where nvcc is
+check-deps:
+	@command -v dpkg >/dev/null || exit 0; missing=$$($(missing)); [ -z "$$missing" ] || \
+	{ echo "Packages are missing. Install them with \`make deps\`, or: apt-get install$$missing" >&2; exit 1; }
+
+build: check-deps  ## compiles the programs into build/, and the CUDA backend where nvcc is
 	$(call compile,build,,$(PROGRAMS) r1_cuda)
 
-cuda: deps  ## compiles the CUDA backend for sm_80 and sm_90 (nvcc of CUDA 12.4 or 13), and lists its kernels' registers and spills
+cuda: check-deps  ## compiles the CUDA backend for sm_80 and sm_90 (nvcc of CUDA 12.4 or 13), and lists its kernels' registers and spills
 	$(call compile,build,,r1_cuda)
 	@tests/gpu/registers.sh build/cuda/*.log
 
@@ -53,7 +58,7 @@ test: deps  ## runs the tests, then runs them again under AddressSanitizer and U
 	$(call compile,build-asan,-DR1_SANITIZE=ON,r1_tests)
 	@tests/run_tests.sh build/r1_tests build-asan/r1_tests
 
-demo: build  ## R1-Zero on a laptop: GRPO takes the shipped tiny base model through the countdown game (DEMO_FLAGS)
+demo: deps build  ## R1-Zero on a laptop: GRPO takes the shipped tiny base model through the countdown game (DEMO_FLAGS)
 	build/train_grpo --model data/world/base --train data/world/countdown_train.jsonl \
 	    --eval data/world/countdown_test.jsonl --out runs/demo --overwrite $(DEMO_FLAGS)
 
@@ -64,7 +69,7 @@ base: build  ## makes the base model anew into runs/base: a synthetic corpus, th
 	@cmp -s runs/base/model.safetensors data/world/base/model.safetensors && echo "It is the shipped one, byte for byte." || \
 	echo "It differs from the shipped one: other flags, or another kind of CPU (rounding)."
 
-r1: build  ## the whole recipe: R1-Zero, cold start, R1, distillation, and a report (SETTINGS, OUT, SEED; see data/r1)
+r1: deps build  ## the whole recipe: R1-Zero, cold start, R1, distillation, and a report (SETTINGS, OUT, SEED; see data/r1)
 	data/r1/r1.sh $(SETTINGS)
 
 report:  ## one HTML page about runs: make report RUNS="runs/demo runs/other", or the seeds of a recipe (PAGE)

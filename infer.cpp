@@ -11,6 +11,7 @@
 #include "src/rl/evaluation.h"
 #include "src/rl/rollout.h"
 #include "src/rl/shared_flags.h"
+#include "src/rl/training_log.h"
 #include "src/run/record.h"
 
 using namespace r1;
@@ -132,13 +133,13 @@ int evaluate(Setup& s, const Options& o) {
     };
     const Evaluation evaluation(all, o.samples);
     const std::string k = std::to_string(o.samples);
-    const std::pair<std::string, std::vector<double>> scores[] = {{"pass@1", evaluation.pass1},
-                                                                  {"cons@" + k, evaluation.cons},
-                                                                  {"pass@" + k, evaluation.pass_k}};
-    for (const auto& [name, by_problem] : scores) {
-        if (by_problem.empty() || (o.samples == 1 && &by_problem != &scores[0].second)) continue;
-        report(name, by_problem, "%-8s %5.1f%%  [%.1f, %.1f]\n", 100,
-               confidence_interval(by_problem));
+    std::vector<std::pair<std::string, std::vector<double>>> scores = {
+        {"pass@1", evaluation.pass1}};
+    if (o.samples > 1) scores.emplace_back("cons@" + k, evaluation.cons);
+    if (o.samples > 1) scores.emplace_back("pass@" + k, evaluation.pass_k);
+    for (const auto& [name, values] : scores) {
+        if (values.empty()) continue;  // no problem has a known answer
+        report(name, values, "%-8s %5.1f%%  [%.1f, %.1f]\n", 100, confidence_interval(values));
     }
     if (!s.judge.parts().empty()) {
         std::vector<double> rewards(s.problems.size());
@@ -146,15 +147,12 @@ int evaluate(Setup& s, const Options& o) {
         report("reward", rewards, "%-8s %6.3f  [%.3f, %.3f]\n", 1,
                confidence_interval(rewards, -INFINITY, INFINITY));
     }
-    double format = 0, tokens = 0, truncated = 0;
-    for (const Response& r : all) {
-        format += r.format.value;
-        tokens += r.length();
-        truncated += !r.stopped;
-    }
-    const auto n = static_cast<double>(all.size());
-    std::printf("format %.1f%%, length %.1f, truncated %.1f%%, %s tokens/s\n", 100 * format / n,
-                tokens / n, 100 * truncated / n, human_count(tokens / clock.seconds()).c_str());
+    Metrics means;
+    record_measures(s.judge, all, means);
+    const double tokens = means["length"] * static_cast<double>(all.size());
+    std::printf("format %s, length %.1f, truncated %s, %s tokens/s\n",
+                percent(means["format"]).c_str(), means["length"],
+                percent(means["truncated"]).c_str(), human_count(tokens / clock.seconds()).c_str());
     if (lines) {
         lines->write({{"summary", summary}});
         std::filesystem::rename(o.out + ".partial", o.out);

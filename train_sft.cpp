@@ -131,13 +131,34 @@ Config checked_config(const Options& o, const Tokenizer& tokenizer) {
 
 /// The trained model, with the tokenizer and the prompt template that it was trained with.
 void write_model(const Options& o, const Transformer& model,
-                 const std::filesystem::path& tokenizer_folder, bool from_scratch) {
+                 const std::filesystem::path& tokenizer_folder) {
     if (PromptTemplate::exists_in(tokenizer_folder))
         PromptTemplate::load(tokenizer_folder, "", ChatFormat::load(tokenizer_folder))
             .save(o.run.out);
-    save_model(model, o.model, tokenizer_folder, o.run.out,
-               saved_dtype(o.run.save_dtype, from_scratch ? "" : o.model),
+    save_model(model, o.model, tokenizer_folder, o.run.out, saved_dtype(o.run.save_dtype, o.model),
                model.config().stop_texts);
+}
+
+/// A new run, or one that goes on from the checkpoint in --out. Returns the steps that are done.
+std::int64_t begin(const Options& o, TrainingRun& run, const Trainee& trainee, SftReader& reader) {
+    describe_inputs(run.record(), trainee.device.backend->name(), 1,
+                    {{"model", o.model}, {"tokenizer", o.tokenizer}, {"data", o.data}});
+    std::int64_t step = 0;
+    const char* from = "the checkpoint";
+    if (run.resuming()) {
+        const auto checkpoint = run.restore(trainee);
+        step = static_cast<std::int64_t>(checkpoint.count("step"));
+        reader.seek(checkpoint.count("position"));
+    } else if (has_weights(o.model)) {
+        from = o.model.c_str();
+        trainee.model->parameters().load(o.model);
+    } else {
+        from = "random weights";
+        trainee.model->parameters().initialize(static_cast<std::uint64_t>(o.seed));
+    }
+    std::printf("from %s, %d threads; step %lld of %lld\n", from, threads(),
+                static_cast<long long>(step), static_cast<long long>(o.steps));
+    return step;
 }
 
 int train(const Options& o, TrainingRun& run) {
@@ -145,26 +166,10 @@ int train(const Options& o, TrainingRun& run) {
     const Tokenizer tokenizer = Tokenizer::load(tokenizer_folder);
     const Config config = checked_config(o, tokenizer);
     const Trainee trainee(config, o.device, o.optimizer, o.run, o.seed);
-    Transformer& model = *trainee.model;
     const auto seed = static_cast<std::uint64_t>(o.seed);
     const auto shuffle = o.no_shuffle ? std::nullopt : std::optional(seed);
     Examples examples{o, config, tokenizer, SftReader(o.data, shuffle, tokenizer_folder)};
-    describe_inputs(run.record(), trainee.device.backend->name(), 1,
-                    {{"model", o.model}, {"tokenizer", o.tokenizer}, {"data", o.data}});
-    const bool from_scratch = !has_weights(o.model);
-    std::int64_t step = 0;
-    if (run.resuming()) {
-        const auto checkpoint = run.restore(trainee);
-        step = static_cast<std::int64_t>(checkpoint.count("step"));
-        examples.reader.seek(checkpoint.count("position"));
-    } else if (from_scratch) {
-        model.parameters().initialize(seed);
-    } else {
-        model.parameters().load(o.model);
-    }
-    std::printf("%s, %d threads; from step %lld of %lld\n",
-                from_scratch ? "from random weights" : o.model.c_str(), threads(),
-                static_cast<long long>(step), static_cast<long long>(o.steps));
+    std::int64_t step = begin(o, run, trainee, examples.reader);
     JsonLines log = run.open_log(step);
     const auto save = [&] {
         run.save(trainee, step, {{"position", std::to_string(examples.reader.position())}});
@@ -181,7 +186,7 @@ int train(const Options& o, TrainingRun& run) {
         double tokens = 0;
         for (const Sequence& s : sequences) tokens += static_cast<double>(s.size() - 1);
         tokens_seen += tokens;
-        loss = accumulate_gradient(model, sequences, o.optimizer.token_budget);
+        loss = accumulate_gradient(*trainee.model, sequences, o.optimizer.token_budget);
         const double lr = learning_rate.at(++step), norm = trainee.optimizer->step(lr, o.optimizer);
         if (!std::isfinite(loss) || !std::isfinite(norm))
             fail("step ", step,
@@ -211,7 +216,7 @@ int train(const Options& o, TrainingRun& run) {
         std::printf("%lld examples were too long or empty and left out\n",
                     static_cast<long long>(examples.skipped));
     if (step < o.steps) return run.stopped(step);
-    write_model(o, model, tokenizer_folder, from_scratch);
+    write_model(o, *trainee.model, tokenizer_folder);
     run.remove_checkpoints();
     std::printf("model written to %s\n", o.run.out.c_str());
     return 0;

@@ -20,15 +20,18 @@ export -f run
 for preset in $presets; do for seed in $seeds; do echo "$preset $seed"; done; done |
     xargs -P "$(nproc)" -L 1 bash -c 'run "$0" "$1"'
 
+# evaluated NAME LOG: a measure of the last evaluation
+evaluated() { sed -n "s/.*\"eval\":{\"step\":$STEPS,.*\"$1\":\([^,}]*\).*/\1/p" "$2" | tail -n 1; }
+
 echo "$STEPS steps of 32 questions; held out: 428 problems, 4 samples each; mean (smallest to largest) over seeds $seeds"
-printf '| %-8s | %-24s | %-24s | %-22s | %s |\n' preset accuracy well-formed 'response length' 'largest sampling/training gap'
+printf '| %-8s | %-24s | %-24s | %-22s | %s |\n' preset accuracy well-formed 'length' 'largest sampling/training gap'
 printf '|---|---|---|---|---|\n'
 for preset in $presets; do
     for seed in $seeds; do
         log=$folder/$preset-$seed-$STEPS/log.jsonl
         gap=$(sed -n 's/.*"logp_gap_max":\([^,]*\),.*/\1/p' "$log" | sort -g | tail -n 1)
-        sed -n "s/.*\"eval\":{\"step\":\([0-9]*\),\"accuracy\":\([^,]*\),\"format\":\([^,]*\),\"response_length\":\([^,]*\),.*/\1 \2 \3 \4/p" \
-            "$log" | awk -v steps="$STEPS" -v gap="$gap" '$1 == steps { print $2, $3, $4, gap }'
+        printf '%s %s %s %s\n' "$(evaluated accuracy "$log")" "$(evaluated format "$log")" \
+            "$(evaluated length "$log")" "$gap"
     done | awk -v preset="$preset" '
         { for (i = 1; i <= 4; i++) { sum[i] += $i; if (NR == 1 || $i < low[i]) low[i] = $i; if (NR == 1 || $i > high[i]) high[i] = $i } }
         END { if (!NR) exit
