@@ -58,7 +58,7 @@ struct Options : Flags {
     const std::string& overlong = choice("--overlong", {"keep", "mask", "soft"}, "responses that are cut off: keep, mask (out of the loss), or soft (the reward overlong=1)");
 
     Group objective = group("Objective");
-    const std::string& preset = flag("--preset", "", "hyperparameters of a paper, which flags given beside it replace: dapo, dr-grpo, grpo, gspo, r1-zero (data/presets)");
+    const std::string& preset = flag("--preset", "", "hyperparameters of a paper, which flags given beside it replace: " + preset_names());
     const std::string& loss = choice("--loss", {"grpo", "dapo", "dr_grpo"}, "mean over tokens: of each response, of all of them, or over the longest length");
     const std::string& scale = choice("--advantage-scale", {"group", "batch", "none"}, "divide by the standard deviation of the group, of the batch, or not");
     const std::string& ratio = choice("--ratio", {"token", "sequence"}, "pi / pi_old of a token, or of its sequence (GSPO)");

@@ -211,6 +211,36 @@ TEST_CASE("a run is resumed as what it was: what may differ is noted, what may n
     CHECK(has(fresh.out, "holds no checkpoint: a new run"));
 }
 
+TEST_CASE("flags from a file: run.toml repeats a run, what is given beside it wins, errors are named") {
+    const TemporaryFolder f;
+    REQUIRE(shell(f, kBin + kGrpo + "--preset gspo --mini-batches 2 --steps 2 --stop-text '</answer>' --out " +
+                         (f / "first"))
+                .status == 0);
+    const std::string config = "train_grpo --config " + (f / "first/run.toml");
+    REQUIRE(shell(f, kBin + config + " --out " + (f / "again")).status == 0);
+    CHECK(read_file(f / "first/model.safetensors") == read_file(f / "again/model.safetensors"));
+    const auto flags = [&](const char* run) {
+        return recorded_run(f / run)["flags"];
+    };
+    CHECK(flags("again")["ratio"] == "sequence");
+    CHECK(flags("again")["mini-batches"] == 2);  // not the preset's 4
+    CHECK(flags("again")["stop-text"] == json({"</answer>"}));
+    REQUIRE(shell(f, kBin + config + " --ratio token --out " + (f / "other")).status == 0);
+    CHECK(flags("other")["ratio"] == "token");
+
+    const auto refused = [&](const std::string& toml, const std::string& sentence) {
+        write_file(f / "flags.toml", toml);
+        const auto r = run(f, "train_grpo --config " + (f / "flags.toml"));
+        CHECK(r.status == 2);
+        CHECK_MESSAGE(has(r.err, sentence), r.err);
+    };
+    refused("colour = \"blue\"\n", "flags.toml: there is no flag --colour");
+    refused("group = 1\n", "--group");
+    refused("steps = 3\n", "--model is required");
+    CHECK(has(run(f, kGrpo + "--preset nice").err, "there is no preset \"nice\"; choose one of dapo"));
+    CHECK(has(run(f, "train_grpo --config " + (f / "none.toml")).err, "there is no such file"));
+}
+
 TEST_CASE("a cosine schedule is not stretched by --resume") {
     const TemporaryFolder f;
     write_file(f / "data.jsonl", R"({"prompt":"1,2,3=6:","completion":"<answer>1+2+3</answer>"})"

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <set>
 
 namespace r1 {
 namespace {
@@ -46,13 +47,14 @@ std::string value_among(const std::string& flag, const std::vector<std::string>&
 const CLI::Validator kPositive = number_from(0, false, "a positive number");
 const CLI::Validator kNonNegative = number_from(0, true, "a number from 0 up");
 
-std::vector<std::string> preset_names() {
-    std::vector<std::string> names;
+std::string preset_names() {
+    std::set<std::string> names;
     std::error_code none;
     for (const auto& entry : std::filesystem::directory_iterator(preset_folder(), none))
-        if (entry.path().extension() == ".toml") names.push_back(entry.path().stem());
-    std::ranges::sort(names);
-    return names;
+        if (entry.path().extension() == ".toml") names.insert(entry.path().stem());
+    std::string list;
+    for (const auto& name : names) list += (list.empty() ? "" : ", ") + name;
+    return list;
 }
 
 Flags::Flags(const std::string& program, const std::string& purpose) : app_(purpose, program) {
@@ -111,13 +113,12 @@ void Flags::parse(int argc, char** argv) {
     std::vector<std::string> words;
     const std::string config = value_among("--config", given);
     if (!config.empty()) words = words_of(config, given);
-    if (const std::string preset = value_among("--preset", given); !preset.empty()) {
+    const bool has_presets = app_.get_option_no_throw("--preset") != nullptr;
+    const std::string preset = has_presets ? value_among("--preset", given) : "";
+    if (!preset.empty()) {
         const auto file = preset_folder() / (preset + ".toml");
-        if (!std::filesystem::is_regular_file(file)) {
-            std::string names;
-            for (const auto& name : preset_names()) names += (names.empty() ? "" : ", ") + name;
-            fail("--preset: there is no preset \"", preset, "\"; choose one of ", names);
-        }
+        if (!std::filesystem::is_regular_file(file))
+            fail("--preset: there is no preset \"", preset, "\"; choose one of ", preset_names());
         std::vector<std::string> stronger = given;
         stronger.insert(stronger.end(), words.begin(), words.end());
         const auto of_preset = words_of(file, stronger);

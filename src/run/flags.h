@@ -95,7 +95,7 @@ class Flags {
     std::set<std::string> may_differ_;
 };
 
-/// The presets' names: those of the files in data/presets.
-std::vector<std::string> preset_names();
+/// "dapo, grpo": the names of the files in data/presets.
+std::string preset_names();
 
 }  // namespace r1
