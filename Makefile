@@ -6,7 +6,7 @@ PACKAGES = g++ cmake make ninja-build pkg-config nlohmann-json3-dev libpcre2-dev
            libdnnl-dev libssl-dev doctest-dev
 PROGRAMS = train_grpo train_sft infer make_world
 
-DEMO_FLAGS ?= --steps 300 --lr 2e-4 --warmup 40 --eval-samples 4 --eval-every 50
+DEMO_FLAGS ?= --steps 300 --lr 4e-4 --warmup 20 --schedule cosine --eval-samples 4 --eval-every 50
 RUNS ?= runs/demo
 PAGE ?= runs/report.html
 BASE_FLAGS ?= --no-shuffle --steps 4500 --batch-tokens 8192 --lr 3e-3 --warmup 100 --weight-decay 0.01

@@ -254,7 +254,7 @@ TEST_CASE("a task of one's own: the shipped example, its reward program, and pro
     CHECK(run(f, sample + " --keep correct").status == 2);
     CHECK(run(f, sample).status == 0);
     if (std::system("command -v python3 >/dev/null") != 0) {
-        MESSAGE("the reward program was skipped: there is no python3");
+        skip("no python3, which runs the example's reward program");
         return;
     }
     const auto by_program =
