@@ -22,8 +22,9 @@ bool same(const string& a, const string& b) {
 
 /// What a text says, whether it is an answer or a solution that ends in one.
 std::optional<MathAnswer> read(const string& text) {
-    const auto boxed = last_boxed(text);
-    return MathAnswer::parse(boxed ? *boxed : text);
+    if (!last_boxed(text))
+        if (const auto whole = MathAnswer::parse(text)) return whole;
+    return MathAnswer::parse(find_answer(text));
 }
 
 std::vector<json> lines_of(const std::filesystem::path& file) {
@@ -296,6 +297,16 @@ TEST_CASE("mathematics: the answer in a text") {
     CHECK(last_boxed("\\boxed {\\{1\\}}") == "\\{1\\}");
     CHECK(!last_boxed("\\boxed{1"));
     CHECK(!last_boxed("nothing"));
+    for (const auto& [text, expected] : {
+             std::pair<string, string>{"First \\boxed{1}, no, \\boxed{2}.", "2"},
+             {"\\boxed{1} and \\boxed{2}", "1, 2"},
+             {"so $x=3$ and the answer is $\\frac12$. I hope $n$ is right.", "\\frac12"},
+             {"Answer: 1,234 dollars", "1,234"},
+             {"The sum of $3$ and 4 is 7.", "7"},
+             {"AB12C", "AB12C"},
+             {"It is $-3$", "-3"},
+         })
+        CHECK_MESSAGE(find_answer(text) == expected, text, "   ", find_answer(text));
 }
 
 TEST_CASE("mathematics: every gold answer of the data sets equals itself rewritten, and not its neighbour") {
@@ -315,7 +326,7 @@ TEST_CASE("mathematics: every gold answer of the data sets equals itself rewritt
             replaced(replaced(replaced(gold, "\\frac", "\\dfrac"), "(", "\\left("), ")", "\\right)");
         spelled = replaced(replaced(spelled, "+", "\\,+ "), "\\text", "\\mbox");
         const string dressed = whole ? "\\$ " + gold + ".00" : "$ " + gold + " $.";
-        for (const string& rewritten : {string(*last_boxed(solution)), spelled, dressed})
+        for (const string& rewritten : {find_answer(solution), spelled, dressed})
             CHECK_MESSAGE(same(gold, rewritten), gold, "   ", rewritten);
         const string& next = all[(i + 1) % all.size()];
         if (replaced(gold, ",", "") != replaced(next, ",", "") && "x=" + gold != next) {
@@ -382,6 +393,6 @@ TEST_CASE("mathematics: mutated answers are read or refused, and the work is bou
         const auto answer = MathAnswer::parse(text);
         if (answer) CHECK_MESSAGE(equal(*answer, *answer), text);
         if (answer) equal(*answer, *MathAnswer::parse(seeds[i % seeds.size()]));
-        last_boxed(text);
+        find_answer(text);
     }
 }

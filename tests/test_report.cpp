@@ -187,7 +187,7 @@ TEST_CASE(
     CHECK_SHOWN(one, "50.0%<small>[12.3, 87.7]</small>");  // pass@1, as infer --eval stated it
     CHECK_SHOWN(one, "<td>15.00<small>[15.00, 15.00]</small>");  // length
     CHECK_SHOWN(one, "<td>37.5%<small>[5.9, 69.1]</small>");     // language: 0, 0.25, 0.5, 0.75
-    CHECK_SHOWN(one, "infer --keep \"longest&lt;200\"</td>");
+    CHECK_SHOWN(one, "infer --keep \"length&lt;200\"</td>");
     CHECK_SHOWN(one, "no data yet");  // claims about R1
 
     REQUIRE(report(f, "--out page.html seed0 seed1") == 0);

@@ -41,4 +41,9 @@ bool equal(const MathAnswer& a, const MathAnswer& b);
 /// The content of the last \boxed{...}, its braces balanced.
 std::optional<std::string_view> last_boxed(std::string_view text);
 
+/// The final answer within free text: the last \boxed{} (several, if only "and" and the like stand
+/// between them), else the last formula or number behind "answer is" or "answer:", else in all of
+/// the text.
+std::string find_answer(std::string_view text);
+
 }  // namespace r1

@@ -680,6 +680,52 @@ std::vector<Box> boxes_of(string_view text) {
     return boxes;
 }
 
+/// Whether what stands between two boxes only joins them: white space, "and", commas, formula
+/// marks.
+bool joins(string_view between) {
+    const string text = tidy(string(between) + " x");
+    for (const Token& t : tokenize(text)) {
+        const string word = lower(t.text);
+        const bool joined =
+            t.kind == Token::End || word == "x" || word == "," || word == ";" || word == "." ||
+            word == "*" ||
+            (t.kind == Token::Text &&
+             (word.ends_with("and ") || word.ends_with("and") || word.ends_with("or")));
+        if (!joined) return false;
+    }
+    return true;
+}
+
+/// The last formula or number in a text, whichever comes last.
+string_view last_formula(string_view text) {
+    std::size_t begin = 0, end = 0;
+    for (const auto& [open, close] : {std::pair<string_view, string_view>{"$$", "$$"},
+                                      {"\\(", "\\)"},
+                                      {"\\[", "\\]"},
+                                      {"$", "$"}})
+        for (std::size_t at = text.find(open); at != text.npos;) {
+            const auto from = at + open.size(), to = text.find(close, from);
+            if (to == text.npos) break;
+            if (to > end && to > from) begin = from, end = to;
+            at = text.find(open, to + close.size());
+        }
+    for (std::size_t i = text.size(); i > end; --i) {
+        if (!is_digit(text[i - 1])) continue;
+        std::size_t from = i;
+        while (from > end && (is_digit(text[from - 1]) || text[from - 1] == ',' ||
+                              text[from - 1] == '.' || text[from - 1] == '/'))
+            --from;
+        while (from < i && (text[from] == ',' || text[from] == '/')) ++from;
+        if (from > 0 && is_letter(text[from - 1])) {  // part of a word
+            i = from + 1;
+            continue;
+        }
+        if (from > end && text[from - 1] == '-') --from;
+        return text.substr(from, i - from);
+    }
+    return text.substr(begin, end - begin);
+}
+
 }  // namespace
 
 std::optional<MathAnswer> MathAnswer::parse(string_view text) {
@@ -699,6 +745,30 @@ std::optional<string_view> last_boxed(string_view text) {
     const auto boxes = boxes_of(text);
     if (boxes.empty()) return std::nullopt;
     return boxes.back().content;
+}
+
+string find_answer(string_view text) {
+    const auto boxes = boxes_of(text);
+    const string small = lower(string(text));
+    std::size_t behind = 0;
+    for (string_view mark : {"answer is", "answer:", "answer:**"})
+        if (const auto at = small.rfind(mark); at != string::npos)
+            behind = std::max(behind, at + mark.size());
+    if (!boxes.empty() && behind < boxes.back().end) {
+        std::size_t first = boxes.size() - 1;
+        while (first > 0 && boxes[first - 1].end <= boxes[first].begin &&
+               joins(text.substr(boxes[first - 1].end, boxes[first].begin - boxes[first - 1].end)))
+            --first;
+        string answer;
+        for (std::size_t i = first; i < boxes.size(); ++i)
+            answer += (i > first ? ", " : "") + string(boxes[i].content);
+        return answer;
+    }
+    string_view sentence = text.substr(behind);
+    if (behind > 0) sentence = sentence.substr(0, sentence.find(". "));
+    string_view found = last_formula(sentence);
+    if (found.empty()) found = last_formula(text);
+    return string(found.empty() ? text : found);
 }
 
 }  // namespace r1
