@@ -97,7 +97,7 @@ const std::vector<Measure> kMeasures = {
      [](const Response& r, const RewardOptions&) { return static_cast<double>(r.length()); }},
     {"truncated", "1 if it was cut off at the longest",
      [](const Response& r, const RewardOptions&) { return r.stopped ? 0.0 : 1.0; }},
-    {"reflective_words", "check, wait, ... (see reflective_words())",
+    {"reflective_words", "words such as check and wait",
      [](const Response& r, const RewardOptions&) {
          return static_cast<double>(reflective_words(r.text));
      }},
