@@ -356,7 +356,10 @@ class Parser {
         std::vector<Ptr> factors{factor()};
         for (;;) {
             if (take('/') || take(':') || take("div")) {
-                factors.back() = make(Node::Quotient, {factors.back(), factor()});
+                // What may throw stands before a list in braces, never in it: g++ 11 does not
+                // release the elements that are there already (https://gcc.gnu.org/PR66139).
+                const Ptr divisor = factor();
+                factors.back() = make(Node::Quotient, {factors.back(), divisor});
                 if (factors.size() > 1) {  // a b / c = (a b) / c
                     const Ptr quotient = factors.back();
                     factors.back() = quotient->children[0];
@@ -373,7 +376,8 @@ class Parser {
                     const Ptr whole = left, part = factor();
                     if (factors.size() > 1 || whole->number.integer < 0 || !take('/'))
                         throw Unreadable{};
-                    factors = {make(Node::Sum, {whole, make(Node::Quotient, {part, factor()})})};
+                    const Ptr divisor = factor();
+                    factors = {make(Node::Sum, {whole, make(Node::Quotient, {part, divisor})})};
                 } else if (left->kind == Node::Number && fraction_next && factors.size() == 1 &&
                            left->number.integer >= 0) {
                     const Ptr part = factor();
@@ -436,12 +440,14 @@ class Parser {
         Ptr result = base();
         for (int count = 0;; ++count) {
             if (count > 8) throw Unreadable{};
-            if (take('^') || take('\x04'))
-                result = make(Node::Power, {result, argument()});
-            else if (take('!'))
+            if (take('^') || take('\x04')) {
+                const Ptr exponent = argument();
+                result = make(Node::Power, {result, exponent});
+            } else if (take('!')) {
                 result = make(Node::Function, {result}, "factorial");
-            else
+            } else {
                 return result;
+            }
         }
     }
 
@@ -474,8 +480,8 @@ class Parser {
             const int both = static_cast<int>(tokens_[at_++].number.integer);
             return {make_integer(both / 10), make_integer(both % 10)};
         }
-        Ptr first = argument();
-        return {first, argument()};
+        const Ptr first = argument(), second = argument();
+        return {first, second};
     }
 
     Ptr base() {
@@ -485,7 +491,8 @@ class Parser {
         if (token.kind == Token::Number) {
             auto number = std::make_shared<Node>(Node{Node::Number, "", {}, token.number, 0});
             if (!take('_')) return number;
-            return make(Node::Based, {number, argument()});
+            const Ptr radix = argument();
+            return make(Node::Based, {number, radix});
         }
         if (token.kind == Token::Letter) return symbol(token.text);
         if (token.kind == Token::Sign) return bracketed(token.text[0]);
@@ -503,7 +510,8 @@ class Parser {
                 degree = sum();
                 expect(']');
             }
-            return make(Node::Function, {argument(), degree}, "root");
+            const Ptr radicand = argument();
+            return make(Node::Function, {radicand, degree}, "root");
         }
         if (token.text == "begin") return matrix();
         if (is_function(token.text)) return function(token.text);
