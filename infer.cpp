@@ -246,7 +246,7 @@ std::string complete(Setup& s, const Options& o, const std::string& text, std::u
     const auto tokens = s.folder.tokenizer.encode(text);
     std::vector<std::string> texts;
     for (const Response& r : s.generator->generate({{turn, tokens}}, s.sampling, print))
-        texts.push_back(cut_behind_stop(s.folder.tokenizer.decode(r.text_tokens()), stop_texts));
+        texts.push_back(text_of(r, s.folder));
     std::cout << stream.flush() << "\n";
     for (std::size_t i = 0; o.samples > 1 && i < texts.size(); ++i) std::cout << texts[i] << "\n";
     return texts.at(0);
@@ -291,8 +291,7 @@ PromptTemplate choose_template(const ModelFolder& folder, const Options& o) {
 }
 
 /// The reward of --reward, else the one that the folder's run was trained with. A program is run
-/// only where
-/// --reward-program names it: a model folder from elsewhere shall not choose what runs here.
+/// only where --reward-program names it: a model folder from elsewhere shall not choose what runs.
 RewardOptions choose_reward(const Options& o) {
     RewardOptions options = o.reward.options(o.max_new_tokens);
     if (o.eval.empty() || !options.parts.empty()) return options;

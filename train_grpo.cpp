@@ -263,6 +263,7 @@ void accumulate_gradient(Setup& s, const Options& o, std::span<Response> respons
     metrics.expect_means({"kl", "entropy", "clipped_low", "clipped_high"});
     metrics.expect_means({"logp_gap_mean", "logp_gap_kl"});
     metrics.max("logp_gap_max", 0);
+    const LossAggregation aggregation = loss_aggregation(o.loss);
     double loss = 0, tokens = 0;
     for_each_micro_batch(responses, o.optimizer.token_budget, [&](auto micro, const auto& batch) {
         const auto scores = s.model().forward(batch, static_cast<float>(o.temperature));
@@ -274,8 +275,7 @@ void accumulate_gradient(Setup& s, const Options& o, std::span<Response> respons
             const std::span<const float> old = r->old_logp.empty() ? policy : r->old_logp;
             const auto terms = objective({policy, old, r->ref_logp, r->sampled_logp}, r->advantage,
                                          o.objective_options());
-            const double weight =
-                token_weight(r->length(), size, loss_aggregation(o.loss), o.max_new_tokens);
+            const double weight = token_weight(r->length(), size, aggregation, o.max_new_tokens);
             for (int t = 0; t < r->length(); ++t) {
                 const TokenObjective& term = terms[t];
                 const double entropy = scores.entropy[begin + t];

@@ -22,6 +22,10 @@ std::string cut_behind_stop(std::string text, const std::vector<std::string>& st
     return text.substr(0, end);
 }
 
+std::string text_of(const Response& response, const ModelFolder& model) {
+    return cut_behind_stop(model.tokenizer.decode(response.text_tokens()), model.stop_texts);
+}
+
 std::string opened_thought(std::string_view prompt) {
     const auto end = prompt.find_last_not_of(" \n");
     const bool opened = end != prompt.npos && prompt.substr(0, end + 1).ends_with("<think>");
@@ -38,8 +42,7 @@ std::vector<Response> sample_responses(Generator& generator, const ModelFolder& 
     for (std::size_t i = 0; i < responses.size(); ++i) {
         Response& r = responses[i];
         r.problem = problems[i / options.samples_per_prompt];
-        r.text = opened_thought(r.problem->prompt) +
-                 cut_behind_stop(model.tokenizer.decode(r.text_tokens()), model.stop_texts);
+        r.text = opened_thought(r.problem->prompt) + text_of(r, model);
     }
     return responses;
 }

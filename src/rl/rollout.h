@@ -18,6 +18,8 @@ std::function<bool(std::span<const std::int32_t>)> stop_at(const Tokenizer& toke
                                                            const std::vector<std::string>& texts);
 /// The text up to the end of the first stop text: the last token may hold more.
 std::string cut_behind_stop(std::string text, const std::vector<std::string>& stop_texts);
+/// What a response says: decoded, without the stop token, up to the end of the first stop text.
+std::string text_of(const Response& response, const ModelFolder& model);
 /// "<think>" for a prompt that ends in it, else nothing.
 std::string opened_thought(std::string_view prompt);
 
