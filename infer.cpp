@@ -13,6 +13,7 @@
 #include "src/rl/shared_flags.h"
 #include "src/rl/training_log.h"
 #include "src/run/record.h"
+#include "src/run/whole_file.h"
 
 using namespace r1;
 
@@ -24,6 +25,7 @@ struct Options : Flags {
         for (const char* flag : {"--keep", "--per-prompt", "--resume"}) (*this)[flag].needs(&(*this)["--sample"]);
         (*this)["--sample"].needs(&(*this)["--out"]);
         (*this)["--raw"].excludes(&(*this)["--eval"])->excludes(&(*this)["--sample"]);
+        let_differ({"slots"});
     }
 
     Group what = group("What to do: one of these");
@@ -75,17 +77,17 @@ struct Setup {
 };
 
 int evaluate(Setup& s, const Options& o);
-int sample(Setup& s, const Options& o);
+int sample(Setup& s, const Options& o, nlohmann::ordered_json record);
 int chat(Setup& s, const Options& o);
 std::string complete(Setup& s, const Options& o, const std::string& text, std::uint32_t turn);
 
-int infer(const Options& o) {
+int infer(const Options& o, const nlohmann::ordered_json& record) {
     const int modes = !o.prompt.empty() + o.chat + !o.eval.empty() + !o.sample.empty();
     if (modes != 1) fail("one of --prompt, --chat, --eval and --sample must be given; see --help");
     if (std::filesystem::is_directory(o.out)) fail(o.out, ": is a folder; --out wants a file");
     Setup s(o);
     if (!o.eval.empty()) return evaluate(s, o);
-    if (!o.sample.empty()) return sample(s, o);
+    if (!o.sample.empty()) return sample(s, o, record);
     if (o.chat) return chat(s, o);
     complete(s, o, s.folder.prompt_template.fill(o.prompt), 0);
     return 0;
@@ -190,11 +192,24 @@ std::pair<std::size_t, std::size_t> resume_samples(const std::filesystem::path& 
 
 /// Rejection sampling: the responses that pass --keep, each text once a problem, as examples for
 /// train_sft. OUT appears when it is complete; until then OUT.partial holds what --resume goes on
-/// from.
-int sample(Setup& s, const Options& o) {
+/// from. OUT.run.json says how the samples were made, and only such a run may go on with them.
+int sample(Setup& s, const Options& o, nlohmann::ordered_json record) {
     const Keep keep(o.keep);
-    const std::filesystem::path partial = o.out + ".partial";
-    const auto [first, already] = o.resume ? resume_samples(partial) : std::pair(0ul, 0ul);
+    const std::filesystem::path partial = o.out + ".partial", made_by = o.out + ".run.json";
+    describe_inputs(record, s.device.backend->name(), 1,
+                    {{"model", o.model}, {"sample", o.sample}});
+    s.folder.describe(record);
+    const bool resuming = o.resume && std::filesystem::exists(partial);
+    if (resuming) {
+        const auto before = nlohmann::ordered_json::parse(std::ifstream(made_by), nullptr, false);
+        print_notes(compare_runs(before, record, o.may_differ()));
+    } else {
+        std::filesystem::remove(partial);  // an older run's, which the new record would not describe
+        WholeFile file(made_by);
+        file << record.dump(2) << "\n";
+        file.done();
+    }
+    const auto [first, already] = resuming ? resume_samples(partial) : std::pair(0ul, 0ul);
     std::size_t kept = already;
     JsonLines lines(partial, first ? std::optional<std::int64_t>(0) : std::nullopt);
     const auto write_kept = [&](std::span<const Response> of_problem) {
@@ -358,6 +373,6 @@ int main(int argc, char** argv) {
     return o.main(argc, argv, [&] {
         if (!o.problems().empty()) install_stop_handler();
         set_threads(o.device.threads);
-        return infer(o);
+        return infer(o, describe_run(o.app(), argc, argv));
     });
 }

@@ -101,7 +101,14 @@ TEST_CASE("infer --sample: distinct texts, filtered, and the same file whether i
     // Killed in the middle of a line: what --resume makes of it is the same file.
     const std::string whole = read_file(f / "all.jsonl");
     std::ofstream(f / "parts.jsonl.partial", std::ios::binary) << whole.substr(0, whole.size() / 2);
-    REQUIRE(shell(f, command + "--resume --out " + (f / "parts.jsonl")).status == 0);
+    const std::string resume = command + "--resume --out " + (f / "parts.jsonl");
+    CHECK(has(shell(f, resume).out, "does not say what run it is of"));
+    std::filesystem::copy(f / "all.jsonl.run.json", f / "parts.jsonl.run.json");
+    CHECK(has(shell(f, resume + " --temperature 0.9").out, "--resume: --temperature is 0.9, but the run began with 1"));
+    CHECK(has(shell(f, resume + " --stop-text x").out, "--resume: the stop texts are not what the run began with"));
+    const auto resumed = shell(f, resume + " --slots 9");
+    CHECK(resumed.status == 0);
+    CHECK(has(resumed.out, "note: --slots is 9, and was 8 when the run began"));
     CHECK(read_file(f / "parts.jsonl") == whole);
     const auto refused = shell(f, command + "--keep nice --out " + (f / "x.jsonl"));
     CHECK(refused.status == 2);

@@ -190,7 +190,7 @@ TEST_CASE("a run is resumed as what it was: what may differ is noted, what may n
               "--resume: train is not the file that the run began with"));
     data(0);
     CHECK(has(shell(f, kBin + "train_sft --resume --model " + kBase + " --data " + (f / "train.jsonl") + out).out,
-              "--resume: the checkpoint is one of train_grpo, not of train_sft"));
+              "--resume: --out holds a run of train_grpo, not of train_sft"));
 
     fs::rename(f / "train.jsonl", f / "moved.jsonl");  // the same data under another name
     const auto resumed = shell(f, kBin + base + " --train " + (f / "moved.jsonl") +

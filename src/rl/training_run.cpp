@@ -66,7 +66,7 @@ Checkpoint TrainingRun::restore(const Trainee& trainee) const {
     const auto step = static_cast<std::int64_t>(checkpoint.count("step"));
     check_schedule(before, record_, step);
     if (!is_root_) return checkpoint;
-    for (const auto& note : notes) std::printf("note: %s when the run began\n", note.c_str());
+    print_notes(notes);
     std::printf("resumed at step %lld\n", static_cast<long long>(step));
     return checkpoint;
 }

@@ -164,10 +164,10 @@ std::vector<std::string> compare_runs(const ordered_json& before, const ordered_
     for (const char* key : {"program", "flags", "sha256"})
         if (!before.is_object() || !before.contains(key) || before[key].type() != now[key].type())
             fail(
-                "--resume: the checkpoint does not say what run it is of; begin a new one in another --out");
+                "--resume: what --out holds does not say what run it is of; begin a new one in another --out");
     if (before["program"] != now["program"])
-        fail("--resume: the checkpoint is one of ", before["program"].get<std::string>(),
-             ", not of ", now["program"].get<std::string>(), "; choose another --out");
+        fail("--resume: --out holds a run of ", before["program"].get<std::string>(), ", not of ",
+             now["program"].get<std::string>(), "; choose another --out");
     for (const auto& [file, hash] : before["sha256"].items())
         if (now["sha256"].contains(file) && now["sha256"][file] != hash)
             fail("--resume: ", file, " is not the file that the run began with (its SHA-256 was ",
@@ -182,8 +182,8 @@ std::vector<std::string> compare_runs(const ordered_json& before, const ordered_
                 "new run in another --out");
     std::vector<std::string> notes;
     // What names a file is compared by its content.
-    const std::set<std::string> files = {"model", "tokenizer", "train",   "eval",
-                                         "data",  "out",       "template"};
+    const std::set<std::string> files = {"model", "tokenizer", "train", "eval",
+                                         "data",  "sample",    "out",   "template"};
     for (const auto& [flag, value] : now["flags"].items()) {
         const auto old = before["flags"].find(flag);
         if (kNotOfTheRun.contains(flag) || files.contains(flag) || old == before["flags"].end() ||
@@ -200,6 +200,10 @@ std::vector<std::string> compare_runs(const ordered_json& before, const ordered_
             notes.push_back(std::string(name) + " is " + now[key].dump() + ", and was " +
                             old.dump());
     return notes;
+}
+
+void print_notes(const std::vector<std::string>& notes) {
+    for (const auto& note : notes) std::printf("note: %s when the run began\n", note.c_str());
 }
 
 void check_schedule(const ordered_json& before, const ordered_json& now, std::int64_t step) {

@@ -38,6 +38,9 @@ std::vector<std::string> compare_runs(const nlohmann::ordered_json& before,
                                       const nlohmann::ordered_json& now,
                                       const std::set<std::string>& may_differ);
 
+/// Prints those sentences.
+void print_notes(const std::vector<std::string>& notes);
+
 /// Throws Error where a run with a cosine schedule is to take more steps than it was begun with:
 /// its learning rates were those of another length.
 void check_schedule(const nlohmann::ordered_json& before, const nlohmann::ordered_json& now,
