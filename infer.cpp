@@ -13,7 +13,7 @@
 #include "src/rl/shared_flags.h"
 #include "src/rl/training_log.h"
 #include "src/run/record.h"
-#include "src/run/whole_file.h"
+#include "src/run/stop.h"
 
 using namespace r1;
 
@@ -84,7 +84,7 @@ std::string complete(Setup& s, const Options& o, const std::string& text, std::u
 int infer(const Options& o, const nlohmann::ordered_json& record) {
     const int modes = !o.prompt.empty() + o.chat + !o.eval.empty() + !o.sample.empty();
     if (modes != 1) fail("one of --prompt, --chat, --eval and --sample must be given; see --help");
-    if (std::filesystem::is_directory(o.out)) fail(o.out, ": is a folder; --out wants a file");
+    if (!o.out.empty()) check_output(o.out);
     Setup s(o);
     if (!o.eval.empty()) return evaluate(s, o);
     if (!o.sample.empty()) return sample(s, o, record);
@@ -105,7 +105,7 @@ nlohmann::ordered_json known(const Setup& s, const Response& r) {
 
 int evaluate(Setup& s, const Options& o) {
     std::optional<JsonLines> lines;
-    if (!o.out.empty()) lines.emplace(o.out + ".partial", std::nullopt);
+    if (!o.out.empty()) lines.emplace(partial_of(o.out));
     std::vector<Response> all;
     const Stopwatch clock;
     const auto body = [&](std::vector<Response>& responses) {
@@ -157,7 +157,8 @@ int evaluate(Setup& s, const Options& o) {
                 percent(means["truncated"]).c_str(), human_count(tokens / clock.seconds()).c_str());
     if (lines) {
         lines->write({{"summary", summary}});
-        std::filesystem::rename(o.out + ".partial", o.out);
+        lines->sync();
+        put_in_place(o.out);
     }
     return 0;
 }
@@ -173,21 +174,24 @@ bool can_be_encoded(const Tokenizer& tokenizer, const std::string& text) {
     }
 }
 
-/// Cuts a file of samples behind the last problem that is done, which is the one before its last.
-/// Returns that last problem, and how many samples stay.
-std::pair<std::size_t, std::size_t> resume_samples(const std::filesystem::path& file) {
+/// What a file of samples keeps that is gone on with: all of the problems before its last, which
+/// may not be done.
+struct Kept {
+    std::size_t problems = 0, samples = 0, bytes = 0;
+};
+Kept kept_samples(const std::filesystem::path& file) {
     std::ifstream in(file, std::ios::binary);
-    if (!in) return {0, 0};
-    std::size_t problem = 0, kept = 0, bytes = 0, at = 0, count = 0;
-    for (std::string line; std::getline(in, line) && !in.eof(); at += line.size() + 1, ++count) {
-        const auto p = nlohmann::json::parse(line).at("problem").get<std::size_t>();
-        if (p == problem) continue;
-        problem = p;
-        bytes = at;
-        kept = count;
+    Kept kept;
+    std::size_t bytes = 0, samples = 0;
+    for (std::string text; std::getline(in, text) && !in.eof(); ++samples) {
+        const auto line = nlohmann::json::parse(text, nullptr, false);
+        const auto problem = line.is_object() ? line.value("problem", -1) : -1;
+        if (problem < 0) fail(file, ":", samples + 1, ": is no sample; remove the file");
+        if (static_cast<std::size_t>(problem) != kept.problems)
+            kept = {static_cast<std::size_t>(problem), samples, bytes};
+        bytes += text.size() + 1;
     }
-    std::filesystem::resize_file(file, bytes);
-    return {problem, kept};
+    return kept;
 }
 
 /// Rejection sampling: the responses that pass --keep, each text once a problem, as examples for
@@ -195,23 +199,24 @@ std::pair<std::size_t, std::size_t> resume_samples(const std::filesystem::path& 
 /// from. OUT.run.json says how the samples were made, and only such a run may go on with them.
 int sample(Setup& s, const Options& o, nlohmann::ordered_json record) {
     const Keep keep(o.keep);
-    const std::filesystem::path partial = o.out + ".partial", made_by = o.out + ".run.json";
+    const auto partial = partial_of(o.out);
+    const std::filesystem::path made_by = o.out + ".run.json";
     describe_inputs(record, s.device.backend->name(), 1,
                     {{"model", o.model}, {"sample", o.sample}});
     s.folder.describe(record);
     const bool resuming = o.resume && std::filesystem::exists(partial);
     if (resuming) {
-        const auto before = nlohmann::ordered_json::parse(std::ifstream(made_by), nullptr, false);
-        print_notes(compare_runs(before, record, o.may_differ()));
+        const auto before = std::filesystem::exists(made_by) ? read_input(made_by) : "";
+        print_notes(compare_runs(nlohmann::ordered_json::parse(before, nullptr, false), record,
+                                 o.may_differ()));
     } else {
-        std::filesystem::remove(partial);  // an older run's, which the new record would not describe
-        WholeFile file(made_by);
-        file << record.dump(2) << "\n";
-        file.done();
+        std::filesystem::remove(
+            partial);  // an older run's, which the new record would not describe
+        write_file(made_by, record.dump(2) + "\n");
     }
-    const auto [first, already] = resuming ? resume_samples(partial) : std::pair(0ul, 0ul);
-    std::size_t kept = already;
-    JsonLines lines(partial, first ? std::optional<std::int64_t>(0) : std::nullopt);
+    const Kept done = resuming ? kept_samples(partial) : Kept{};
+    std::size_t kept = done.samples;
+    JsonLines lines(partial, done.bytes);
     const auto write_kept = [&](std::span<const Response> of_problem) {
         std::set<std::string> texts;
         for (const Response& r : of_problem) {
@@ -228,7 +233,7 @@ int sample(Setup& s, const Options& o, nlohmann::ordered_json record) {
         }
     };
     auto problems = share_of(s.problems);
-    problems.erase(problems.begin(), problems.begin() + static_cast<std::ptrdiff_t>(first));
+    problems.erase(problems.begin(), problems.begin() + static_cast<std::ptrdiff_t>(done.problems));
     const auto body = [&](std::span<const Response> all) {
         for (; !all.empty(); all = all.subspan(o.samples)) write_kept(all.first(o.samples));
         return !stop_requested();
@@ -238,7 +243,8 @@ int sample(Setup& s, const Options& o, nlohmann::ordered_json record) {
         std::printf("stopped; go on with --resume\n");
         return 130;
     }
-    std::filesystem::rename(partial, o.out);
+    lines.sync();
+    put_in_place(o.out);
     std::printf("%zu of %zu samples kept, in %s\n", kept, s.problems.size() * o.samples,
                 o.out.c_str());
     return 0;

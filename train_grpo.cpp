@@ -21,6 +21,7 @@
 #include "src/rl/trainee.h"
 #include "src/rl/training_log.h"
 #include "src/run/record.h"
+#include "src/run/stop.h"
 
 using namespace r1;
 
@@ -124,17 +125,13 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
     State state = begin(s, o, run);
     const auto save = [&] {
         const std::string questions = std::to_string(state.questions);
+        if (state.log) state.log->sync();
         run.save(*s.trainee, state.step, {{"questions", questions}}, state.reference);
     };
     const LearningRate learning_rate = o.optimizer.learning_rate(o.steps);
     Watch watch;
-    while (true) {
-        const bool ends = state.step >= o.steps;
-        const bool between = o.eval_every > 0 && state.step % o.eval_every == 0;
-        const bool due = state.step == 0 ? o.eval_first == "on" : between || ends;
-        if (due && state.evaluations.last < state.step) evaluate(s, state, o);
-        if (ends || s.comm.any(stop_requested())) break;
-
+    if (state.step == 0 && o.eval_first == "on") evaluate(s, state, o);
+    while (state.step < o.steps && !s.comm.any(stop_requested())) {
         Metrics metrics;
         std::vector<Response> responses = rollout(s, state, o, metrics);
         set_advantages(responses, s, o, metrics);
@@ -169,9 +166,12 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
             if (state.step % o.show_every == 0 || state.step == 1)
                 state.log->samples(state.step, s.judge, std::span(responses).first(o.group_size));
         }
-        if (state.step % o.run.save_every == 0 || state.step == o.steps) save();
+        const bool ends = state.step == o.steps;
+        if (ends || (o.eval_every > 0 && state.step % o.eval_every == 0)) evaluate(s, state, o);
+        if (ends || state.step % o.run.save_every == 0) save();
     }
     if (state.step < o.steps) return save(), run.stopped(state.step);
+    if (state.evaluations.last < state.step) evaluate(s, state, o);
     if (s.comm.is_root()) run.finish(s.folder, *s.trainee);
     return 0;
 }
@@ -420,8 +420,8 @@ int explain(Options& o, const Comm& comm) {
 int main(int argc, char** argv) {
     Options o;
     return o.main(argc, argv, [&] {
-        const Comm comm;
         install_stop_handler();
+        const Comm comm;
         set_threads(o.device.threads);
         if (o.explain) return explain(o, comm);
         TrainingRun run(o, o.run, o.model, argc, argv, comm.is_root());

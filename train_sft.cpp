@@ -6,6 +6,7 @@
 #include "src/device/parallel.h"
 #include "src/rl/training_run.h"
 #include "src/run/record.h"
+#include "src/run/stop.h"
 
 using namespace r1;
 
@@ -18,7 +19,8 @@ struct Options : Flags {
     }
 
     Group model_and_data = group("Model and data");
-    const std::string& model = required("--model", "model folder; one with config.json but no weights starts from random weights");
+    const std::string& model = required("--model", "model folder; a config.json alone starts from random weights");
+    const bool& from_scratch = flag("--from-scratch", false, "random weights, even if --model has some");
     const std::string& tokenizer = flag("--tokenizer", "", "folder with tokenizer.json, if not the model's");
     const std::string& data = required("--data", "JSONL: {\"prompt\": ..., \"completion\": ...}, or {\"messages\": [...]} for a chat model");
     const bool& no_shuffle = flag("--no-shuffle", false, "take the examples in the file's order, every epoch");
@@ -119,28 +121,37 @@ double accumulate_gradient(Transformer& model, const std::vector<Sequence>& sequ
     return loss;
 }
 
-Config checked_config(const Options& o, const Tokenizer& tokenizer) {
-    const Config config = Config::load(o.model);
-    if (tokenizer.vocab_size() > config.vocab_size)
-        fail(o.model, ": the tokenizer has ", tokenizer.vocab_size(), " tokens, the model only ",
-             config.vocab_size);
-    if (config.eos_token_ids.empty())
-        fail(o.model, ": config.json has no eos_token_id, so completions cannot end");
-    return config;
-}
+/// What the trained model is made from. Throws Error where a folder has weights that cannot be
+/// read: a model begins with random ones only where that is asked for.
+struct Origin {
+    explicit Origin(const Options& o)
+        : from_scratch(o.from_scratch || std::filesystem::is_regular_file(o.model)),
+          tokenizer_folder(choose_tokenizer_folder(o)),
+          tokenizer(Tokenizer::load(tokenizer_folder)),
+          config(Config::load(o.model)),
+          files(read_model_files(o.model, tokenizer_folder)),
+          dtype(from_scratch ? SafeDtype::F32 : stored_dtype(o.model)) {
+        if (!from_scratch) check_has_weights(o.model);
+        if (config.eos_token_ids.empty())
+            fail(o.model, ": config.json has no eos_token_id, so completions cannot end");
+    }
+    static std::filesystem::path choose_tokenizer_folder(const Options& o) {
+        if (!o.tokenizer.empty()) return o.tokenizer;
+        const std::filesystem::path model = o.model;
+        return std::filesystem::is_regular_file(model) ? model.parent_path() : model;
+    }
 
-/// The trained model, with the tokenizer and the prompt template that it was trained with.
-void write_model(const Options& o, const Transformer& model,
-                 const std::filesystem::path& tokenizer_folder) {
-    if (PromptTemplate::exists_in(tokenizer_folder))
-        PromptTemplate::load(tokenizer_folder, "", ChatFormat::load(tokenizer_folder))
-            .save(o.run.out);
-    save_model(model, o.model, tokenizer_folder, o.run.out, saved_dtype(o.run.save_dtype, o.model),
-               model.config().stop_texts);
-}
+    bool from_scratch;
+    std::filesystem::path tokenizer_folder;
+    Tokenizer tokenizer;
+    Config config;
+    ModelFiles files;
+    SafeDtype dtype;
+};
 
 /// A new run, or one that goes on from the checkpoint in --out. Returns the steps that are done.
-std::int64_t begin(const Options& o, TrainingRun& run, const Trainee& trainee, SftReader& reader) {
+std::int64_t begin(const Options& o, const Origin& origin, TrainingRun& run, const Trainee& trainee,
+                   SftReader& reader) {
     describe_inputs(run.record(), trainee.device.backend->name(), 1,
                     {{"model", o.model}, {"tokenizer", o.tokenizer}, {"data", o.data}});
     std::int64_t step = 0;
@@ -149,12 +160,12 @@ std::int64_t begin(const Options& o, TrainingRun& run, const Trainee& trainee, S
         const auto checkpoint = run.restore(trainee);
         step = static_cast<std::int64_t>(checkpoint.count("step"));
         reader.seek(checkpoint.count("position"));
-    } else if (has_weights(o.model)) {
-        from = o.model.c_str();
-        trainee.model->parameters().load(o.model);
-    } else {
+    } else if (origin.from_scratch) {
         from = "random weights";
         trainee.model->parameters().initialize(static_cast<std::uint64_t>(o.seed));
+    } else {
+        from = o.model.c_str();
+        trainee.model->parameters().load(o.model);
     }
     std::printf("from %s, %d threads; step %lld of %lld\n", from, threads(),
                 static_cast<long long>(step), static_cast<long long>(o.steps));
@@ -162,16 +173,17 @@ std::int64_t begin(const Options& o, TrainingRun& run, const Trainee& trainee, S
 }
 
 int train(const Options& o, TrainingRun& run) {
-    const std::filesystem::path tokenizer_folder = o.tokenizer.empty() ? o.model : o.tokenizer;
-    const Tokenizer tokenizer = Tokenizer::load(tokenizer_folder);
-    const Config config = checked_config(o, tokenizer);
+    const Origin origin(o);
+    const Config& config = origin.config;
     const Trainee trainee(config, o.device, o.optimizer, o.run, o.seed);
     const auto seed = static_cast<std::uint64_t>(o.seed);
     const auto shuffle = o.no_shuffle ? std::nullopt : std::optional(seed);
-    Examples examples{o, config, tokenizer, SftReader(o.data, shuffle, tokenizer_folder)};
-    std::int64_t step = begin(o, run, trainee, examples.reader);
+    Examples examples{o, config, origin.tokenizer,
+                      SftReader(o.data, shuffle, origin.tokenizer_folder)};
+    std::int64_t step = begin(o, origin, run, trainee, examples.reader);
     JsonLines log = run.open_log(step);
     const auto save = [&] {
+        log.sync();
         run.save(trainee, step, {{"position", std::to_string(examples.reader.position())}});
     };
 
@@ -216,7 +228,8 @@ int train(const Options& o, TrainingRun& run) {
         std::printf("%lld examples were too long or empty and left out\n",
                     static_cast<long long>(examples.skipped));
     if (step < o.steps) return run.stopped(step);
-    write_model(o, *trainee.model, tokenizer_folder);
+    save_model(*trainee.model, origin.files, run.out(),
+               choose_dtype(o.run.save_dtype, origin.dtype));
     run.remove_checkpoints();
     std::printf("model written to %s\n", o.run.out.c_str());
     return 0;

@@ -41,4 +41,17 @@ inline bool has(const std::string& text, const std::string& part) {
     return text.find(part) != text.npos;
 }
 
+/// The newest checkpoint of a run; an empty path if there is none.
+inline std::filesystem::path last_checkpoint(const std::filesystem::path& run) {
+    std::filesystem::path newest;
+    int last = -1;
+    for (const auto& entry : std::filesystem::directory_iterator(run)) {
+        int step = -1;
+        std::sscanf(entry.path().filename().c_str(), "checkpoint-%d.safetensors", &step);
+        if (step > last) newest = entry.path();
+        last = std::max(last, step);
+    }
+    return newest;
+}
+
 }  // namespace r1::test

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "src/run/files.h"
 #include "src/device/backend.h"
 #include "src/run/error.h"
 #include "src/model/transformer.h"
@@ -37,9 +38,6 @@ struct TemporaryFolder {
 inline std::string read_file(const std::filesystem::path& file) {
     std::ifstream in(file, std::ios::binary);
     return {std::istreambuf_iterator<char>(in), {}};
-}
-inline void write_file(const std::filesystem::path& file, const std::string& bytes) {
-    std::ofstream(file, std::ios::binary) << bytes;
 }
 
 /// Says that the running test case cannot run here, and why; the case returns after it. For doctest

@@ -143,7 +143,7 @@ TEST_CASE("errors name file and line") {
     };
     line2("{\"question\":", "JSON");
     line2(R"({"question":"q","answer":1)", "the line ends within a JSON object");
-    line2(R"({"question":"q","answer":x})", "not valid JSON (byte 26 of the line)");
+    line2(R"({"question":"q","answer":x})", "the line: not valid JSON: parse error at line 1, column 26");
     line2("[1]", R"(must be one JSON object, {...}, but this one begins with "[1]")");
     line2("question,answer", R"(begins with "question,answer")");
     line2(R"({"question":"q"})", R"(there is no "answer"; give one)");

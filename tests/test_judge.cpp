@@ -1,6 +1,8 @@
 // What is measured and rewarded beside accuracy and format: language, repetition, the weighted sum,
 // programs of the user's, and what samples say about a model.
 #include <chrono>
+#include <thread>
+#include <chrono>
 
 #include "src/rl/evaluation.h"
 #include "src/rl/judge.h"
@@ -122,6 +124,15 @@ TEST_CASE("a program of the user's grades responses over a pipe") {
     says("kill -9 $$", 5, "was ended by signal 9");
     says("exec >&-; sleep 100", 5, "has closed its output after 0");
     says("sleep 100", 0.2, "--reward-seconds");
+    says("exec <&-; sleep 100", 0.5, "has answered 0 of 300");
+    says("yes | tr -d '\\n'", 5, "bytes without an end of line");
+    says("while read -r line; do echo 1e300; done", 5, "answered \"1e300\" in line 1 of a batch of 300");
+    says("trap '' TERM; while read -r line; do echo nan; done; sleep 100", 5, "answered \"nan\"");
+    says("while read -r line; do echo 1; kill -STOP $$; done", 0.2, "--reward-seconds");
+    Judge late({.parts = "program", .program = "exec 3<&0; while read -r line; do echo 1; done <&3 & sleep 0.5; echo 2; wait"});
+    CHECK_NOTHROW(late(responses));
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    CHECK_THROWS_AS(late(responses), Error);
     says("while read -r line; do :; done", 0.2,
          "0 of 300 responses in 0.2 seconds; does it flush its output");
     says("while read -r line; do echo good; done", 5, "\"good\"");

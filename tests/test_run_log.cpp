@@ -9,6 +9,7 @@
 
 #include "src/run/error.h"
 #include "src/run/log.h"
+#include "src/run/stop.h"
 #include "tests/support.h"
 
 using namespace r1;
@@ -25,12 +26,16 @@ std::vector<ordered_json> read_lines(const fs::path& file) {
     return lines;
 }
 
+JsonLines resumed(const fs::path& file, std::int64_t step) {
+    return JsonLines(file, kept_lines(file, step).bytes);
+}
+
 }  // namespace
 
 TEST_CASE("run log: lines can be read while the log is open, and stay valid JSON") {
     TemporaryFolder folder;
     const fs::path file = folder.path / "deep" / "run" / "log.jsonl";
-    JsonLines log(file, {});
+    JsonLines log(file);
     const double nan = std::nan(""), inf = std::numeric_limits<double>::infinity();
     log.write({{"step", 1}, {"loss", nan}, {"kl", {inf, -inf, 0.5}}, {"also", std::nanf("")}});
     CHECK(read_file(file) == "{\"step\":1,\"loss\":null,\"kl\":[null,null,0.5],\"also\":null}\n");
@@ -44,9 +49,9 @@ TEST_CASE("run log: lines can be read while the log is open, and stay valid JSON
 TEST_CASE("run log: a fresh run starts an empty file, a resume without a file too") {
     TemporaryFolder folder;
     const fs::path file = folder.path / "log.jsonl";
-    JsonLines(file, 7).write({{"step", 8}});
+    resumed(file, 7).write({{"step", 8}});
     CHECK(read_lines(file).size() == 1);
-    JsonLines(file, {}).write({{"step", 1}});
+    JsonLines(file).write({{"step", 1}});
     CHECK(read_file(file) == "{\"step\":1}\n");
 }
 
@@ -59,7 +64,7 @@ TEST_CASE("run log: a resumed run gives the log of one that was never stopped") 
             if (step % 3 == 0) log.write({{"eval", {{"step", step}, {"accuracy", std::cos(step)}}}});
         }
     };
-    JsonLines whole(folder.path / "whole.jsonl", {});
+    JsonLines whole(folder.path / "whole.jsonl");
     whole.write({{"config", "no step"}});
     run(whole, 1, 20);
     const std::string want = read_file(folder.path / "whole.jsonl");
@@ -69,14 +74,14 @@ TEST_CASE("run log: a resumed run gives the log of one that was never stopped") 
         const int stopped = 1 + static_cast<int>(rng() % 20),
                   checkpoint = static_cast<int>(rng() % (stopped + 1u));
         {
-            JsonLines log(file, {});
+            JsonLines log(file);
             log.write({{"config", "no step"}});
             run(log, 1, stopped);
         }
         if (trial % 2) {  // a crash in the middle of a line
             std::ofstream(file, std::ios::app) << R"({"step":)" << stopped + 1 << R"(,"lo)";
         }
-        JsonLines log(file, checkpoint);
+        JsonLines log = resumed(file, checkpoint);
         run(log, checkpoint + 1, 20);
         CHECK(read_file(file) == want);
     }
@@ -87,11 +92,15 @@ TEST_CASE("run log: what cannot be logged to or resumed is an error, and the fil
     const fs::path file = folder.path / "log.jsonl";
     const std::string text = "{\"step\":1}\nnot json\n{\"step\":2}\n";
     std::ofstream(file) << text;
-    CHECK_ERROR(JsonLines(file, 5), "line 2 is not JSON");
+    CHECK_ERROR(resumed(file, 5), "log.jsonl:2: is not JSON");
     CHECK(read_file(file) == text);
-    CHECK_THROWS_AS(JsonLines(folder.path, {}), Error);            // a folder
-    CHECK_THROWS_AS(JsonLines(file / "below a file", {}), Error);  // no folder
-    CHECK_ERROR(JsonLines("/dev/full", {}).write({{"step", 1}}), "disk full");
+    CHECK_THROWS_AS(JsonLines(folder.path), Error);            // a folder
+    CHECK_THROWS_AS(JsonLines(file / "below a file"), Error);  // no folder
+    CHECK_ERROR(JsonLines("/dev/full"), "is not a regular file");
+    JsonLines open(file, text.size());
+    CHECK_ERROR(JsonLines{file}, "another process is writing it");
+    fs::remove(file);
+    CHECK_ERROR(open.sync(), "was removed while it was written");
 }
 
 TEST_CASE("run log: the first signal asks to stop, the second ends the process") {
@@ -102,9 +111,11 @@ TEST_CASE("run log: the first signal asks to stop, the second ends the process")
             ::close(STDERR_FILENO);  // its notice would look like a fault of the tests
             install_stop_handler();
             if (stop_requested()) ::_exit(1);
-            ::raise(first);
+            ::kill(::getpid(), first);
+            for (int i = 0; i < 1000 && !stop_requested(); ++i) ::usleep(1000);
             if (!stop_requested()) ::_exit(2);
-            ::raise(second);
+            ::kill(::getpid(), second);
+            ::usleep(1'000'000);
             ::_exit(3);
         }
         int status = 0;

@@ -115,7 +115,7 @@ TEST_CASE(
     const std::string out = f / "run";
     REQUIRE(shell(f, kBin + kGrpo + "--steps 3 --save-every 1 --keep 3 --out " + out).status == 0);
     for (const char* file :
-         {"checkpoint.safetensors", "checkpoint-1.safetensors", "checkpoint-3.safetensors"})
+         {"checkpoint-1.safetensors", "checkpoint-2.safetensors", "checkpoint-3.safetensors"})
         CHECK(fs::exists(out + "/" + file));
     const std::string before = read_file(out + "/log.jsonl");
     const auto refused = shell(f, kBin + kGrpo + "--steps 2 --out " + out);
@@ -163,7 +163,7 @@ TEST_CASE("a run is resumed as what it was: what may differ is noted, what may n
                              out;
     REQUIRE(shell(f, kBin + base + " --steps 2").status == 0);
     const std::string log = read_file(f / "run/log.jsonl"), model = read_file(f / "run/model.safetensors"),
-                      checkpoint = read_file(f / "run/checkpoint.safetensors");
+                      checkpoint = read_file(last_checkpoint(f / "run"));
     std::istringstream flags(
         "--seed 2|--group 8|--prompts 4|--max-new-tokens 20|--temperature 0.9|--reward accuracy=1|--beta 0.1|"
         "--loss dapo|--clip-high 0.3|--clip-low 0.1|--ratio sequence|--mini-batches 2|--inner-epochs 2|"
@@ -183,7 +183,7 @@ TEST_CASE("a run is resumed as what it was: what may differ is noted, what may n
                                                                  : flag.substr(0, flag.find(' '))));
         CHECK(read_file(f / "run/log.jsonl") == log);
         CHECK(read_file(f / "run/model.safetensors") == model);
-        CHECK(read_file(f / "run/checkpoint.safetensors") == checkpoint);
+        CHECK(read_file(last_checkpoint(f / "run")) == checkpoint);
     }
     data(1);
     CHECK(has(shell(f, kBin + base + " --steps 4 --resume").out,

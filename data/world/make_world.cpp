@@ -3,8 +3,8 @@
 #include <nlohmann/json.hpp>
 
 #include "data/world/world.h"
+#include "src/run/files.h"
 #include "src/run/flags.h"
-#include "src/run/whole_file.h"
 
 using namespace r1;
 using namespace r1::world;
@@ -17,8 +17,7 @@ constexpr int kCountdownProblems = 3000;  ///< to train on
 /// train.jsonl: the kinds that can be reasoned about; train_all.jsonl: general questions too;
 /// test.jsonl: questions of every kind that occur in no training.
 void write_problems(const std::filesystem::path& folder, Random& random) {
-    WholeFile reasoning(folder / "train.jsonl"), all(folder / "train_all.jsonl");
-    WholeFile test(folder / "test.jsonl");
+    std::string reasoning, all, test;
     for (const Kind kind : {Kind::Countdown, Kind::Arithmetic, Kind::Choice, Kind::General}) {
         const int wanted = kind == Kind::Countdown ? kCountdownProblems : 1000;
         const auto train = questions(kind, wanted, false, random);
@@ -26,26 +25,28 @@ void write_problems(const std::filesystem::path& folder, Random& random) {
         // There are few general questions: each is asked five times.
         const int times = kind == Kind::General ? 5 : 1;
         for (const Question& q : train) {
-            if (kind != Kind::General) reasoning << q.json() << "\n";
-            for (int i = 0; i < times; ++i) all << q.json() << "\n";
+            if (kind != Kind::General) reasoning += q.json() + "\n";
+            for (int i = 0; i < times; ++i) all += q.json() + "\n";
         }
-        for (const Question& q : held) test << q.json() << "\n";
+        for (const Question& q : held) test += q.json() + "\n";
         std::printf("%-10s  %4zu for training, %3zu held out\n", kKindNames[static_cast<int>(kind)],
                     train.size(), held.size());
     }
-    for (WholeFile* file : {&reasoning, &all, &test}) file->done();
+    write_file(folder / "train.jsonl", reasoning);
+    write_file(folder / "train_all.jsonl", all);
+    write_file(folder / "test.jsonl", test);
 }
 
 /// countdown_train.jsonl and countdown_test.jsonl, which holds every held-out problem.
 void write_countdown(const std::filesystem::path& folder, Random random, bool in_words) {
     for (const bool held_out : {false, true}) {
         const auto problems = questions(Kind::Countdown, kCountdownProblems, held_out, random);
-        WholeFile file(folder / (held_out ? "countdown_test.jsonl" : "countdown_train.jsonl"));
+        std::string lines;
         for (const Question& q : problems) {
             const ordered_json bare = {{"nums", q.task.numbers}, {"target", q.task.target}};
-            file << (in_words ? bare.dump() : q.json()) << "\n";
+            lines += (in_words ? bare.dump() : q.json()) + "\n";
         }
-        file.done();
+        write_file(folder / (held_out ? "countdown_test.jsonl" : "countdown_train.jsonl"), lines);
         std::printf("%zu countdown problems %s\n", problems.size(),
                     held_out ? "held out" : "for training");
     }
@@ -92,23 +93,20 @@ void write_tokenizer(const std::filesystem::path& folder) {
         added.push_back(entry);
     }
     added.back()["special"] = true;
-    WholeFile tokenizer(folder / "tokenizer.json"), shape(folder / "prompt_template.txt");
-    tokenizer << all.dump(1) << "\n";
-    shape << "{question}:\n";
-    tokenizer.done();
-    shape.done();
+    write_file(folder / "tokenizer.json", all.dump(1) + "\n");
+    write_file(folder / "prompt_template.txt", "{question}:\n");
     std::printf("%zu tokens\n", vocab.size() + added.size());
 }
 
 /// Examples for train_sft.
 void write_documents(const std::filesystem::path& file, std::int64_t count,
                      Document (*draw)(Random&), Random& random) {
-    WholeFile out(file);
+    OutputFile out(file);
     for (std::int64_t i = 0; i < count; ++i) {
         const Document d = draw(random);
         ordered_json line = {{"prompt", d.prompt}, {"completion", d.completion}};
         if (!d.eos) line["eos"] = false;
-        out << line.dump() << "\n";
+        out->write(line.dump() + "\n");
     }
     out.done();
 }

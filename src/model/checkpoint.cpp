@@ -3,20 +3,21 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
-#include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "src/model/safetensors.h"
+#include "src/run/json.h"
 #include "src/run/record.h"
 
 namespace r1 {
 namespace {
 
-std::filesystem::path file_in(const std::filesystem::path& folder) {
-    return folder / "checkpoint.safetensors";
-}
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
 
-/// What goes into the file straight from the backend and back, bit by bit: there is no room for a
+/// What the metadata of a checkpoint says that it is.
+constexpr const char* kFormat = "r1.cpp checkpoint 2";
+
+/// What goes into the file straight from the backend and back, part by part: there is no room for a
 /// copy.
 std::vector<std::pair<std::string, Tensor>> tensors_of(const Transformer& model,
                                                        const Optimizer& optimizer) {
@@ -26,7 +27,7 @@ std::vector<std::pair<std::string, Tensor>> tensors_of(const Transformer& model,
     return tensors;
 }
 
-/// What makes a model folder beside its weights. Those that it has are copied.
+/// What makes a model folder beside its weights and config.json. Those that are there are kept.
 constexpr const char* kCompanions[] = {"tokenizer.json",
                                        "tokenizer_config.json",
                                        "special_tokens_map.json",
@@ -34,21 +35,15 @@ constexpr const char* kCompanions[] = {"tokenizer.json",
                                        "vocab.json",
                                        "merges.txt",
                                        "chat_template.jinja",
-                                       "generation_config.json"};
+                                       "generation_config.json",
+                                       "prompt_template.txt",
+                                       "prompt_template.plain.txt"};
 
-Checkpoint values_of(const SafeTensors& file, const std::filesystem::path& name) {
-    Checkpoint checkpoint{file.metadata(), {}};
-    if (!checkpoint.values.contains("updates"))
-        fail(name.string(),
-             ": not a checkpoint of this program; remove it or choose another --out");
-    return checkpoint;
-}
-
-/// Checkpoints of earlier steps, by step.
-std::map<std::uint64_t, std::filesystem::path> earlier_checkpoints(
-    const std::filesystem::path& folder) {
-    std::map<std::uint64_t, std::filesystem::path> found;
-    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+/// The checkpoints in a folder by step, the newest first.
+std::map<std::uint64_t, fs::path, std::greater<>> checkpoints(const fs::path& folder) {
+    std::map<std::uint64_t, fs::path, std::greater<>> found;
+    std::error_code none;
+    for (const auto& entry : fs::directory_iterator(folder, none)) {
         unsigned long long step = 0;
         int length = 0;
         const std::string name = entry.path().filename();
@@ -57,6 +52,22 @@ std::map<std::uint64_t, std::filesystem::path> earlier_checkpoints(
             found[step] = entry.path();
     }
     return found;
+}
+
+/// The newest checkpoint that is whole; `note` says why it is not the newest of all.
+SafeTensors newest(const fs::path& folder, std::string& note) {
+    std::string reasons;
+    for (const auto& [step, file] : checkpoints(folder)) {
+        try {
+            SafeTensors checkpoint(file);
+            checkpoint.verify();
+            if (!reasons.empty()) note = reasons + "going on from step " + std::to_string(step);
+            return checkpoint;
+        } catch (const Error& e) {
+            reasons += std::string(e.what()) + "; ";
+        }
+    }
+    fail(reasons, "begin a new run in another --out, or with --overwrite");
 }
 
 }  // namespace
@@ -72,9 +83,8 @@ std::uint64_t Checkpoint::count(const std::string& name) const {
     return value;
 }
 
-void save_checkpoint(const std::filesystem::path& folder, const Transformer& model,
-                     const Optimizer& optimizer, const Checkpoint& checkpoint, int keep) {
-    std::filesystem::create_directories(folder);
+void save_checkpoint(const fs::path& folder, const Transformer& model, const Optimizer& optimizer,
+                     const Checkpoint& checkpoint, int keep) {
     const std::int64_t total = model.parameters().layout().total;
     std::vector<SafeTensorOut> out;
     for (const auto& [name, tensor] : tensors_of(model, optimizer))
@@ -88,33 +98,23 @@ void save_checkpoint(const std::filesystem::path& folder, const Transformer& mod
              }});
     if (!checkpoint.reference.empty()) out.push_back({"reference", {total}, checkpoint.reference});
     auto values = checkpoint.values;
+    values["format"] = kFormat;
+    values["sha256"] = kNoChecksum;
     values["updates"] = std::to_string(optimizer.updates);
-    write_safetensors(file_in(folder), out, SafeDtype::F32, values);
-    if (keep < 2) return;
-    // A second name for the same bytes: the next checkpoint takes the first name from them, and not
-    // the second.
-    const auto named = folder / ("checkpoint-" + values.at("step") + ".safetensors");
-    std::filesystem::remove(named);
-    std::filesystem::create_hard_link(file_in(folder), named);
-    auto all = earlier_checkpoints(folder);
-    for (; all.size() > static_cast<std::size_t>(keep); all.erase(all.begin()))
-        std::filesystem::remove(all.begin()->second);
+    write_safetensors(folder / ("checkpoint-" + values.at("step") + ".safetensors"), out,
+                      SafeDtype::F32, values);
+    remove_checkpoints(folder, std::max(keep, 2));
 }
 
-void remove_checkpoints(const std::filesystem::path& folder) {
-    for (const auto& [step, file] : earlier_checkpoints(folder)) std::filesystem::remove(file);
-    std::filesystem::remove(file_in(folder));
-}
-
-Checkpoint read_checkpoint_values(const std::filesystem::path& folder) {
-    return values_of(SafeTensors(file_in(folder)), file_in(folder));
-}
-
-Checkpoint load_checkpoint(const std::filesystem::path& folder, Transformer& model,
-                           Optimizer& optimizer) {
-    const SafeTensors file(file_in(folder));
-    const std::int64_t total = model.parameters().layout().total;
-    Checkpoint checkpoint = values_of(file, file_in(folder));
+Checkpoint load_checkpoint(const fs::path& folder, Transformer& model, Optimizer& optimizer,
+                           const std::function<void(const Checkpoint&)>& check) {
+    Checkpoint checkpoint;
+    const SafeTensors file = newest(folder, checkpoint.note);
+    checkpoint.values = file.metadata();
+    if (checkpoint.values["format"] != kFormat)
+        fail(folder,
+             ": its checkpoint is of another version of this program; choose another --out");
+    if (check) check(checkpoint);
     for (const auto& [name, tensor] : tensors_of(model, optimizer))
         file.read_f32(name, {tensor.rows}, [&, tensor = tensor](std::int64_t first, auto part) {
             upload_floats(model.backend(),
@@ -123,44 +123,42 @@ Checkpoint load_checkpoint(const std::filesystem::path& folder, Transformer& mod
     model.parameters().changed();
     optimizer.updates = static_cast<std::int64_t>(checkpoint.count("updates"));
     if (file.tensors().contains("reference")) {
+        const std::int64_t total = model.parameters().layout().total;
         checkpoint.reference.resize(total);
         file.read_f32("reference", {total}, checkpoint.reference);
     }
     return checkpoint;
 }
 
-void save_model(const Transformer& model, const std::filesystem::path& config_folder,
-                const std::filesystem::path& tokenizer_folder, const std::filesystem::path& folder,
-                SafeDtype dtype, const std::vector<std::string>& stop_texts) {
-    std::filesystem::create_directories(folder);
-    const auto config_file = std::filesystem::is_directory(config_folder)
-                                 ? config_folder / "config.json"
-                                 : config_folder;
-    auto config = nlohmann::ordered_json::parse(std::ifstream(config_file));
+void remove_checkpoints(const fs::path& folder, int keep) {
+    for (const auto& [step, file] : checkpoints(folder))
+        if (--keep < 0) fs::remove(file);
+}
+
+bool has_checkpoint(const fs::path& folder) { return !checkpoints(folder).empty(); }
+
+ModelFiles read_model_files(const fs::path& config_folder, const fs::path& tokenizer_folder) {
+    ModelFiles files;
+    const auto config =
+        fs::is_directory(config_folder) ? config_folder / "config.json" : config_folder;
+    files["config.json"] = read_input(config);
+    for (const char* name : kCompanions)
+        if (fs::exists(tokenizer_folder / name)) files[name] = read_input(tokenizer_folder / name);
+    return files;
+}
+
+void save_model(const Transformer& model, ModelFiles files, const fs::path& folder,
+                SafeDtype dtype) {
+    auto config = parse_json<ordered_json>(files.at("config.json"), "config.json");
     config[config.contains("dtype") ? "dtype" : "torch_dtype"] =
         dtype == SafeDtype::BF16 ? "bfloat16" : "float32";
-    std::ofstream(folder / "config.json") << config.dump(2) << "\n";
-    for (const char* file : kCompanions)
-        if (const auto from = tokenizer_folder / file;
-            std::filesystem::exists(from) && !std::filesystem::equivalent(tokenizer_folder, folder))
-            std::filesystem::copy_file(from, folder / file,
-                                       std::filesystem::copy_options::overwrite_existing);
-    if (!stop_texts.empty()) {  // as transformers' generate() knows them
-        const auto file = folder / "generation_config.json";
-        auto generation = nlohmann::ordered_json::object();
-        if (std::filesystem::exists(file))
-            generation = nlohmann::ordered_json::parse(std::ifstream(file));
-        else
-            generation["eos_token_id"] = model.config().eos_token_ids;
-        generation["stop_strings"] = stop_texts;
-        std::ofstream(file) << generation.dump(2) << "\n";
-    }
+    files["config.json"] = config.dump(2) + "\n";
+    for (const auto& [name, text] : files) write_file(folder / name, text);
     model.parameters().save(folder, dtype);  // last: where weights are, the folder is complete
 }
 
-SafeDtype saved_dtype(const std::string& choice, const std::filesystem::path& model_folder) {
-    if (choice == "bfloat16") return SafeDtype::BF16;
-    if (choice == "float32" || !has_weights(model_folder)) return SafeDtype::F32;
+SafeDtype stored_dtype(const fs::path& model_folder) {
+    if (!has_weights(model_folder)) return SafeDtype::F32;
     const SafeTensors weights(model_folder);
     return std::ranges::all_of(weights.tensors(),
                                [](const auto& t) { return t.second.dtype == SafeDtype::BF16; })
@@ -168,27 +166,37 @@ SafeDtype saved_dtype(const std::string& choice, const std::filesystem::path& mo
                : SafeDtype::F32;
 }
 
-bool has_weights(const std::filesystem::path& model_folder) {
-    return std::filesystem::exists(model_folder / "model.safetensors") ||
-           std::filesystem::exists(model_folder / "model.safetensors.index.json");
+SafeDtype choose_dtype(const std::string& choice, SafeDtype stored) {
+    if (choice == "auto") return stored;
+    return choice == "bfloat16" ? SafeDtype::BF16 : SafeDtype::F32;
 }
 
-bool has_checkpoint(const std::filesystem::path& folder) {
-    return std::filesystem::exists(file_in(folder));
+bool has_weights(const fs::path& model_folder) {
+    return fs::exists(model_folder / "model.safetensors") ||
+           fs::exists(model_folder / "model.safetensors.index.json");
 }
 
-Config config_of_model(const std::filesystem::path& folder) {
-    if (has_weights(folder)) return Config::load(folder);
-    if (!has_checkpoint(folder))
-        fail(folder.string(), ": ",
-             std::filesystem::is_directory(folder) ? "has no model.safetensors"
-                                                   : "there is no such folder",
-             "; a model folder holds config.json, model.safetensors and tokenizer.json");
-    const std::string command =
-        recorded_run(folder).value("command", "train_grpo ... --out " + folder.string());
-    const bool resumes = command.find(" --resume") != command.npos;
-    fail(folder.string(), ": a run that was stopped, and has no model yet; go on with `", command,
-         resumes ? "" : " --resume", "`, or add --steps 1 to that, which ends it where it is");
+void check_has_weights(const fs::path& folder) {
+    if (has_weights(folder)) return;
+    if (!fs::is_directory(folder))
+        fail(folder,
+             ": there is no such folder; a model folder holds config.json, "
+             "model.safetensors and tokenizer.json");
+    if (has_checkpoint(folder)) {
+        const std::string command =
+            recorded_run(folder).value("command", "train_grpo ... --out " + folder.string());
+        const bool resumes = command.find(" --resume") != command.npos;
+        fail(folder, ": a run that was stopped, and has no model yet; go on with `", command,
+             resumes ? "" : " --resume", "`, or add --steps 1 to that, which ends it where it is");
+    }
+    std::string others;
+    for (const auto& entry : fs::directory_iterator(folder))
+        for (const char* end : {".bin", ".gguf", ".safetensors", ".pt", ".pth", ".h5", ".msgpack"})
+            if (entry.path().extension() == end)
+                others += (others.empty() ? "" : ", ") + entry.path().filename().string();
+    fail(folder, ": has no model.safetensors",
+         others.empty() ? "" : " and no index of several files, but " + others,
+         "; a model folder holds config.json, model.safetensors and tokenizer.json");
 }
 
 }  // namespace r1

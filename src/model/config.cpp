@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <nlohmann/json.hpp>
 #include <numbers>
+
+#include "src/run/files.h"
+#include "src/run/json.h"
 
 namespace r1 {
 
@@ -27,29 +28,28 @@ class ConfigReader {
              int largest = 1 << 20) const {
         const json* value = find(key);
         if (!value && otherwise) return *otherwise;
-        if (!value) fail(file_.string(), ": ", key, " is missing");
+        if (!value) fail(file_, ": ", key, " is missing");
         if (!value->is_number_integer() || *value < 1 || *value > largest)
-            fail(file_.string(), ": ", key, " is ", value->dump(), ", not an integer from 1 to ",
-                 largest);
+            fail(file_, ": ", key, " is ", shown(*value), ", not an integer from 1 to ", largest);
         return value->get<int>();
     }
     double positive(const char* key, std::optional<double> otherwise = std::nullopt) const {
         const json* value = find(key);
         if (!value && otherwise) return *otherwise;
-        if (!value) fail(file_.string(), ": ", key, " is missing");
+        if (!value) fail(file_, ": ", key, " is missing");
         if (!value->is_number() || value->get<double>() <= 0)
-            fail(file_.string(), ": ", key, " is ", value->dump(), ", not a positive number");
+            fail(file_, ": ", key, " is ", shown(*value), ", not a positive number");
         return value->get<double>();
     }
     bool flag(const char* key, bool otherwise) const {
         const json* value = find(key);
         if (value && !value->is_boolean())
-            fail(file_.string(), ": ", key, " is ", value->dump(), ", not true or false");
+            fail(file_, ": ", key, " is ", shown(*value), ", not true or false");
         return value ? value->get<bool>() : otherwise;
     }
     std::string text(const char* key, const std::string& otherwise) const {
         const json* value = find(key);
-        if (value && !value->is_string()) fail(file_.string(), ": ", key, " is not a string");
+        if (value && !value->is_string()) fail(file_, ": ", key, " is not a string");
         return value ? value->get<std::string>() : otherwise;
     }
     /// A list of texts or a single one.
@@ -60,13 +60,13 @@ class ConfigReader {
                                 : value->is_array() ? *value
                                                     : json::array({*value})) {
             if (!text.is_string() || text.get<std::string>().empty())
-                fail(file_.string(), ": ", key, " holds ", text.dump(), ", which is no text");
+                fail(file_, ": ", key, " holds ", shown(text), ", which is no text");
             all.push_back(text);
         }
         return all;
     }
     ConfigReader inner(const char* key) const {
-        if (!find(key)->is_object()) fail(file_.string(), ": ", key, " is not an object");
+        if (!find(key)->is_object()) fail(file_, ": ", key, " is not an object");
         return {file_, *find(key)};
     }
     /// A list of ids or a single one, added to `ids` where new.
@@ -76,12 +76,12 @@ class ConfigReader {
                               : value->is_array() ? *value
                                                   : json::array({*value})) {
             if (!id.is_number_integer() || id < 0 || id >= 1 << 24)
-                fail(file_.string(), ": ", key, " holds ", id.dump(), ", which is not a token id");
+                fail(file_, ": ", key, " holds ", shown(id), ", which is not a token id");
             if (std::ranges::find(ids, id.get<int>()) == ids.end()) ids.push_back(id.get<int>());
         }
     }
     [[noreturn]] void refuse(const std::string& what) const {
-        fail(file_.string(), ": ", what, " is not supported");
+        fail(file_, ": ", what, " is not supported");
     }
 
   private:
@@ -90,21 +90,9 @@ class ConfigReader {
 };
 
 json parse_json_file(const std::filesystem::path& file) {
-    std::ifstream in(file);
-    if (!in)
-        fail(
-            file.string(),
-            ": cannot be opened; a model folder holds config.json, model.safetensors and tokenizer.json");
-    try {
-        json parsed = json::parse(in);
-        if (!parsed.is_object()) fail(file.string(), ": not a JSON object");
-        return parsed;
-    } catch (const json::exception& e) {
-        const std::string what =
-            e.what();  // "[json.exception.parse_error.101] parse error at line 3, column 1: ..."
-        fail(file.string(),
-             ": not valid JSON: ", what.substr(std::min(what.size(), what.find("] ") + 2)));
-    }
+    json parsed = parse_json(read_input(file), file.string());
+    if (!parsed.is_object()) fail(file, ": not a JSON object");
+    return parsed;
 }
 
 void read_rope(const ConfigReader& reader, const char* key, Config& c) {
@@ -146,17 +134,17 @@ Config Config::load(const std::filesystem::path& path) {
     read_rope(reader, "rope_scaling", c);     // older files
     read_rope(reader, "rope_parameters", c);  // newer ones, with rope_theta
     c.tie_word_embeddings = reader.flag("tie_word_embeddings", false);
-    c.attention_bias = reader.flag("attention_bias", c.model_type == "qwen2");
+    c.attention_bias = c.model_type == "qwen2";  // whose code does not ask the configuration
     reader.token_ids("eos_token_id", c.eos_token_ids);
 
     if (c.num_attention_heads % c.num_key_value_heads || c.head_dim < 2 || c.head_dim % 2)
-        fail(file.string(),
+        fail(file,
              ": num_attention_heads must be a multiple of num_key_value_heads, head_dim even");
     if (std::int64_t{c.num_attention_heads} * c.head_dim > 1 << 22)
-        fail(file.string(), ": num_attention_heads x head_dim is absurdly large");
+        fail(file, ": num_attention_heads x head_dim is absurdly large");
     if (const auto act = reader.text("hidden_act", "silu"); act != "silu")
         reader.refuse("the hidden_act \"" + act + "\"");
-    if (c.attention_bias && c.model_type != "qwen2")
+    if (c.model_type != "qwen2" && reader.flag("attention_bias", false))
         reader.refuse("attention_bias of a " + c.model_type);
     if (reader.flag("mlp_bias", false)) reader.refuse("mlp_bias");
     if (reader.flag("rope_interleaved", false)) reader.refuse("rope_interleaved");
@@ -174,7 +162,7 @@ Config Config::load(const std::filesystem::path& path) {
         reader.refuse("a sliding window (use_sliding_window)");
     if (const json* types = reader.find("layer_types"))
         for (const json& type : *types)
-            if (type != "full_attention") reader.refuse("the layer type " + type.dump());
+            if (type != "full_attention") reader.refuse("the layer type " + shown(type));
 
     if (const auto generation = file.parent_path() / "generation_config.json";
         std::filesystem::exists(generation)) {
@@ -183,6 +171,9 @@ Config Config::load(const std::filesystem::path& path) {
         generation_reader.token_ids("eos_token_id", c.eos_token_ids);
         c.stop_texts = generation_reader.texts("stop_strings");
     }
+    for (int id : c.eos_token_ids)
+        if (id >= c.vocab_size)
+            fail(file, ": eos_token_id ", id, " is beyond the vocab_size of ", c.vocab_size);
     return c;
 }
 

@@ -1,7 +1,9 @@
 #include "src/model/parameters.h"
 
 #include <cmath>
+#include <cstdio>
 #include <numbers>
+#include <set>
 
 #include "src/device/parallel.h"
 
@@ -155,18 +157,59 @@ void Parameters::initialize(std::uint64_t seed) {
 }
 
 namespace {
+
+constexpr const char* kHead = "lm_head.weight";
+
+/// Whether transformers would compute something else if a tensor were not there: one of a layer
+/// that the model has or of the stream around the layers, but for what follows from the
+/// configuration (the rotary frequencies that old Llamas were saved with, a tied head).
+bool would_change(const std::string& name, const ParameterLayout& layout) {
+    if (name.ends_with("rotary_emb.inv_freq")) return false;
+    std::size_t layer = 0;
+    if (std::sscanf(name.c_str(), "model.layers.%zu.", &layer) == 1)
+        return layer < layout.layers.size();
+    return name.starts_with("model.embed_tokens.") || name.starts_with("model.norm.") ||
+           (name.starts_with("lm_head.") && name != kHead);
+}
+
+void check_finite(const std::filesystem::path& folder, const std::string& name,
+                  std::span<const float> values) {
+    for (float value : values)
+        if (!std::isfinite(value))
+            fail(folder, ": the tensor ", name, " holds ", value, "; the model is broken");
+}
+
 std::vector<int64_t> shape_of(const ParameterLayout::Entry& e) {
     return e.is_matrix ? std::vector<int64_t>{e.rows, e.cols} : std::vector<int64_t>{e.rows};
 }
+
 }  // namespace
 
 void Parameters::load(const std::filesystem::path& folder) {
     const SafeTensors weights(folder);
-    for (const auto& e : layout_.entries)
-        weights.read_f32(e.name, shape_of(e), [&](int64_t first, std::span<const float> values) {
+    std::set<std::string> used;
+    for (const auto& e : layout_.entries) {
+        std::string name = e.name;
+        // Some tools keep the other name of a tied embedding.
+        if (e.offset == layout_.embed && layout_.head == layout_.embed &&
+            !weights.tensors().contains(name))
+            name = kHead;
+        used.insert(name);
+        weights.read_f32(name, shape_of(e), [&](int64_t first, std::span<const float> values) {
+            check_finite(folder, name, values);
             upload_floats(backend_, master(e.offset + first, static_cast<int64_t>(values.size())),
                           values);
         });
+    }
+    std::string ignored;
+    for (const auto& [name, tensor] : weights.tensors()) {
+        if (used.contains(name)) continue;
+        if (would_change(name, layout_))
+            fail(folder, ": the tensor ", name,
+                 " has no place in the model that config.json describes");
+        ignored += (ignored.empty() ? "" : ", ") + name;
+    }
+    if (!ignored.empty()) std::printf("%s: not used: %s\n", folder.c_str(), ignored.c_str());
     changed();
 }
 

@@ -57,7 +57,9 @@ class Parameters {
     /// Normal(0, 0.02) matrices (those that project back into the residual stream / sqrt(2 layers),
     /// as GPT-2 does, section 2.3), ones for norms, zero biases.
     void initialize(std::uint64_t seed);
-    /// Reads FOLDER/model.safetensors, or the shards that its index names.
+    /// Reads FOLDER/model.safetensors, or the shards that its index names. Names the tensors that
+    /// the model does not use, and throws Error where one of them would change it in transformers,
+    /// and where a weight is not finite.
     void load(const std::filesystem::path& folder);
     /// Writes FOLDER/model.safetensors. A tied head is not written, as Hugging Face does it.
     void save(const std::filesystem::path& folder, SafeDtype dtype) const;

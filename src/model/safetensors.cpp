@@ -1,18 +1,12 @@
 #include "src/model/safetensors.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <nlohmann/json.hpp>
 #include <set>
 
-#include "src/run/error.h"
+#include "src/run/json.h"
 
 namespace r1 {
 namespace {
@@ -22,17 +16,29 @@ using Shape = std::vector<std::int64_t>;
 
 static_assert(std::endian::native == std::endian::little, "safetensors files are little endian");
 
-constexpr std::uint64_t kLengthBytes = 8,
-                        kMaxHeader = 100'000'000;  // the limit of the reference implementation
+constexpr std::uint64_t kLengthBytes = 8;
+constexpr std::uint64_t kMaxHeader = 100'000'000;  // the limit of the reference implementation
 constexpr std::size_t kPart = 1 << 20;             // values converted at a time
-constexpr std::array<const char*, 3> kDtypeNames = {"F32", "F16", "BF16"};
+
+/// Bytes of a value, by the format's names of types; those that we read come first, in the order of
+/// SafeDtype.
+constexpr std::array<std::pair<const char*, int>, 15> kDtypes = {{{"F32", 4},
+                                                                  {"F16", 2},
+                                                                  {"BF16", 2},
+                                                                  {"F64", 8},
+                                                                  {"I64", 8},
+                                                                  {"I32", 4},
+                                                                  {"I16", 2},
+                                                                  {"I8", 1},
+                                                                  {"U64", 8},
+                                                                  {"U32", 4},
+                                                                  {"U16", 2},
+                                                                  {"U8", 1},
+                                                                  {"BOOL", 1},
+                                                                  {"F8_E4M3", 1},
+                                                                  {"F8_E5M2", 1}}};
 
 std::size_t bytes_of(SafeDtype dtype) { return dtype == SafeDtype::F32 ? 4 : 2; }
-
-/// A name from a file, with quotes and with control characters escaped: it ends up on a terminal.
-std::string quoted(const std::string& name) {
-    return json(name).dump(-1, ' ', false, json::error_handler_t::replace);
-}
 
 std::string to_string(const Shape& shape) {
     std::string text = "(";
@@ -48,32 +54,6 @@ bool size_of(const Shape& shape, std::uint64_t bytes, std::uint64_t& size) {
         if (dim < 0 || __builtin_mul_overflow(size, static_cast<std::uint64_t>(dim), &size))
             return false;
     return true;
-}
-
-/// Parses the header. nlohmann::json keeps the last of two equal keys, so they are caught here, as
-/// is nesting deeper than {tensor: {shape: [...]}}.
-json parse_header(const std::filesystem::path& file, std::string_view text) {
-    std::array<std::set<std::string>, 4> keys;  // by depth, of the objects now open
-    auto check = [&](int depth, json::parse_event_t event, json& value) {
-        if (event == json::parse_event_t::object_start ||
-            event == json::parse_event_t::array_start) {
-            if (depth > 2)
-                fail(file, " has a header nested too deeply; it is not a safetensors file");
-            keys[static_cast<std::size_t>(depth) + 1].clear();
-        } else if (event == json::parse_event_t::key) {
-            auto name = value.get<std::string>();
-            if (!keys[static_cast<std::size_t>(depth)].insert(name).second)
-                fail(file, " has ", quoted(name), " twice in its header; the file is damaged");
-        }
-        return true;
-    };
-    try {
-        if (!text.starts_with('{'))
-            fail(file, " has a header that does not begin with '{'; the file is damaged");
-        return json::parse(text, check);
-    } catch (const json::exception& e) {
-        fail(file, " has a header that is not valid JSON (", e.what(), "); the file is damaged");
-    }
 }
 
 /// Value as an integer in [0, 2^63); something negative if it is not one (2^63 and above wrap to
@@ -119,57 +99,58 @@ SafeTensors::SafeTensors(const std::filesystem::path& path) : path_(path) {
 
 /// {"metadata": {...}, "weight_map": {tensor: file name}}
 void SafeTensors::add_shards(const std::filesystem::path& index) {
+    const json parsed = parse_json(read_input(index), index.string());
     std::map<std::string, std::string> weight_map;
-    try {
-        std::ifstream in(index);
-        weight_map = json::parse(in).at("weight_map").get<std::map<std::string, std::string>>();
-    } catch (const json::exception& e) {
-        fail(index, " is not an index of safetensors files: ", e.what());
-    }
+    if (const auto map = parsed.find("weight_map"); map != parsed.end() && map->is_object())
+        for (const auto& [name, file] : map->items())
+            weight_map[name] = file.is_string() ? file.get<std::string>() : "";
+    if (weight_map.empty()) fail(index.string(), ": has no weight_map that names the files");
     std::set<std::string> files;
     for (const auto& [name, file] : weight_map) {
         if (file.empty() || file.find('/') != file.npos || file == "." || file == "..")
-            fail(index, ", tensor ", quoted(name), ": ", quoted(file), " is not a plain file name");
+            fail(index, ", tensor ", shown(name), ": ", shown(file), " is not a plain file name");
         files.insert(file);
     }
     for (const auto& file : files) {
         const auto before = tensors_.size();
         add_file(index.parent_path() / file);
         if (tensors_.size() == before)
-            fail(index, " names ", quoted(file), ", which holds no tensors");
+            fail(index, ": names ", shown(file), ", which holds no tensors");
     }
     for (const auto& [name, file] : weight_map)
         if (!tensors_.contains(name))
-            fail(index, " promises the tensor ", quoted(name), " in ", quoted(file),
+            fail(index, ": promises the tensor ", shown(name), " in ", shown(file),
                  ", which is not there");
 }
 
 void SafeTensors::add_file(const std::filesystem::path& file) {
-    const std::string_view bytes = files_.emplace_back(file).bytes();
-    const std::uint64_t size = bytes.size();
+    const InputFile& in = files_.emplace_back(file);
+    const std::uint64_t size = in.size();
     std::uint64_t header_size = 0;
     if (size < kLengthBytes)
-        fail(file, " is not a safetensors file: ", size, " bytes are too few for a header");
-    std::memcpy(&header_size, bytes.data(), kLengthBytes);
+        fail(file, ": is not a safetensors file: ", size, " bytes are too few for a header");
+    in.read(0, {reinterpret_cast<char*>(&header_size), kLengthBytes});
     if (header_size > size - kLengthBytes || header_size > kMaxHeader)
-        fail(file, " claims a header of ", header_size, " bytes, of a file of ", size,
+        fail(file, ": claims a header of ", header_size, " bytes, of a file of ", size,
              " and at most ", kMaxHeader,
              "; the download is incomplete (Git LFS pointer?) or it is not a safetensors file");
 
-    const std::string_view text = bytes.substr(kLengthBytes, header_size);
-    const std::uint64_t data_size = size - kLengthBytes - header_size;
-    const auto* data = reinterpret_cast<const std::byte*>(bytes.data() + size - data_size);
-    const json header = parse_header(file, text);
+    std::string text(header_size, '\0');
+    in.read(kLengthBytes, text);
+    const std::uint64_t data = kLengthBytes + header_size;
+    if (!text.starts_with('{'))
+        fail(file, ": has a header that does not begin with '{'; the file is damaged");
+    const json header = parse_json(text, file.string() + ": the header");
     std::vector<const SafeTensorView*> order;
 
     for (const auto& [name, entry] : header.items()) {
         auto bad = [&, name = &name](const auto&... what) {
-            fail(file, ", tensor ", quoted(*name), ": ", what...);
+            fail(file, ", tensor ", shown(*name), ": ", what...);
         };
         if (!entry.is_object()) bad("its header entry is not an object; the file is damaged");
         if (name == "__metadata__") {
             for (const auto& [key, value] : entry.items()) {
-                if (!value.is_string()) bad(quoted(key), " is not a string; the file is damaged");
+                if (!value.is_string()) bad(shown(key), " is not a string; the file is damaged");
                 metadata_[key] = value.get<std::string>();
             }
             continue;
@@ -180,30 +161,30 @@ void SafeTensors::add_file(const std::filesystem::path& file) {
             offsets.size() != 2)
             bad("its header entry is not {dtype, shape, data_offsets: [begin, end]}; the file is damaged");
 
-        auto known = std::find(kDtypeNames.begin(), kDtypeNames.end(), dtype.get<std::string>());
-        if (known == kDtypeNames.end())
-            bad("dtype ", quoted(dtype.get<std::string>()),
-                " is not supported; convert it to F32, F16 or BF16");
-        SafeTensorView view{
-            name, static_cast<SafeDtype>(known - kDtypeNames.begin()), {}, nullptr, 0};
-
+        SafeTensorView view{name, SafeDtype::Other, dtype, {}, files_.size() - 1, 0, 0};
+        const auto known = std::ranges::find_if(
+            kDtypes, [&](const auto& d) { return d.first == view.dtype_name; });
+        if (known - kDtypes.begin() < static_cast<int>(SafeDtype::Other))
+            view.dtype = static_cast<SafeDtype>(known - kDtypes.begin());
         for (const json& dim : dims) {
             view.shape.push_back(as_index(dim));
             if (view.shape.back() < 0)
-                bad("dimension ", dim, " is not an integer >= 0; the file is damaged");
+                bad("dimension ", shown(dim), " is not an integer >= 0; the file is damaged");
         }
         const std::int64_t first = as_index(offsets[0]), last = as_index(offsets[1]);
-        if (first < 0 || last < first || static_cast<std::uint64_t>(last) > data_size)
-            bad("data_offsets ", offsets, " do not lie in the ", data_size,
+        if (first < 0 || last < first || static_cast<std::uint64_t>(last) > size - data)
+            bad("data_offsets ", shown(offsets), " do not lie in the ", size - data,
                 " bytes of data; the file is damaged or incomplete");
-        std::uint64_t wanted = 0;
-        if (!size_of(view.shape, bytes_of(view.dtype), wanted))
+        view.offset = data + static_cast<std::uint64_t>(first);
+        view.bytes = static_cast<std::uint64_t>(last - first);
+        std::uint64_t wanted = view.bytes;
+        if (known != kDtypes.end() &&
+            !size_of(view.shape, static_cast<std::uint64_t>(known->second), wanted))
             bad("shape ", to_string(view.shape), " overflows; the file is damaged");
-        view.data = data + first;
-        view.bytes = static_cast<std::size_t>(last - first);
         if (view.bytes != wanted)
-            bad("shape ", to_string(view.shape), " of ", *known, " needs ", wanted,
-                " bytes, data_offsets ", offsets, " hold ", view.bytes, "; the file is damaged");
+            bad("shape ", to_string(view.shape), " of ", view.dtype_name, " needs ", wanted,
+                " bytes, data_offsets ", shown(offsets), " hold ", view.bytes,
+                "; the file is damaged");
         const auto [place, added] = tensors_.emplace(name, std::move(view));
         if (!added) bad("is in another shard too; the download is a mixture of two models");
         order.push_back(&place->second);
@@ -211,30 +192,30 @@ void SafeTensors::add_file(const std::filesystem::path& file) {
 
     // The data must be covered exactly: in the order of their offsets, each tensor begins where the
     // last one ended.
-    std::sort(order.begin(), order.end(), [](const SafeTensorView* a, const SafeTensorView* b) {
-        return a->data != b->data ? a->data < b->data : a->bytes < b->bytes;
-    });
-    const std::byte* end = data;
+    std::ranges::sort(order, {}, [](const auto* v) { return std::pair(v->offset, v->bytes); });
+    std::uint64_t end = data;
     for (const SafeTensorView* view : order) {
-        if (view->data != end)
-            fail(file, ", tensor ", quoted(view->name),
-                 view->data < end ? ": overlaps another" : ": follows a gap", " at byte ",
-                 view->data - data, " of the data; the file is damaged");
+        if (view->offset != end)
+            fail(file, ", tensor ", shown(view->name),
+                 view->offset < end ? ": overlaps another" : ": follows a gap", " at byte ",
+                 view->offset - data, " of the data; the file is damaged");
         end += view->bytes;
     }
-    if (end != data + data_size)
-        fail(file, " has ", data + data_size - end,
-             " bytes after its last tensor; the file is damaged");
+    if (end != size)
+        fail(file, ": has ", size - end, " bytes after its last tensor; the file is damaged");
 }
 
 const SafeTensorView& SafeTensors::find(const std::string& name, const Shape& shape) const {
     auto found = tensors_.find(name);
     if (found == tensors_.end())
-        fail(path_, " has no tensor ", quoted(name), " (expected with shape ", to_string(shape),
+        fail(path_, ": has no tensor ", shown(name), " (expected with shape ", to_string(shape),
              "); is it the weight file of this config.json?");
     if (found->second.shape != shape)
-        fail(path_, ", tensor ", quoted(name), " has shape ", to_string(found->second.shape),
+        fail(path_, ", tensor ", shown(name), " has shape ", to_string(found->second.shape),
              ", expected ", to_string(shape), "; is it the weight file of this config.json?");
+    if (found->second.dtype == SafeDtype::Other)
+        fail(path_, ", tensor ", shown(name), ": dtype ", shown(found->second.dtype_name),
+             " is not supported; convert it to F32, F16 or BF16");
     return found->second;
 }
 
@@ -244,17 +225,21 @@ void SafeTensors::read_f32(
     const SafeTensorView& view = find(name, shape);
     const std::size_t width = bytes_of(view.dtype), count = view.bytes / width;
     std::vector<float> part(std::min(count, kPart));
+    std::vector<std::uint16_t> narrow(view.dtype == SafeDtype::F32 ? 0 : part.size());
     for (std::size_t first = 0; first < count; first += part.size()) {
         part.resize(std::min(part.size(), count - first));
-        const std::byte* from = view.data + first * width;
+        const auto read_into = [&](void* out) {
+            files_[view.file].read(view.offset + first * width,
+                                   {static_cast<char*>(out), part.size() * width});
+        };
         if (view.dtype == SafeDtype::F32) {
-            std::memcpy(part.data(), from, part.size() * width);
+            read_into(part.data());
         } else {
-            for (std::size_t i = 0; i < part.size(); i++) {
-                std::uint16_t half;
-                std::memcpy(&half, from + 2 * i, 2);
-                part[i] = view.dtype == SafeDtype::F16 ? from_f16(half) : from_bf16(half);
-            }
+            read_into(narrow.data());
+            const auto convert = view.dtype == SafeDtype::F16 ? from_f16 : from_bf16;
+            std::transform(narrow.begin(),
+                           narrow.begin() + static_cast<std::ptrdiff_t>(part.size()), part.begin(),
+                           convert);
         }
         body(static_cast<std::int64_t>(first), part);
     }
@@ -264,81 +249,89 @@ void SafeTensors::read_f32(const std::string& name, const Shape& shape,
                            std::span<float> out) const {
     const SafeTensorView& view = find(name, shape);
     if (const std::size_t count = view.bytes / bytes_of(view.dtype); out.size() != count)
-        fail(path_, ", tensor ", quoted(name), " has ", count, " values, the output has room for ",
+        fail(path_, ", tensor ", shown(name), " has ", count, " values, the output has room for ",
              out.size());
     read_f32(name, shape, [&](std::int64_t first, std::span<const float> part) {
         std::ranges::copy(part, out.begin() + first);
     });
 }
 
+void SafeTensors::verify() const {
+    const InputFile& in = files_.at(0);
+    const auto found = metadata_.find("sha256");
+    if (found == metadata_.end()) fail(in.path(), ": has no checksum");
+    Sha256 sum;
+    std::string part;
+    for (std::uint64_t at = 0; at < in.size(); at += part.size()) {
+        part.resize(std::min<std::uint64_t>(in.size() - at, kLengthBytes + kMaxHeader));
+        in.read(at, part);
+        if (at == 0)
+            if (const auto digest = part.find(found->second); digest != part.npos)
+                part.replace(digest, kNoChecksum.size(), kNoChecksum);
+        sum.add(part);
+    }
+    if (sum.hex() != found->second)
+        fail(in.path(), ": is damaged: its checksum is not the one that it was written with");
+}
+
 void write_safetensors(const std::filesystem::path& file, const std::vector<SafeTensorOut>& tensors,
                        SafeDtype dtype, const std::map<std::string, std::string>& metadata) {
-    if (dtype == SafeDtype::F16)
-        fail("cannot write ", file, ": weights are written as F32 or BF16, not F16");
+    if (dtype != SafeDtype::F32 && dtype != SafeDtype::BF16)
+        fail(file, ": cannot be written: weights are written as F32 or BF16");
     nlohmann::ordered_json header = nlohmann::ordered_json::object();
     if (!metadata.empty()) header["__metadata__"] = metadata;
     std::uint64_t offset = 0;
     for (const SafeTensorOut& tensor : tensors) {
         std::uint64_t count = 0;
         if (tensor.name == "__metadata__" || header.contains(tensor.name))
-            fail("cannot write ", file, ": the tensor name ", quoted(tensor.name), " is taken");
+            fail(file, ": cannot be written: the tensor name ", shown(tensor.name), " is taken");
         if (!size_of(tensor.shape, 1, count) || (!tensor.read && count != tensor.values.size()))
-            fail("cannot write ", file, ": tensor ", quoted(tensor.name), " of shape ",
+            fail(file, ": cannot be written: tensor ", shown(tensor.name), " of shape ",
                  to_string(tensor.shape), " is given ", tensor.values.size(), " values");
         std::uint64_t end = offset + count * bytes_of(dtype);
-        header[tensor.name] = {{"dtype", kDtypeNames[static_cast<std::size_t>(dtype)]},
+        header[tensor.name] = {{"dtype", kDtypes[static_cast<std::size_t>(dtype)].first},
                                {"shape", tensor.shape},
                                {"data_offsets", {offset, end}}};
         offset = end;
     }
     std::string text = header.dump();
     text.resize((text.size() + 7) / 8 * 8, ' ');  // the data begins aligned
+    const std::size_t checksum_at = text.find(kNoChecksum);
     if (text.size() > kMaxHeader)
-        fail("cannot write ", file, ": a header of ", text.size(), " bytes is over the limit");
+        fail(file, ": cannot be written: a header of ", text.size(), " bytes is over the limit");
 
-    std::filesystem::path temporary = file;
-    temporary += ".tmp";
-    std::FILE* stream = std::fopen(temporary.c_str(), "wb");
-    if (!stream) fail("cannot create ", temporary, ": ", std::strerror(errno));
-    auto put = [&](const void* data, std::size_t bytes) {
-        return bytes == 0 || std::fwrite(data, 1, bytes, stream) == bytes;
+    OutputFile out(file);
+    Sha256 sum;
+    const auto put = [&](const void* data, std::size_t bytes) {
+        const std::string_view written(static_cast<const char*>(data), bytes);
+        out->write(written);
+        if (checksum_at != text.npos) sum.add(written);
     };
     const std::uint64_t header_size = text.size();
-    bool written = put(&header_size, kLengthBytes) && put(text.data(), text.size());
+    put(&header_size, kLengthBytes);
+    put(text.data(), text.size());
     std::vector<float> part;
     std::vector<std::uint16_t> narrow;
     for (const SafeTensorOut& tensor : tensors) {
         std::uint64_t count = 0;
         size_of(tensor.shape, 1, count);
-        for (std::size_t first = 0; written && first < count; first += part.size()) {
+        for (std::size_t first = 0; first < count; first += part.size()) {
             part.resize(std::min<std::size_t>(kPart, count - first));
             if (tensor.read)
                 tensor.read(static_cast<std::int64_t>(first), part);
             else
                 std::ranges::copy(tensor.values.subspan(first, part.size()), part.begin());
             if (dtype == SafeDtype::F32) {
-                written = put(part.data(), part.size() * sizeof(float));
+                put(part.data(), part.size() * sizeof(float));
             } else {
                 narrow.resize(part.size());
                 std::ranges::transform(part, narrow.begin(), to_bf16);
-                written = put(narrow.data(), narrow.size() * sizeof(std::uint16_t));
+                put(narrow.data(), narrow.size() * sizeof(std::uint16_t));
             }
         }
     }
-    written = written && std::fflush(stream) == 0 && ::fsync(::fileno(stream)) == 0;
-    int error = errno;
-    if (std::fclose(stream) != 0 && written) {
-        written = false;
-        error = errno;
-    }
-    if (written && std::rename(temporary.c_str(), file.c_str()) != 0) {
-        written = false;
-        error = errno;
-    }
-    if (!written) {
-        std::remove(temporary.c_str());
-        fail("cannot write ", file, ": ", std::strerror(error));
-    }
+    if (checksum_at != text.npos) out->overwrite(kLengthBytes + checksum_at, sum.hex());
+    out.done();
 }
 
 }  // namespace r1

@@ -10,25 +10,25 @@
 #include <string>
 #include <vector>
 
-#include "src/run/mapped_file.h"
+#include "src/run/files.h"
 
 namespace r1 {
 
-/// What is read; a file with any other dtype is refused, and the message names it.
-enum class SafeDtype { F32, F16, BF16 };
+/// What is read. Tensors of another type may be in a file, as long as nobody asks for them.
+enum class SafeDtype { F32, F16, BF16, Other };
 
-/// One tensor inside a mapped file; valid as long as a copy of its SafeTensors lives. `data` may be
-/// unaligned.
+/// Where a tensor lies.
 struct SafeTensorView {
     std::string name;
     SafeDtype dtype;
+    std::string dtype_name;           ///< as the file has it
     std::vector<std::int64_t> shape;  ///< row-major; empty for a scalar
-    const std::byte* data;
-    std::size_t bytes;
+    std::size_t file;                 ///< which of the shards
+    std::uint64_t offset, bytes;      ///< in the file
 };
 
-/// One file, or all shards of a model, mapped read-only; copies share the mapping. Headers and
-/// index are checked as hostile input before anything is used.
+/// One file, or all shards of a model, read part by part. Headers and index are checked as hostile
+/// input before anything is used.
 class SafeTensors {
   public:
     /// A file, or a model folder: its model.safetensors, else the files that
@@ -47,6 +47,8 @@ class SafeTensors {
     /// values).
     void read_f32(const std::string& name, const std::vector<std::int64_t>& shape,
                   const std::function<void(std::int64_t, std::span<const float>)>& body) const;
+    /// Throws Error if a file whose metadata has a "sha256" is not what was written.
+    void verify() const;
 
   private:
     void add_file(const std::filesystem::path& file);
@@ -55,7 +57,7 @@ class SafeTensors {
                                const std::vector<std::int64_t>& shape) const;
 
     std::filesystem::path path_;
-    std::vector<MappedFile> files_;
+    std::vector<InputFile> files_;
     std::map<std::string, SafeTensorView> tensors_;
     std::map<std::string, std::string> metadata_;
 };
@@ -69,8 +71,12 @@ struct SafeTensorOut {
     std::function<void(std::int64_t first, std::span<float> out)> read{};
 };
 
-/// Writes the tensors in the order given, as F32 or BF16 (round to nearest even). Goes to FILE.tmp,
-/// is flushed to the disk, then renamed: FILE is the old one or the new one, never half of one.
+/// The metadata entry in which a file can carry its own checksum, for which this stands while it is
+/// computed.
+const std::string kNoChecksum(64, '0');
+
+/// Writes the tensors in the order given, as F32 or BF16 (round to nearest even), whole or not at
+/// all. An entry {"sha256", kNoChecksum} of the metadata becomes the SHA-256 that verify() checks.
 /// Throws Error when it cannot.
 void write_safetensors(const std::filesystem::path& file, const std::vector<SafeTensorOut>& tensors,
                        SafeDtype dtype,

@@ -195,6 +195,7 @@ Transformer::DecodeInput Transformer::upload_decode_input(const std::vector<int3
                                                           const std::vector<int32_t>& positions,
                                                           const std::vector<int32_t>& cache_rows,
                                                           const std::vector<int32_t>& spans) {
+    check_ids(tokens);
     return {upload(work_.tokens, tokens), upload(work_.positions, positions),
             upload(work_.cache_rows, cache_rows),
             upload(work_.spans, spans).reshape(static_cast<int64_t>(tokens.size()), 4)};
@@ -283,14 +284,19 @@ Tensor Transformer::upload(Tensor to, const std::vector<int32_t>& host) {
     return to;
 }
 
+void Transformer::check_ids(const std::vector<int32_t>& ids) const {
+    for (int32_t id : ids)
+        if (id < 0 || id >= config_.vocab_size)
+            fail("token id ", id, " is outside the model's vocabulary of ", config_.vocab_size,
+                 ": tokenizer and model do not match");
+}
+
 Transformer::Batch Transformer::upload(const PackedBatch& batch) {
     if (batch.size() > options_.max_tokens)
         fail("a batch of ", batch.size(), " tokens does not fit the planned ", options_.max_tokens,
              "; raise --token-budget");
-    for (int32_t id : batch.tokens)
-        if (id < 0 || id >= config_.vocab_size)
-            fail("token id ", id, " is outside the model's vocabulary of ", config_.vocab_size,
-                 ": tokenizer and model do not match");
+    check_ids(batch.tokens);
+    check_ids(batch.targets);
     return {upload(work_.tokens, batch.tokens), upload(work_.positions, batch.positions),
             upload(work_.cu_seqlens, batch.cu_seqlens), upload(work_.score_rows, batch.score_rows),
             upload(work_.targets, batch.targets)};

@@ -118,6 +118,8 @@ class Transformer {
     static Workspace take_workspace(Arena& arena, const Config& config,
                                     const TransformerOptions& options, const Backend& backend);
 
+    /// Every id comes by here before a kernel uses it as an index.
+    void check_ids(const std::vector<std::int32_t>& ids) const;
     Tensor upload(Tensor to, const std::vector<std::int32_t>& host);
     Batch upload(const PackedBatch& batch);
     LayerActivations activations(std::size_t layer, std::int64_t tokens) const;

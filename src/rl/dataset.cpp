@@ -1,22 +1,16 @@
 #include "src/rl/dataset.h"
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "src/device/philox.h"
-#include "src/run/error.h"
+#include "src/run/files.h"
+#include "src/run/json.h"
 
 namespace r1 {
 namespace {
 
 using nlohmann::json;
-
-/// A JSON value as a message shows it.
-std::string shown(const json& value) {
-    const std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
-    return text.size() <= 60 ? text : text.substr(0, 57) + "...";
-}
 
 /// For a line that lacks something: a key may only be misspelt, so the message lists those that are
 /// there.
@@ -188,25 +182,20 @@ json parse_object(std::string_view line) {
     if (!text.starts_with("{"))
         fail("a line must be one JSON object, {...}, but this one begins with ",
              shown(json(text.substr(0, 20))));
-    try {
-        return json::parse(text);
-    } catch (const json::parse_error& e) {
-        if (e.byte > text.size())
-            fail(
-                "the line ends within a JSON object; each must be on one line (jq -c . does that)");
-        fail("not valid JSON (byte ", e.byte + (text.data() - line.data()), " of the line)");
-    }
+    if (text[text.find_last_not_of(" \t\r")] != '}')
+        fail("the line ends within a JSON object; each must be on one line (jq -c . does that)");
+    return parse_json(text, "the line");
 }
 
 /// A file with an object on each line, or a sentence that says what it is instead.
-MappedFile map_lines(const std::filesystem::path& file) {
+std::string read_lines(const std::filesystem::path& file) {
     if (std::filesystem::is_directory(file))
-        fail(file.string(), ": is a folder; a file with one JSON object a line is wanted");
-    MappedFile mapped(file);
-    if (without_mark(mapped.bytes()).starts_with("["))
-        fail(file.string(), ": is one JSON array; one object a line is wanted (jq -c '.[]' ",
-             file.string(), " > ...)");
-    return mapped;
+        fail(file, ": is a folder; a file with one JSON object a line is wanted");
+    std::string text = read_input(file, kLargestData);
+    if (without_mark(text).starts_with("["))
+        fail(file, ": is one JSON array; one object a line is wanted (jq -c '.[]' ", file,
+             " > ...)");
+    return text;
 }
 
 /// body(offset, line, line number) for every line that is not blank.
@@ -226,10 +215,6 @@ template <class Body>
 auto at_line(const std::string& file, std::size_t line, Body body) {
     try {
         return body();
-    } catch (const json::exception& e) {
-        const std::string what =
-            e.what();  // "[json.exception.out_of_range.406] number overflow parsing '1e999'"
-        fail(file, ":", line, ": ", what.substr(std::min(what.size(), what.find("] ") + 2)));
     } catch (const Error& e) {
         fail(file, ":", line, ": ", e.what());
     }
@@ -239,9 +224,9 @@ auto at_line(const std::string& file, std::size_t line, Body body) {
 
 std::vector<Problem> load_problems(const std::filesystem::path& file,
                                    const PromptTemplate& prompt_template, Answers answers) {
-    const MappedFile mapped = map_lines(file);
+    const std::string text = read_lines(file);
     std::vector<Problem> problems;
-    for_each_line(mapped.bytes(), [&](std::size_t, std::string_view line, std::size_t number) {
+    for_each_line(text, [&](std::size_t, std::string_view line, std::size_t number) {
         problems.push_back(at_line(file.string(), number, [&] {
             return parse_problem(parse_object(line), prompt_template, answers);
         }));
@@ -250,7 +235,7 @@ std::vector<Problem> load_problems(const std::filesystem::path& file,
     });
     if (problems.empty())
         fail(
-            file.string(),
+            file,
             R"(: holds no problems; one a line is wanted, such as {"question": "1+1?", "answer": "2"})");
     return problems;
 }
@@ -293,8 +278,8 @@ std::uint32_t Order::at(std::uint64_t i) {
 
 SftReader::SftReader(const std::filesystem::path& file, std::optional<std::uint64_t> seed,
                      std::filesystem::path model_folder)
-    : name_(file.string()), file_(map_lines(file)), model_folder_(std::move(model_folder)) {
-    for_each_line(file_.bytes(), [&](std::size_t begin, std::string_view line, std::size_t number) {
+    : name_(file.string()), text_(read_lines(file)), model_folder_(std::move(model_folder)) {
+    for_each_line(text_, [&](std::size_t begin, std::string_view line, std::size_t number) {
         lines_.push_back({begin, line.size(), number});
     });
     if (lines_.empty())
@@ -308,7 +293,7 @@ SftExample SftReader::next() {
     const Line line = lines_[order_ ? order_->at(position_) : position_ % lines_.size()];
     ++position_;
     return at_line(name_, line.number, [&] {
-        return parse_example(parse_object(file_.bytes().substr(line.begin, line.length)),
+        return parse_example(parse_object(std::string_view(text_).substr(line.begin, line.length)),
                              model_folder_, chat_);
     });
 }

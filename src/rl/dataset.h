@@ -8,7 +8,6 @@
 
 #include "src/rl/prompt_template.h"
 #include "src/rl/rewards.h"
-#include "src/run/mapped_file.h"
 #include "tokenizer/chat_format.h"
 #include "tokenizer/tokenizer.h"
 
@@ -72,8 +71,8 @@ struct SftExample {
 };
 
 /// {"prompt": ..., "completion": ..., "eos": false} or {"messages": [{"role": ..., "content": ...},
-/// ...]}, in an endless sequence of epochs. The file is mapped, not loaded: only the places of its
-/// lines are in memory.
+/// ...]}, in an endless sequence of epochs. Lines are parsed when their
+/// turn comes.
 class SftReader {
   public:
     /// seed: shuffles every epoch anew; nothing: in the file's order. Messages are rendered in the
@@ -92,7 +91,7 @@ class SftReader {
         std::size_t begin, length, number;
     };
     std::string name_;
-    MappedFile file_;
+    std::string text_;
     std::vector<Line> lines_;
     std::optional<Order> order_;
     std::filesystem::path model_folder_;

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "src/model/transformer.h"
+#include "src/model/checkpoint.h"
 #include "src/rl/prompt_template.h"
 #include "tokenizer/tokenizer.h"
 
@@ -13,10 +13,12 @@ namespace r1 {
 
 struct ModelFolder {
     std::filesystem::path path;
+    ModelFiles files;  ///< as they were when this was made
     Config config;
     Tokenizer tokenizer;
     PromptTemplate prompt_template;
     std::vector<std::string> stop_texts;  ///< that end a response
+    SafeDtype dtype;                      ///< of the weights
 
     /// `choice` and `plain`: see PromptTemplate::load(). A model is asked in its chat format if it
     /// was trained on chats, that is, if one of its end-of-sequence tokens ends a turn.
@@ -25,9 +27,9 @@ struct ModelFolder {
     ModelFolder(const std::filesystem::path& path, const std::string& choice, bool plain,
                 const std::vector<std::string>& stop_texts);
     /// Writes a model that was trained from this one, with what belongs to it, into another folder.
-    /// dtype: see saved_dtype().
+    /// dtype_choice: float32, bfloat16, or auto: as this one's.
     void save(const Transformer& model, const std::filesystem::path& to,
-              const std::string& dtype) const;
+              const std::string& dtype_choice) const;
     /// Adds template and stop texts to what is recorded of a run.
     void describe(nlohmann::ordered_json& record) const;
 };

@@ -5,8 +5,7 @@
 #include <vector>
 
 #include "src/run/error.h"
-#include "src/run/mapped_file.h"
-#include "src/run/whole_file.h"
+#include "src/run/files.h"
 
 namespace r1 {
 namespace {
@@ -17,9 +16,6 @@ namespace {
 const std::map<std::string, std::string> kTemplates = {
 #include "prompt_templates.inc"
 };
-
-constexpr const char *kTemplateFile = "prompt_template.txt",
-                     *kPlainTemplateFile = "prompt_template.plain.txt";
 
 std::string joined(const std::vector<std::int64_t>& numbers, const char* separator) {
     std::string text;
@@ -45,10 +41,6 @@ std::string replace(const std::string& text,
 
 bool holds(const std::string& text, const char* part) { return text.find(part) != text.npos; }
 
-std::string read_text(const std::filesystem::path& file) {
-    return std::string(MappedFile(file).bytes());
-}
-
 }  // namespace
 
 PromptTemplate::PromptTemplate(std::string text, std::optional<ChatFormat> chat)
@@ -66,11 +58,11 @@ PromptTemplate PromptTemplate::load(const std::filesystem::path& model_folder,
     if (const auto built_in = kTemplates.find(choice); built_in != kTemplates.end())
         text = built_in->second;
     else if (!choice.empty())
-        text = read_text(choice);
+        text = read_input(choice);
     else if (std::filesystem::exists(plain_of_model))
-        text = read_text(plain_of_model);
+        text = read_input(plain_of_model);
     else if (std::filesystem::exists(of_model))
-        text = read_text(of_model);
+        text = read_input(of_model);
     else
         text = kTemplates.at(chat ? "r1-chat" : "r1-zero");
     if (text.ends_with("\n")) text.pop_back();
@@ -82,13 +74,6 @@ PromptTemplate PromptTemplate::load(const std::filesystem::path& model_folder,
 bool PromptTemplate::exists_in(const std::filesystem::path& model_folder) {
     return std::filesystem::exists(model_folder / kTemplateFile) ||
            std::filesystem::exists(model_folder / kPlainTemplateFile);
-}
-
-void PromptTemplate::save(const std::filesystem::path& folder) const {
-    WholeFile file(folder / (plain_ ? kPlainTemplateFile : kTemplateFile));
-    file << text_ << "\n";
-    file.done();
-    std::filesystem::remove(folder / (plain_ ? kTemplateFile : kPlainTemplateFile));
 }
 
 std::string PromptTemplate::finish(const std::string& user) const {

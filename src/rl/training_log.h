@@ -15,9 +15,7 @@ namespace r1 {
 class TrainingLog {
   public:
     TrainingLog(const TrainingRun& run, int step)
-        : steps_(run.open_log(step)),
-          samples_(run.out() / "samples.jsonl",
-                   run.resuming() ? std::optional(step) : std::nullopt) {}
+        : steps_(run.open_log(step)), samples_(run.open_lines("samples.jsonl", step)) {}
 
     void step(int step, const Metrics& metrics);
     /// A group of responses of a step.
@@ -26,6 +24,12 @@ class TrainingLog {
     /// same problems every time.
     void evaluation(int step, const Judge& judge, const Metrics& metrics,
                     std::span<const Response> responses, int samples_each);
+
+    /// Returns when everything is on the disk.
+    void sync() {
+        samples_.sync();
+        steps_.sync();
+    }
 
   private:
     JsonLines steps_, samples_;

@@ -2,8 +2,8 @@
 
 #include <cstdio>
 
+#include "src/run/files.h"
 #include "src/run/record.h"
-#include "src/run/whole_file.h"
 
 namespace r1 {
 namespace {
@@ -24,6 +24,7 @@ void clear_run_folder(const fs::path& folder) {
             old.push_back(entry.path());
     }
     for (const auto& path : old) fs::remove_all(path);
+    sync_folder(folder);  // a checkpoint of the old run must not come back
 }
 
 /// Returns whether there is a checkpoint to resume.
@@ -31,9 +32,9 @@ bool check_run_folder(const fs::path& folder, const fs::path& model_folder, bool
                       bool overwrite) {
     std::error_code ignored;
     if (fs::exists(folder, ignored) && !fs::is_directory(folder, ignored))
-        fail(folder.string(), ": is a file; --out wants a folder");
+        fail(folder, ": is a file; --out wants a folder");
     if (fs::equivalent(folder, model_folder, ignored))
-        fail("--out ", folder.string(), " is the folder of --model; choose another");
+        fail("--out ", folder, " is the folder of --model; choose another");
     const bool has_model = has_weights(folder), has_log = fs::exists(folder / "log.jsonl", ignored);
     if (resume && has_checkpoint(folder)) return true;
     if (resume && has_model)
@@ -42,7 +43,7 @@ bool check_run_folder(const fs::path& folder, const fs::path& model_folder, bool
              "further, give it as --model and choose another --out");
     if (!resume && !overwrite && (has_model || has_log || has_checkpoint(folder)))
         fail(
-            folder.string(), ": holds a ", has_log || has_checkpoint(folder) ? "run" : "model",
+            folder, ": holds a ", has_log || has_checkpoint(folder) ? "run" : "model",
             " already; go on with it by --resume, replace it by --overwrite, or choose another --out");
     return false;
 }
@@ -51,30 +52,48 @@ bool check_run_folder(const fs::path& folder, const fs::path& model_folder, bool
 
 TrainingRun::TrainingRun(const Flags& flags, const RunFlags& run, const std::string& model,
                          int argc, char** argv, bool is_root)
-    : flags_(flags),
-      run_(run),
-      record_(describe_run(flags.app(), argc, argv)),
-      resuming_(!run.dry_run && check_run_folder(run.out, model, run.resume, run.overwrite)),
-      is_root_(is_root) {}
+    : flags_(flags), run_(run), record_(describe_run(flags.app(), argc, argv)), is_root_(is_root) {
+    if (run.dry_run) return;
+    if (run.out.empty()) fail("--out is empty; a folder is wanted");
+    if (is_root && !fs::exists(run.out)) fs::create_directories(run.out);
+    if (is_root && fs::is_directory(run.out)) lock_ = lock_folder(run.out);
+    resuming_ = check_run_folder(run.out, model, run.resume, run.overwrite);
+}
+
+TrainingRun::~TrainingRun() {
+    std::error_code ignored;
+    if (lock_.number() >= 0 && fs::is_empty(run_.out, ignored)) fs::remove(run_.out, ignored);
+}
 
 Checkpoint TrainingRun::restore(const Trainee& trainee) const {
-    const auto values = read_checkpoint_values(run_.out).values;
-    const auto run = values.find("run");
-    const auto before = ordered_json::parse(run == values.end() ? "" : run->second, nullptr, false);
-    const auto notes = compare_runs(before, record_, flags_.may_differ());
-    Checkpoint checkpoint = load_checkpoint(run_.out, *trainee.model, *trainee.optimizer);
-    const auto step = static_cast<std::int64_t>(checkpoint.count("step"));
-    check_schedule(before, record_, step);
+    std::vector<std::string> notes;
+    const auto check = [&](const Checkpoint& checkpoint) {
+        const auto run = checkpoint.values.find("run");
+        const std::string text = run == checkpoint.values.end() ? "" : run->second;
+        const auto before = ordered_json::parse(text, nullptr, false);
+        notes = compare_runs(before, record_, flags_.may_differ());
+        check_schedule(before, record_, static_cast<std::int64_t>(checkpoint.count("step")));
+    };
+    Checkpoint checkpoint = load_checkpoint(out(), *trainee.model, *trainee.optimizer, check);
     if (!is_root_) return checkpoint;
+    if (!checkpoint.note.empty()) std::printf("note: %s\n", checkpoint.note.c_str());
     print_notes(notes);
-    std::printf("resumed at step %lld\n", static_cast<long long>(step));
+    std::printf("resumed at step %s\n", checkpoint.values.at("step").c_str());
     return checkpoint;
 }
 
+JsonLines TrainingRun::open_lines(const char* file, std::int64_t step) const {
+    return JsonLines(out() / file, resuming_ ? kept_lines(out() / file, step).bytes : 0);
+}
+
 JsonLines TrainingRun::open_log(std::int64_t step) const {
-    const fs::path log_file = out() / "log.jsonl";
     if (!resuming_) clear_run_folder(out());
-    JsonLines log(log_file, resuming_ ? std::optional(step) : std::nullopt);
+    if (const auto last = kept_lines(out() / "log.jsonl", step).last_step; resuming_ && last < step)
+        std::printf(
+            "note: log.jsonl ends at step %lld; the steps from there to the checkpoint's "
+            "are lost from it\n",
+            static_cast<long long>(last));
+    JsonLines log = open_lines("log.jsonl", step);
     if (resuming_)
         log.write({{"resumed",
                     {{"step", step}, {"command", record_["command"]}, {"date", record_["date"]}}}});
@@ -82,9 +101,7 @@ JsonLines TrainingRun::open_log(std::int64_t step) const {
         log.write({{"run", record_}});
     if (run_.resume && !resuming_)
         std::printf("%s holds no checkpoint: a new run\n", run_.out.c_str());
-    WholeFile flags(out() / "run.toml");
-    flags << config_of_run(record_);
-    flags.done();
+    write_file(out() / "run.toml", config_of_run(record_));
     return log;
 }
 
@@ -111,10 +128,6 @@ void TrainingRun::finish(const ModelFolder& folder, const Trainee& trainee) cons
     const bool has_best = fs::exists(out() / "best");
     std::printf("model, log.jsonl and samples.jsonl are in %s%s\n", run_.out.c_str(),
                 has_best ? ", the best model by evaluation in best/ there" : "");
-}
-
-void TrainingRun::remove_checkpoints() const {
-    if (run_.keep == 0) r1::remove_checkpoints(run_.out);
 }
 
 }  // namespace r1

@@ -1,5 +1,6 @@
 // Errors a user can act on: one sentence that says what is wrong, where, and what to do.
 #pragma once
+#include <filesystem>
 #include <sstream>
 #include <stdexcept>
 
@@ -11,11 +12,17 @@ struct Error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-/// Throws Error with the parts streamed into one sentence.
+/// Throws Error with the parts streamed into one sentence; paths without quotes.
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
     std::ostringstream sentence;
-    (sentence << ... << parts);
+    const auto add = [&](const auto& part) {
+        if constexpr (std::is_same_v<decltype(part), const std::filesystem::path&>)
+            sentence << part.string();
+        else
+            sentence << part;
+    };
+    (add(parts), ...);
     throw Error(sentence.str());
 }
 

@@ -1,6 +1,10 @@
 #include "src/run/flags.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <set>
 
@@ -24,6 +28,18 @@ std::filesystem::path preset_folder() {
     for (const auto& root : {programs, programs.parent_path()})
         if (std::filesystem::is_directory(root / "data/presets")) return root / "data/presets";
     return "data/presets";
+}
+
+/// Makes sure that the numbers of the standard streams are no file of ours. Returns whether there
+/// is an output.
+bool open_standard_streams() {
+    const bool has_output = ::fcntl(STDOUT_FILENO, F_GETFD) != -1;
+    for (int number = ::open("/dev/null", O_RDWR); number >= 0; number = ::dup(number))
+        if (number > STDERR_FILENO) {
+            ::close(number);
+            break;
+        }
+    return has_output;
 }
 
 bool is_given(const std::string& flag, const std::vector<std::string>& words) {
@@ -133,6 +149,8 @@ void Flags::parse(int argc, char** argv) {
 }
 
 int Flags::main(int argc, char** argv, const std::function<int()>& body) {
+    const bool has_output = open_standard_streams();
+    std::signal(SIGPIPE, SIG_IGN);             // who no longer listens does not end a run
     std::setvbuf(stdout, nullptr, _IOLBF, 0);  // a pipe or a file shows each line when it is there
     const auto complain = [&](const std::string& sentence, int status) {
         std::fflush(stdout);  // what went wrong comes after what came before it
@@ -140,8 +158,12 @@ int Flags::main(int argc, char** argv, const std::function<int()>& body) {
         return status;
     };
     try {
+        if (!has_output) fail("standard output is closed; send it somewhere, such as to /dev/null");
         parse(argc, argv);
-        return body();
+        const int status = body();
+        if (std::fflush(stdout) != 0 || std::ferror(stdout))
+            return complain("standard output could not be written to the end", 2);
+        return status;
     } catch (const DryRunDone&) {
         return 0;
     } catch (const CLI::ParseError& e) {

@@ -1,35 +1,18 @@
 #include "src/run/log.h"
 
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <atomic>
-#include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <fstream>
+#include <optional>
 
 #include "src/run/error.h"
 
 namespace r1 {
 namespace {
-
-std::atomic<bool> stop_flag{false};
-static_assert(std::atomic<bool>::is_always_lock_free,
-              "a signal handler may only touch lock-free atomics");
-
-constexpr int kStopSignals[] = {SIGINT, SIGTERM, SIGHUP};
-
-void on_stop_signal(int) {
-    const int saved_errno = errno;
-    stop_flag = true;
-    for (int signal : kStopSignals) ::signal(signal, SIG_DFL);  // the second one ends the process
-    constexpr char kNote[] =
-        "\nstopping after this step, with a checkpoint; a second signal stops at once\n";
-    [[maybe_unused]] auto written = ::write(STDERR_FILENO, kNote, sizeof kNote - 1);
-    errno = saved_errno;
-}
 
 /// The step a line belongs to; nothing for a line without one.
 std::optional<std::int64_t> step_of(const nlohmann::json& line) {
@@ -38,23 +21,6 @@ std::optional<std::int64_t> step_of(const nlohmann::json& line) {
     if (step != line.end() && step->is_number_integer()) return step->get<std::int64_t>();
     auto eval = line.find("eval");
     return eval == line.end() ? std::nullopt : step_of(*eval);
-}
-
-/// How many bytes of a log a run resumed after `last_step` keeps.
-std::uintmax_t kept_bytes(const std::filesystem::path& file, std::int64_t last_step) {
-    std::ifstream in(file, std::ios::binary);
-    if (!in) fail("cannot read ", file, "; check its permissions");
-    std::uintmax_t kept = 0;
-    std::string line;
-    for (std::int64_t number = 1; std::getline(in, line); number++) {
-        if (in.eof()) break;  // no newline: a crash cut it off
-        auto parsed = nlohmann::json::parse(line, nullptr, false);
-        if (parsed.is_discarded())
-            fail(file, ", line ", number, " is not JSON; mend or remove the file, then resume");
-        if (step_of(parsed) > last_step) break;  // no step is less than any
-        kept += line.size() + 1;
-    }
-    return kept;
 }
 
 /// "%.3g" of value / base^k, with the unit that leaves it below `limit`, which is where rounding
@@ -70,38 +36,25 @@ std::string scaled(double value, double base, double limit, const char* format,
 
 }  // namespace
 
-void install_stop_handler() {
-    struct sigaction action {};
-    action.sa_handler = on_stop_signal;
-    action.sa_flags = SA_RESTART;  // a write in progress goes on
-    for (int signal : kStopSignals) sigaddset(&action.sa_mask, signal);
-    for (int signal : kStopSignals) {
-        struct sigaction before {};
-        sigaction(signal, nullptr, &before);
-        if (signal == SIGHUP && before.sa_handler == SIG_IGN) continue;
-        sigaction(signal, &action, nullptr);
+KeptLines kept_lines(const std::filesystem::path& file, std::int64_t step) {
+    std::ifstream in(file, std::ios::binary);
+    KeptLines kept;
+    std::string line;
+    for (std::int64_t number = 1; std::getline(in, line); number++) {
+        if (in.eof()) break;  // no newline: a crash cut it off
+        const auto parsed = nlohmann::json::parse(line, nullptr, false);
+        if (parsed.is_discarded())
+            fail(file, ":", number, ": is not JSON; mend or remove the file, then resume");
+        const auto of_line = step_of(parsed);
+        if (of_line > step) break;  // no step is less than any
+        kept.last_step = std::max(kept.last_step, of_line.value_or(0));
+        kept.bytes += line.size() + 1;
     }
-}
-
-bool stop_requested() { return stop_flag; }
-
-JsonLines::JsonLines(const std::filesystem::path& file,
-                     std::optional<std::int64_t> resume_after_step)
-    : file_(file) {
-    std::error_code error;
-    if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path(), error);
-    if (!error && resume_after_step && std::filesystem::exists(file, error))
-        std::filesystem::resize_file(file, kept_bytes(file, *resume_after_step), error);
-    if (error)
-        fail(file.string(), ": cannot be written: ", error.message(), "; choose another --out");
-    out_.open(file, std::ios::binary | (resume_after_step ? std::ios::app : std::ios::trunc));
-    if (!out_) fail("cannot write ", file, "; check the folder and its permissions");
+    return kept;
 }
 
 void JsonLines::write(const nlohmann::ordered_json& line) {
-    out_ << line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + '\n'
-         << std::flush;
-    if (!out_) fail("cannot write ", file_, "; is the disk full?");
+    file_.write(line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + '\n');
 }
 
 std::vector<nlohmann::json> read_json_lines(const std::filesystem::path& file) {

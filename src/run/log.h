@@ -1,40 +1,41 @@
-// What a run leaves behind and shows: JSON lines, a stop flag, a line of chart for the terminal.
+// What a run leaves behind and shows: JSON lines, a line of chart for the terminal.
 #pragma once
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "src/run/files.h"
+
 namespace r1 {
 
-/// After this, SIGINT, SIGTERM and SIGHUP (a closed terminal; under nohup it stays ignored) only
-/// set stop_requested(): the loops check it after each step and leave a checkpoint. A second signal
-/// ends the process at once.
-void install_stop_handler();
-bool stop_requested();
-
-/// A file of JSON lines, flushed line by line, so that it can be read while the run goes on.
+/// A file of JSON lines, written line by line, so that it can be read while the run goes on.
 class JsonLines {
   public:
-    /// Without a step: starts an empty file, and makes its folder. With one, for a resumed run:
-    /// keeps the lines before the first whose "step" (or "eval"."step") is greater, so that no step
-    /// is there twice, and drops a last line that a crash cut off. Throws Error when the file
-    /// cannot be written or an earlier line is not JSON.
-    JsonLines(const std::filesystem::path& file, std::optional<std::int64_t> resume_after_step);
-
+    /// The first `keep` bytes of the file stay.
+    explicit JsonLines(const std::filesystem::path& file, std::uint64_t keep = 0)
+        : file_(file, keep) {}
     /// NaN and infinities become null, bytes that are not UTF-8 become U+FFFD: every line is valid
     /// JSON.
     void write(const nlohmann::ordered_json& line);
+    /// Returns when all lines are on the disk.
+    void sync() { file_.sync(); }
 
   private:
-    std::filesystem::path file_;
-    std::ofstream out_;
+    AppendedFile file_;
 };
+
+/// What of a file of JSON lines a run keeps that is resumed after a step.
+struct KeptLines {
+    std::uint64_t bytes = 0;
+    std::int64_t last_step = 0;  ///< of those lines
+};
+/// The lines before the first whose "step" (or "eval"."step") is greater, so that no step is there
+/// twice, without a last line that a crash cut off. Throws Error where one is not JSON.
+KeptLines kept_lines(const std::filesystem::path& file, std::int64_t step);
 
 /// The objects of a file of JSON lines, without what is none: a line that a crash cut off. Nothing
 /// for no file.

@@ -1,6 +1,5 @@
 #include "src/run/record.h"
 
-#include <openssl/evp.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -10,7 +9,7 @@
 #include <fstream>
 
 #include "src/run/error.h"
-#include "src/run/mapped_file.h"
+#include "src/run/files.h"
 
 namespace r1 {
 namespace {
@@ -70,22 +69,6 @@ std::string field(const char* file, const std::string& key) {
 
 }  // namespace
 
-std::string sha256_of_file(const fs::path& file) {
-    const MappedFile mapped(file);
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    unsigned size = 0;
-    if (!EVP_Digest(mapped.bytes().data(), mapped.bytes().size(), digest, &size, EVP_sha256(),
-                    nullptr))
-        fail(file.string(), ": its SHA-256 could not be computed");
-    std::string hex;
-    for (unsigned i = 0; i < size; ++i) {
-        char two[3];
-        std::snprintf(two, sizeof two, "%02x", digest[i]);
-        hex += two;
-    }
-    return hex;
-}
-
 ordered_json describe_run(const CLI::App& app, int argc, char** argv) {
     ordered_json flags;
     for (const CLI::Option* option : app.get_options())
@@ -134,7 +117,7 @@ void describe_inputs(ordered_json& record, const std::string& device, int ranks,
     for (const auto& [role, path] : files) {
         if (path.empty()) continue;
         if (!fs::is_directory(path)) {
-            record["sha256"][role] = sha256_of_file(path);
+            record["sha256"][role] = sha256_of(path);
             continue;
         }
         std::vector<fs::path> parts;
@@ -146,7 +129,7 @@ void describe_inputs(ordered_json& record, const std::string& device, int ranks,
                 parts.push_back(name);
         std::ranges::sort(parts);
         for (const auto& name : parts)
-            record["sha256"][role + "/" + name.string()] = sha256_of_file(path / name);
+            record["sha256"][role + "/" + name.string()] = sha256_of(path / name);
     }
 }
 

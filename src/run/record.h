@@ -11,10 +11,6 @@
 
 namespace r1 {
 
-/// The SHA-256 of a file's bytes, in hexadecimal: what `sha256sum` prints, and Hugging Face shows
-/// beside a file.
-std::string sha256_of_file(const std::filesystem::path& file);
-
 /// {"program", "command", "flags": {every option: its value}, "sha256": {}, "commit", "date",
 /// "machine", "compiler"}.
 nlohmann::ordered_json describe_run(const CLI::App& app, int argc, char** argv);
