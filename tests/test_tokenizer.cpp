@@ -37,13 +37,10 @@ std::string error_of(const std::string& content) {
     return "no error";
 }
 
-std::string unknown_of(const Tokenizer& tokenizer, std::string_view text) {
-    try {
-        tokenizer.encode(text);
-    } catch (const Error& error) {
-        return error.what();
-    }
-    return "no error";
+std::string lacking_of(const Tokenizer& tokenizer, std::string_view text) {
+    std::string lacking;
+    tokenizer.encode(text, &lacking);
+    return lacking;
 }
 
 bool contains(const std::string& text, const std::string& part) {
@@ -135,10 +132,9 @@ TEST_CASE("tokenizer: merges apply by rank, then from the left") {
     CHECK(tokenizer.encode("a abc") == Ids{0, 4, 7});  // the merges of abc rank before that of Ġa
     CHECK(tokenizer.encode("").empty());
     CHECK(tokenizer.vocab_size() == 16);
-    CHECK(tokenizer.token_id("Ġa") == 8);
-    CHECK(tokenizer.token_text(8) == " a");
-    CHECK_FALSE(tokenizer.token_id(" a"));
-    CHECK(tokenizer.token_text(16).empty());
+    CHECK(tokenizer.encode(" a") == Ids{8});
+    CHECK(tokenizer.decode(Ids{8}) == " a");
+    CHECK(tokenizer.decode(Ids{16}).empty());
     CHECK(tokenizer.decode(Ids{7, 8, 99, -1, 11}) == "abc aé");
 
     json pairs = tiny();
@@ -223,20 +219,16 @@ TEST_CASE("tokenizer: added tokens and their flags") {
     CHECK(tokenizer.encode("add") == Ids{0, 3, 3});
     CHECK(tokenizer.encode("a<é>") == Ids{0, 25});
     CHECK(tokenizer.vocab_size() == 26);
-    CHECK(tokenizer.token_id("<s>>") == 21);
-    CHECK(tokenizer.token_text(25) == "<é>");  // an added token is text, not bytes in disguise
+    CHECK(tokenizer.decode(Ids{25}) == "<é>");  // an added token is text, not bytes in disguise
     CHECK(tokenizer.decode(Ids{0, 20, 23, 1}) == "a<s><r>b");
-    CHECK(tokenizer.decode(Ids{0, 20, 23, 1}, true) == "a<r>b");
-    CHECK(tokenizer.is_special(20));
-    CHECK_FALSE(tokenizer.is_special(23));
-    CHECK(contains(unknown_of(tokenizer, "<s"), "'<'"));
+    CHECK(lacking_of(tokenizer, "<s") == "U+003C '<'");
 }
 
 TEST_CASE("tokenizer: NFC") {
     const std::string decomposed = "e\u0301";
     json file = tiny();
     file["added_tokens"] = {added("<" + decomposed + ">", 20, {{"normalized", true}}), added("(e)", 21)};
-    CHECK(contains(unknown_of(load_json(file), "a" + decomposed), "U+0065 'e'"));
+    CHECK(lacking_of(load_json(file), "a" + decomposed) == "U+0065 'e'");
     for (const char* normalizer :
          {R"({"type": "NFC"})", R"({"type": "Sequence", "normalizers": [{"type": "NFC"}]})"}) {
         file["normalizer"] = json::parse(normalizer);
@@ -244,7 +236,7 @@ TEST_CASE("tokenizer: NFC") {
         CHECK(tokenizer.encode("a" + decomposed + "b") == Ids{0, 11, 1});
         CHECK(tokenizer.encode("<é><" + decomposed + ">") == Ids{20, 20});
         // A token that is matched before normalization separates a letter from its mark.
-        CHECK(contains(unknown_of(tokenizer, "(e)\u0301"), "U+0301"));
+        CHECK(lacking_of(tokenizer, "(e)\u0301").starts_with("U+0301"));
     }
 }
 
@@ -265,19 +257,6 @@ TEST_CASE("tokenizer: decode undoes encode on random text, and on random bytes")
         CHECK(tokenizer.decode(tokenizer.encode(bytes)) == bytes);
     CHECK(tokenizer.encode("\xFFhel\xFE") == Ids{0xFF, 257, 0xFE});
     CHECK(tokenizer.encode(std::string("\0", 1)) == Ids{0});
-}
-
-TEST_CASE("tokenizer: a character outside the vocabulary is named") {
-    const TemporaryFolder folder;
-    write_file(folder / "tokenizer.json", tiny().dump());
-    const Tokenizer tokenizer = Tokenizer::load(folder.path / "tokenizer.json");
-    const std::string error = unknown_of(tokenizer, "ab€c");
-    CHECK(contains(error, "U+20AC '€'"));
-    CHECK(contains(error, "0xE2"));
-    CHECK(contains(error, (folder.path / "tokenizer.json").string()));
-    CHECK(contains(unknown_of(tokenizer, "è"), "U+00E8 'è'"));  // its first byte is known, its second is not
-    CHECK(contains(unknown_of(tokenizer, "ab\n"), "U+000A "));
-    CHECK(contains(unknown_of(tokenizer, "ab\xFF"), "byte 0xFF"));
 }
 
 TEST_CASE("tokenizer: a stream holds back half characters only") {
@@ -313,12 +292,6 @@ TEST_CASE("tokenizer: a stream holds back half characters only") {
         if (valid) CHECK(rest.empty());
         CHECK(joined + rest == text);
     }
-
-    json file = all_bytes();
-    file["added_tokens"] = json::array({added("<end>", 300)});
-    StreamDecoder quiet(load_json(file), true), loud(load_json(file));
-    CHECK(quiet.push(300) == "");
-    CHECK(loud.push(300) == "<end>");
 }
 
 TEST_CASE("tokenizer: a long word takes no quadratic time") {
@@ -349,7 +322,6 @@ TEST_CASE("tokenizer: what is not supported is refused by name") {
         return error;
     };
     CHECK(contains(refused("/model/type", "Unigram"), "Unigram"));
-    CHECK(contains(refused("/model/byte_fallback", true), "byte_fallback"));
     CHECK(contains(refused("/model/dropout", 0.1), "dropout"));
     CHECK(contains(refused("/model/continuing_subword_prefix", "##"), "continuing_subword_prefix"));
     CHECK(contains(refused("/model/end_of_word_suffix", "</w>"), "end_of_word_suffix"));
@@ -432,14 +404,13 @@ TEST_CASE("tokenizer: real tokenizers, their own tokens and long texts") {
     const auto root = fixtures();
     if (!root) return;
     const Tokenizer r1_distill = Tokenizer::load(*root / "tokenizers/deepseek-r1-distill-qwen");
-    CHECK(r1_distill.token_id("<think>") == 151648);
+    CHECK(r1_distill.encode("<think>") == Ids{151648});
     CHECK(r1_distill.vocab_size() == 151665);
     CHECK(r1_distill.encode("<｜User｜>Hi<think>\n") == Ids{151644, 13048, 151648, 198});
-    CHECK(r1_distill.decode(Ids{13048, 151643}, true) == "Hi");
     CHECK(r1_distill.decode(Ids{13048, 151900}) == "Hi");  // a row of the model without a token
 
     const Tokenizer qwen3 = Tokenizer::load(*root / "tokenizers/qwen3/tokenizer.json");
-    CHECK(qwen3.token_id("<think>") == 151667);
+    CHECK(qwen3.encode("<think>") == Ids{151667});
     CHECK(qwen3.decode(qwen3.encode("<|im_start|>user\nWhat is 2+2?<|im_end|>\n")) ==
           "<|im_start|>user\nWhat is 2+2?<|im_end|>\n");
     const std::string emoji = "family 👨‍👩‍👧‍👦, 你好, 𝔘𝔫𝔦";
@@ -485,7 +456,7 @@ TEST_CASE("tokenizer: random cases written by tests/golden/tokenizer_random.py")
         const Ids ids = expected.at("ids");
         CAPTURE(line);
         CHECK(tokenizer.encode(text) == ids);
-        CHECK(tokenizer.decode(ids, true) == expected.at("decoded").get<std::string>());
+        CHECK(tokenizer.decode(ids) == expected.at("decoded").get<std::string>());
     }
     CHECK(cases > 0);
 }

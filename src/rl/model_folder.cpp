@@ -10,7 +10,7 @@ namespace {
 PromptTemplate load_template(const std::filesystem::path& path, const Config& config,
                              const Tokenizer& tokenizer, const std::string& choice, bool plain) {
     auto chat = ChatFormat::load(path);
-    const auto ends_turn = [&](int id) { return tokenizer.token_text(id) == chat->end_of_turn(); };
+    const auto ends_turn = [&](int id) { return tokenizer.decode({&id, 1}) == chat->end_of_turn(); };
     if (chat && std::ranges::none_of(config.eos_token_ids, ends_turn)) chat.reset();
     return PromptTemplate::load(path, choice, std::move(chat), plain);
 }
