@@ -298,7 +298,7 @@ int chat(Setup& s, const Options& o) {
 
 /// A chat model that was not trained by us is asked without a template that wants thoughts.
 PromptTemplate choose_template(const ModelFolder& folder, const Options& o) {
-    if (o.raw) return PromptTemplate("");
+    if (o.raw) return PromptTemplate("", std::nullopt, folder.tokenizer);
     const bool just_talking = folder.prompt_template.chat() && o.prompts.choice.empty() &&
                               o.problems().empty() && !PromptTemplate::exists_in(o.model);
     if (just_talking) return PromptTemplate("{question}", folder.prompt_template.chat());
@@ -324,7 +324,7 @@ RewardOptions choose_reward(const Options& o) {
 }
 
 Setup::Setup(const Options& o)
-    : folder(o.model, o.prompts.choice, o.prompts.plain, o.prompts.stop_texts),
+    : folder(o.model, o.prompts.choice, o.prompts.form(), o.prompts.stop_texts),
       judge(choose_reward(o)),
       device(make_device(o.device.device, o.device.dtype)) {
     folder.prompt_template = choose_template(folder, o);

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "src/device/parallel.h"
+#include "src/rl/dataset.h"
 #include "src/rl/training_run.h"
 #include "src/run/record.h"
 
@@ -46,11 +47,16 @@ struct Sequence {
 };
 
 /// Segments are encoded one by one: a trained one begins where a prompt ends when the model is
-/// used.
-Sequence encode(const SftExample& example, const Tokenizer& tokenizer, std::int32_t eos) {
+/// used. `lacking`, if given, is told of a character that the vocabulary lacks.
+Sequence encode(const SftExample& example, const Tokenizer& tokenizer, std::int32_t eos,
+                std::string* lacking = nullptr) {
     Sequence s;
     for (const Segment& segment : example.segments) {
-        const auto tokens = tokenizer.encode(segment.text);
+        const bool prompt = !example.chat && !segment.trained;
+        std::string unknown;
+        const auto tokens =
+            tokenizer.encode(prompt ? tokenizer.framed(segment.text) : segment.text, &unknown);
+        if (lacking && lacking->empty()) *lacking = unknown;
         s.tokens.insert(s.tokens.end(), tokens.begin(), tokens.end());
         s.scored.resize(s.tokens.size(), segment.trained);
     }
@@ -67,6 +73,7 @@ struct Examples {
     const Options& o;
     const Config& config;
     const Tokenizer& tokenizer;
+    const std::int32_t eos;
     SftReader reader;
     std::int64_t skipped = 0;
 
@@ -77,7 +84,7 @@ struct Examples {
         const std::int64_t longest =
             std::min<std::int64_t>(config.max_position_embeddings, o.optimizer.token_budget);
         for (std::size_t useless = 0; fed < o.batch_tokens;) {
-            Sequence s = encode(reader.next(), tokenizer, config.eos_token_ids[0]);
+            Sequence s = encode(reader.next(), tokenizer, eos);
             if (s.size() > longest || s.learnt() == 0) {
                 ++skipped;
                 if (++useless == reader.size())
@@ -129,6 +136,35 @@ Config checked_config(const Options& o, const Tokenizer& tokenizer) {
     return config;
 }
 
+/// Reads all of --data before the run. Where it holds chats, the end of a turn joins the model's
+/// end-of-sequence tokens, for it is learnt as one.
+void check_data(const Options& o, const std::filesystem::path& tokenizer_folder,
+                const Tokenizer& tokenizer, Config& config) {
+    SftReader reader(o.data, std::nullopt, tokenizer_folder);
+    std::size_t with_unknown = 0;
+    std::string first;
+    for (std::size_t i = 0; i < reader.size(); ++i) {
+        const SftExample example = reader.next();
+        std::string lacking;
+        try {
+            encode(example, tokenizer, config.eos_token_ids[0], &lacking);
+        } catch (const Error& e) {
+            fail(example.source, ": ", e.what());
+        }
+        if (lacking.empty()) continue;
+        if (with_unknown++ == 0) first = example.source + ": the vocabulary lacks " + lacking;
+    }
+    if (with_unknown)
+        std::printf("%s; the model does not see such characters, in %zu of %zu examples\n",
+                    first.c_str(), with_unknown, reader.size());
+    if (!reader.chat()) return;
+    const auto end = end_of_turn(*reader.chat(), tokenizer);
+    if (!end)
+        fail(tokenizer_folder.string(), ": the tokenizer has no token ",
+             reader.chat()->end_of_turn(), ", which ends a turn in its chat template");
+    if (!std::ranges::count(config.eos_token_ids, *end)) config.eos_token_ids.push_back(*end);
+}
+
 /// The trained model, with the tokenizer and the prompt template that it was trained with.
 void write_model(const Options& o, const Transformer& model,
                  const std::filesystem::path& tokenizer_folder) {
@@ -164,11 +200,13 @@ std::int64_t begin(const Options& o, TrainingRun& run, const Trainee& trainee, S
 int train(const Options& o, TrainingRun& run) {
     const std::filesystem::path tokenizer_folder = o.tokenizer.empty() ? o.model : o.tokenizer;
     const Tokenizer tokenizer = Tokenizer::load(tokenizer_folder);
-    const Config config = checked_config(o, tokenizer);
+    Config config = checked_config(o, tokenizer);
+    const std::int32_t eos = end_of_answer(tokenizer_folder, config, tokenizer);
+    check_data(o, tokenizer_folder, tokenizer, config);
     const Trainee trainee(config, o.device, o.optimizer, o.run, o.seed);
     const auto seed = static_cast<std::uint64_t>(o.seed);
     const auto shuffle = o.no_shuffle ? std::nullopt : std::optional(seed);
-    Examples examples{o, config, tokenizer, SftReader(o.data, shuffle, tokenizer_folder)};
+    Examples examples{o, config, tokenizer, eos, SftReader(o.data, shuffle, tokenizer_folder)};
     std::int64_t step = begin(o, run, trainee, examples.reader);
     JsonLines log = run.open_log(step);
     const auto save = [&] {

@@ -316,7 +316,8 @@ Regex split_pattern(string_view pattern, const std::string& file) {
         fail(
             file, ": the split pattern ", pattern, " holds \"", pattern.substr(read),
             "\", whose start is not supported: PCRE2, which splits here, may read it otherwise than Oniguruma");
-    return Regex(spell_out_spaces(pattern), PCRE2_UCP, file);
+    // PCRE2 10.42 takes .+ or \P{Lt}+ for possessive where what follows could need some of it.
+    return Regex(spell_out_spaces(pattern), PCRE2_UCP | PCRE2_NO_AUTO_POSSESS, file);
 }
 
 /// One step from text to words.

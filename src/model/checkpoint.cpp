@@ -139,20 +139,23 @@ void save_model(const Transformer& model, const std::filesystem::path& config_fo
     auto config = nlohmann::ordered_json::parse(std::ifstream(config_file));
     config[config.contains("dtype") ? "dtype" : "torch_dtype"] =
         dtype == SafeDtype::BF16 ? "bfloat16" : "float32";
+    // A run may have taught the model another token that ends a response.
+    const auto& ends = model.config().eos_token_ids;
+    const bool new_ends = ends != Config::load(config_file).eos_token_ids;
+    if (new_ends) config["eos_token_id"] = ends;
     std::ofstream(folder / "config.json") << config.dump(2) << "\n";
     for (const char* file : kCompanions)
         if (const auto from = tokenizer_folder / file;
             std::filesystem::exists(from) && !std::filesystem::equivalent(tokenizer_folder, folder))
             std::filesystem::copy_file(from, folder / file,
                                        std::filesystem::copy_options::overwrite_existing);
-    if (!stop_texts.empty()) {  // as transformers' generate() knows them
-        const auto file = folder / "generation_config.json";
+    const auto file = folder / "generation_config.json";
+    const bool exists = std::filesystem::exists(file);
+    if (!stop_texts.empty() || (exists && new_ends)) {  // as transformers' generate() knows them
         auto generation = nlohmann::ordered_json::object();
-        if (std::filesystem::exists(file))
-            generation = nlohmann::ordered_json::parse(std::ifstream(file));
-        else
-            generation["eos_token_id"] = model.config().eos_token_ids;
-        generation["stop_strings"] = stop_texts;
+        if (exists) generation = nlohmann::ordered_json::parse(std::ifstream(file));
+        if (!exists || new_ends) generation["eos_token_id"] = ends;
+        if (!stop_texts.empty()) generation["stop_strings"] = stop_texts;
         std::ofstream(file) << generation.dump(2) << "\n";
     }
     model.parameters().save(folder, dtype);  // last: where weights are, the folder is complete

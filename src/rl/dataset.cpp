@@ -151,6 +151,20 @@ Problem parse_problem(const json& line, const PromptTemplate& prompt_template, A
     return {prompt_template.fill(question), std::move(gold), answer_in};
 }
 
+Message parse_message(const json& line) {
+    if (!line.is_object() || !line.contains("role") || !line.contains("content"))
+        fail("a message must be {\"role\": ..., \"content\": ...}, not ", shown(line));
+    Message message{text_at(line, "role"), text_at(line, "content")};
+    for (const auto& [key, value] : line.items()) {
+        if (key == "role" || key == "content" || value.is_null()) continue;
+        if (key != "reasoning_content" || message.role != "assistant")
+            fail("the key ", shown(json(key)), " of a message of the ", message.role,
+                 " is not supported; role and content are, and reasoning_content of the assistant");
+        message.thought = text_at(line, key.c_str());
+    }
+    return message;
+}
+
 SftExample parse_example(const json& line, const std::filesystem::path& model_folder,
                          std::optional<ChatFormat>& chat) {
     if (!line.contains("messages")) {
@@ -159,22 +173,21 @@ SftExample parse_example(const json& line, const std::filesystem::path& model_fo
                          "an example must have a \"prompt\" and a \"completion\", or \"messages\"");
         const json eos = line.value("eos", json(true));
         if (!eos.is_boolean()) fail("\"eos\" is ", shown(eos), ", but must be true or false");
-        return {{{text_at(line, "prompt"), false}, {text_at(line, "completion"), true}},
-                eos.get<bool>()};
+        return {.segments = {{text_at(line, "prompt"), false}, {text_at(line, "completion"), true}},
+                .eos = eos.get<bool>()};
     }
     if (!chat) chat = ChatFormat::load(model_folder);
     if (!chat) fail("\"messages\" need a chat template, and ", model_folder.string(), " has none");
+    for (const char* key : {"tools", "chat_template_kwargs"})
+        if (line.contains(key) && !line.at(key).empty())
+            fail("\"", key, "\" beside \"messages\" is not supported");
     const json& list = line.at("messages");
     if (!list.is_array() || list.empty())
         fail("\"messages\" is ", shown(list),
              ", but must be a list of {\"role\": ..., \"content\": ...}");
     std::vector<Message> messages;
-    for (const json& message : list) {
-        if (!message.is_object() || !message.contains("role") || !message.contains("content"))
-            fail("a message must be {\"role\": ..., \"content\": ...}, not ", shown(message));
-        messages.push_back({text_at(message, "role"), text_at(message, "content")});
-    }
-    return {chat->segments(messages), false};
+    for (const json& message : list) messages.push_back(parse_message(message));
+    return {.segments = chat->segments(messages), .eos = false, .chat = true};
 }
 
 /// Where a text begins, behind white space and the mark that some editors put before UTF-8.
@@ -307,10 +320,12 @@ SftReader::SftReader(const std::filesystem::path& file, std::optional<std::uint6
 SftExample SftReader::next() {
     const Line line = lines_[order_ ? order_->at(position_) : position_ % lines_.size()];
     ++position_;
-    return at_line(name_, line.number, [&] {
+    SftExample example = at_line(name_, line.number, [&] {
         return parse_example(parse_object(file_.bytes().substr(line.begin, line.length)),
                              model_folder_, chat_);
     });
+    example.source = name_ + ":" + std::to_string(line.number);
+    return example;
 }
 
 }  // namespace r1

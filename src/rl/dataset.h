@@ -68,12 +68,14 @@ class Order {
 /// A text to be learnt from: the loss is on its trained segments only.
 struct SftExample {
     std::vector<Segment> segments;
-    bool eos = true;  ///< an end-of-sequence token follows, and is trained
+    bool eos = true;       ///< an end-of-sequence token follows, and is trained
+    bool chat = false;     ///< messages, in the model's chat format
+    std::string source{};  ///< "FILE:LINE"
 };
 
 /// {"prompt": ..., "completion": ..., "eos": false} or {"messages": [{"role": ..., "content": ...},
-/// ...]}, in an endless sequence of epochs. The file is mapped, not loaded: only the places of its
-/// lines are in memory.
+/// ...]}, where a thought may stand apart in "reasoning_content", in an endless sequence of epochs.
+/// The file is mapped, not loaded: only the places of its lines are in memory.
 class SftReader {
   public:
     /// seed: shuffles every epoch anew; nothing: in the file's order. Messages are rendered in the
@@ -81,6 +83,8 @@ class SftReader {
     SftReader(const std::filesystem::path& file, std::optional<std::uint64_t> seed,
               std::filesystem::path model_folder = {});
     SftExample next();
+    /// The chat format, once messages have been read.
+    const std::optional<ChatFormat>& chat() const { return chat_; }
     /// Examples in the file.
     std::size_t size() const { return lines_.size(); }
     /// Examples read so far: with the same file and seed, all that a resumed run needs.
