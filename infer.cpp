@@ -165,12 +165,9 @@ int evaluate(Setup& s, const Options& o) {
 /// Whether the tokenizer can read what the model wrote: a small vocabulary may not be able to spell
 /// it.
 bool can_be_encoded(const Tokenizer& tokenizer, const std::string& text) {
-    try {
-        tokenizer.encode(text);
-        return true;
-    } catch (const Error&) {
-        return false;
-    }
+    std::string lacking;
+    tokenizer.encode(text, &lacking);
+    return lacking.empty();
 }
 
 /// Cuts a file of samples behind the last problem that is done, which is the one before its last.
@@ -204,7 +201,8 @@ int sample(Setup& s, const Options& o, nlohmann::ordered_json record) {
         const auto before = nlohmann::ordered_json::parse(std::ifstream(made_by), nullptr, false);
         print_notes(compare_runs(before, record, o.may_differ()));
     } else {
-        std::filesystem::remove(partial);  // an older run's, which the new record would not describe
+        std::filesystem::remove(
+            partial);  // an older run's, which the new record would not describe
         WholeFile file(made_by);
         file << record.dump(2) << "\n";
         file.done();

@@ -141,22 +141,18 @@ Config checked_config(const Options& o, const Tokenizer& tokenizer) {
 void check_data(const Options& o, const std::filesystem::path& tokenizer_folder,
                 const Tokenizer& tokenizer, Config& config) {
     SftReader reader(o.data, std::nullopt, tokenizer_folder);
-    std::size_t with_unknown = 0;
-    std::string first;
+    LackingNote note;
     for (std::size_t i = 0; i < reader.size(); ++i) {
         const SftExample example = reader.next();
         std::string lacking;
         try {
             encode(example, tokenizer, config.eos_token_ids[0], &lacking);
         } catch (const Error& e) {
-            fail(example.source, ": ", e.what());
+            fail(example.place, ": ", e.what());
         }
-        if (lacking.empty()) continue;
-        if (with_unknown++ == 0) first = example.source + ": the vocabulary lacks " + lacking;
+        note.add(example.place, lacking);
     }
-    if (with_unknown)
-        std::printf("%s; the model does not see such characters, in %zu of %zu examples\n",
-                    first.c_str(), with_unknown, reader.size());
+    note.print();
     if (!reader.chat()) return;
     const auto end = end_of_turn(*reader.chat(), tokenizer);
     if (!end)

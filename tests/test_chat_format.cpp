@@ -14,7 +14,11 @@ namespace {
 
 std::vector<Message> messages_of(const json& list) {
     std::vector<Message> messages;
-    for (const json& m : list) messages.push_back({m.at("role"), m.at("content")});
+    for (const json& m : list) {
+        messages.push_back({m.at("role"), m.at("content")});
+        if (m.contains("reasoning_content") && !m["reasoning_content"].is_null())
+            messages.back().thought = m["reasoning_content"];
+    }
     return messages;
 }
 
@@ -54,11 +58,20 @@ TEST_CASE("chat formats: the texts of Hugging Face's own templates") {
     for (std::string line; std::getline(lines, line); ++count) {
         const json golden = json::parse(line);
         CAPTURE(line);
-        const auto format = ChatFormat::load(*root / "configs" / golden.at("model"));
+        const TemporaryFolder folder;
+        std::string config =
+            read_file(*root / "configs" / golden.at("model") / "tokenizer_config.json");
+        if (golden.at("variant") == "opens") {
+            const std::string opening = R"('<|im_start|>assistant\\n)";
+            config.insert(config.find(opening) + opening.size(), R"(<think>\\n)");
+        }
+        write_file(folder / "tokenizer_config.json", config);
+        auto format = ChatFormat::load(folder.path);
+        if (format && !golden.at("think").get<bool>()) format = format->without_thoughts();
         REQUIRE(format);
         CHECK(format->render(messages_of(golden.at("messages"))) == golden.at("text").get<std::string>());
     }
-    CHECK(count == 36);
+    CHECK(count == 50);
     CHECK_THROWS_AS(ChatFormat::load(*root / "weights/arithmetic_sequence"), Error);  // a family of its own
 }
 
@@ -110,6 +123,32 @@ TEST_CASE("chat formats: what is learnt are the assistant's turns, and of a mode
           "<｜User｜>a<｜Assistant｜>\n\nb<｜end▁of▁sentence｜><｜User｜>c<｜Assistant｜>" + chat[3].content +
               "<｜end▁of▁sentence｜>");
     CHECK(joined(qwen3.segments({{"user", "a"}}), true).empty());
+}
+
+TEST_CASE("chat formats: a thought that is given apart is kept in every family") {
+    const std::vector<Message> chat = {{"user", "a"}, {"assistant", "b", "t"}};
+    for (const char* jinja : {kSmolLm2, kLlama32, "<｜User｜> </think>", "<|im_start|> </think>",
+                              "<|im_start|> </think> reasoning_content"}) {
+        const auto format = format_of(jinja);
+        CHECK(joined(format.segments(chat), true) ==
+              "<think>\nt\n</think>\n\nb" + format.end_of_turn());
+    }
+    // QwQ's template knows no thought apart, and leaves out those of earlier turns only.
+    const auto qwq = format_of(R"({{ '<|im_start|>assistant\n<think>\n' }} </think>)");
+    CHECK(joined(qwq.segments({{"user", "a"}, {"assistant", "b"}}), true) == "b<|im_end|>");
+    CHECK(qwq.render({{"user", "a"}, {"assistant", "t</think>\n\nb"}, {"user", "c"}}) ==
+          "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
+          "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n<think>\n");
+}
+
+TEST_CASE("chat formats: the thought is opened, or switched off, where the template can do so") {
+    const std::string turn = "<|im_start|>assistant\n", none = "<think>\n\n</think>\n\n";
+    CHECK(format_of("{{ '<|im_start|>assistant\r\n<think>\r\n' }}").render({}) == turn + "<think>\n");
+    CHECK(!format_of("{{ '<|im_start|>assistant\n<think>\n' }}").without_thoughts());
+    const auto both = format_of(R"({{ '<|im_start|>assistant\n' }}{% if enable_thinking is false %})"
+                                R"({{ '<think>\n\n</think>\n\n' }}{% else %}{{ '<think>\n' }})");
+    CHECK(both.render({}) == turn + "<think>\n");
+    CHECK(both.without_thoughts()->render({}) == turn + none);
 }
 
 TEST_CASE("chat formats: what cannot be used is said") {

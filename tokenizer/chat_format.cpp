@@ -140,7 +140,8 @@ std::optional<ChatFormat> ChatFormat::load(const std::filesystem::path& model_fo
             ": its chat template is none of ChatML, Llama 3 and DeepSeek-R1; write the whole prompt into a "
             "file and give it with --template and --plain");
     }
-    if (writes(jinja, format.generation_ + "<think>")) format.generation_ += "<think>\n";
+    if (writes(jinja, format.generation_ + "<think>") || writes(jinja, "'<think>\n' }}"))
+        format.generation_ += "<think>\n";
     return format;
 }
 
@@ -209,7 +210,8 @@ std::vector<Segment> ChatFormat::build(const std::vector<Message>& messages, boo
 std::optional<ChatFormat> ChatFormat::without_thoughts() const {
     if (!can_skip_thoughts_) return std::nullopt;
     ChatFormat format = *this;
-    format.generation_ += kNoThought;
+    format.generation_ =
+        format.generation_.substr(0, format.generation_.find("<think>")) + kNoThought;
     return format;
 }
 

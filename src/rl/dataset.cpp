@@ -1,6 +1,7 @@
 #include "src/rl/dataset.h"
 
 #include <cmath>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -259,6 +260,7 @@ std::vector<Problem> load_problems(const std::filesystem::path& file,
             return parse_problem(parse_object(line), prompt_template, answers);
         }));
         problems.back().source = line;
+        problems.back().place = file.string() + ":" + std::to_string(number);
         problems.back().id = static_cast<std::uint32_t>(problems.size() - 1);
     });
     if (problems.empty())
@@ -279,16 +281,39 @@ std::vector<Problem> limited(std::vector<Problem> problems, int limit) {
     return some;
 }
 
+void LackingNote::add(const std::string& place, const std::string& character) {
+    if (character.empty() || count++ > 0) return;
+    first = place.empty() ? "the prompt" : place;
+    first += ": the vocabulary lacks " + character;
+}
+
+void LackingNote::print() const {
+    if (count > 0)
+        std::fprintf(stderr, "note: %s, which the model does not see; so in %zu texts\n",
+                     first.c_str(), count);
+}
+
 int encode_prompts(std::vector<Problem>& problems, const Tokenizer& tokenizer, int context) {
-    std::size_t longest = 1;
+    int longest = 0;
+    LackingNote note;
     for (Problem& p : problems) {
-        p.tokens = tokenizer.encode(p.prompt);
-        longest = std::max(longest, p.tokens.size());
+        const std::string where = p.place.empty() ? "" : p.place + ": ";
+        std::string lacking;
+        try {
+            p.tokens = tokenizer.encode(p.prompt, &lacking);
+        } catch (const Error& e) {
+            fail(where, e.what());
+        }
+        const int length = static_cast<int>(p.tokens.size());
+        if (length == 0) fail(where, "the prompt is empty, or all of it lacks in the vocabulary");
+        if (length >= context)
+            fail(where, "the prompt has ", length,
+                 " tokens, which leaves no room in the model's context of ", context);
+        note.add(p.place, lacking);
+        longest = std::max(longest, length);
     }
-    if (longest >= static_cast<std::size_t>(context))
-        fail("the longest prompt has ", longest,
-             " tokens, which leaves no room in the model's context of ", context);
-    return static_cast<int>(longest);
+    note.print();
+    return longest;
 }
 
 std::uint32_t Order::at(std::uint64_t i) {
@@ -324,7 +349,7 @@ SftExample SftReader::next() {
         return parse_example(parse_object(file_.bytes().substr(line.begin, line.length)),
                              model_folder_, chat_);
     });
-    example.source = name_ + ":" + std::to_string(line.number);
+    example.place = name_ + ":" + std::to_string(line.number);
     return example;
 }
 
