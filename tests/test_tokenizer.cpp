@@ -259,6 +259,38 @@ TEST_CASE("tokenizer: decode undoes encode on random text, and on random bytes")
     CHECK(tokenizer.encode(std::string("\0", 1)) == Ids{0});
 }
 
+TEST_CASE("tokenizer: what the vocabulary lacks is dropped, or becomes the unk_token, and is named") {
+    json file = tiny();
+    const Tokenizer tokenizer = load_json(file);
+    CHECK(tokenizer.encode("ab€c\n") == Ids{5, 2});
+    CHECK(tokenizer.encode("a\n\n\nbc") == Ids{0, 6});
+    CHECK(lacking_of(tokenizer, "abc").empty());
+    CHECK(lacking_of(tokenizer, "ab€c\n") == "U+20AC '€'");
+    CHECK(lacking_of(tokenizer, "è") == "U+00E8 'è'");  // its first byte is known, its second is not
+    CHECK(lacking_of(tokenizer, "ab\n") == "U+000A");
+    CHECK(lacking_of(tokenizer, "ab\xFF") == "the byte 0xFF");
+    file["model"]["unk_token"] = "c";
+    CHECK(load_json(file).encode("a€b") == Ids{0, 2, 2, 2, 1});  // one for each byte
+    file["model"]["unk_token"] = "<none>";
+    CHECK(load_json(file).encode("ab") == Ids{5});
+    CHECK_ERROR(load_json(file).encode("a\nb"), "has neither U+000A nor the unk_token \"<none>\"");
+}
+
+TEST_CASE("tokenizer: marks without end on one letter take no quadratic time") {
+    json file = all_bytes();
+    file["normalizer"] = {{"type", "NFC"}};
+    const Tokenizer tokenizer = load_json(file);
+    std::string text = "a", sorted = "a";
+    const size_t n = 300'000;
+    for (size_t i = 0; i < n; ++i) text += "\u0315\u0316";  // classes 232 and 220
+    for (const char* mark : {"\u0316", "\u0315"})
+        for (size_t i = 0; i < n; ++i) sorted += mark;
+    const auto start = std::chrono::steady_clock::now();
+    CHECK(tokenizer.decode(tokenizer.encode(text)) == sorted);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    CHECK(seconds.count() < 20);  // ten times the text that used to take 5 s, which was quadratic
+}
+
 TEST_CASE("tokenizer: a stream holds back half characters only") {
     const Tokenizer tokenizer = load_json(all_bytes());
     StreamDecoder euro(tokenizer);
@@ -335,7 +367,21 @@ TEST_CASE("tokenizer: what is not supported is refused by name") {
     CHECK(contains(refused("/pre_tokenizer", before({{"type", "Punctuation"}})), "Punctuation"));
     json split = {{"type", "Split"}, {"pattern", {{"Regex", "(a"}}}, {"behavior", "Isolated"}};
     CHECK(contains(refused("/pre_tokenizer", before(split)), "(a"));
+    for (const char* differs :
+         {R"(\p{N}{1,3}+)", R"(\h)", "^ ", " $", R"(\w)", R"(\b)", R"(\X)", R"(\p{Han})", R"(\p{Lu)", "a{3}?", "a{,3}",
+          "[a[b]]", "[a-z&&[^b]]", "[[:alpha:]]", "[]a]", R"([\s-z])", R"([!-\d])", "a**", "(?i)a", "(?m:a)", "(?<n>a)",
+          "(?i:ss)", "(?i:\u00e9)", R"((?i:\p{Lu}))", R"((a)\1)", R"(\Qa\E)", "(*FAIL)", R"(\v)", R"(\x41)"}) {
+        split["pattern"]["Regex"] = std::string("a|") + differs;
+        CAPTURE(differs);
+        CHECK(contains(refused("/pre_tokenizer", before(split)), std::string("holds \"")));
+    }
+    split["pattern"]["Regex"] = R"(\d| \h+)";
+    CHECK(contains(refused("/pre_tokenizer", before(split)), R"(holds "\h+", whose start is not supported)"));
     split["pattern"]["Regex"] = "a";
+    CHECK(contains(refused("/pre_tokenizer", before(byte_level)), "a step behind ByteLevel"));
+    CHECK(contains(refused("/pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {byte_level, split}}}),
+                   "a step behind ByteLevel, \"Split\""));
+    CHECK(contains(refused("/post_processor", {{"type", "BertProcessing"}}), "BertProcessing"));
     split["behavior"] = "Sideways";
     CHECK(contains(refused("/pre_tokenizer", before(split)), "Sideways"));
 }
@@ -437,6 +483,31 @@ TEST_CASE("tokenizer: real tokenizers, their own tokens and long texts") {
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     MESSAGE("10 texts of 1 MB: ", seconds.count(), " s");
     CHECK(seconds.count() < 300);  // generous: sanitizers, busy machines
+}
+
+TEST_CASE("tokenizer: small tokenizers, as the library reads them (tests/golden/tokenizer_rules.py)") {
+    std::istringstream lines(read_file(R1_SOURCE_DIR "/tests/golden/tokenizer_rules.jsonl"));
+    std::string line;
+    std::getline(lines, line);
+    const json base = json::parse(line);
+    Tokenizer tokenizer = load_json(base);
+    size_t cases = 0;
+    while (std::getline(lines, line)) {
+        const json expected = json::parse(line);
+        if (expected.contains("patch")) {
+            json file = base;
+            file.merge_patch(expected["patch"]);
+            tokenizer = load_json(file);
+            continue;
+        }
+        ++cases;
+        const std::string text = expected.at("text");
+        CAPTURE(line);
+        CHECK(tokenizer.encode(text) == expected.at("ids").get<Ids>());
+        CHECK(tokenizer.encode(tokenizer.framed(text)) == expected.at("special").get<Ids>());
+        CHECK(tokenizer.framed(tokenizer.framed(text)) == tokenizer.framed(text));  // never twice
+    }
+    CHECK(cases > 150);
 }
 
 TEST_CASE("tokenizer: random cases written by tests/golden/tokenizer_random.py") {
