@@ -141,6 +141,9 @@ TEST_CASE("chat formats: what is learnt are the assistant's turns, and of a mode
           "<｜User｜>a<｜Assistant｜>\n\nb<｜end▁of▁sentence｜><｜User｜>c<｜Assistant｜>" + chat[3].content +
               "<｜end▁of▁sentence｜>");
     CHECK(joined(qwen3.segments({{"user", "a"}}), true).empty());
+    CHECK(joined(r1.segments({{"user", "a"}, {"assistant", "b", "t"}, {"user", "c"}, {"assistant", "d", "u"}}),
+                 false) == "<｜User｜>a<｜Assistant｜>b<｜end▁of▁sentence｜><｜User｜>c<｜Assistant｜>"
+                           "<think>\nu\n</think>\n\nd<｜end▁of▁sentence｜>");
 }
 
 TEST_CASE("chat formats: a thought that is given apart is kept in every family") {
@@ -273,5 +276,5 @@ TEST_CASE("data is checked before a run: what cannot be encoded is named with fi
     const auto empty = shell(f, kBin + "infer --template " + (f / "bare.txt") + " --eval " + (f / "empty.jsonl") +
                                     " --model " + kBase);
     CHECK(empty.status == 2);
-    CHECK(has(empty.out, "empty.jsonl:1: the prompt is empty, or all of it lacks in the vocabulary"));
+    CHECK(has(empty.out, "empty.jsonl:1: the prompt has no token: it is empty, or the vocabulary lacks all of it"));
 }

@@ -56,8 +56,7 @@ string default_system_of(const string& jinja) {
             if (jinja[i] == '\\' && next != '\0')
                 text += next == 'n' ? '\n' : next, ++i;
             else if (jinja[i] == '\'' || jinja[i] == '"')
-                literal = false;  // the literal ends before its turn does: it is put together with
-                                  // a message
+                literal = false;  // It ends before its turn does, and goes on with a message.
             else
                 text += jinja[i];
         }
@@ -126,8 +125,8 @@ std::optional<ChatFormat> ChatFormat::load(const std::filesystem::path& model_fo
         format.family_ = Family::Llama3;
         format.end_of_turn_ = "<|eot_id|>";
         format.generation_ = "<|start_header_id|>assistant<|end_header_id|>\n\n";
-        if (holds(jinja,
-                  "Cutting Knowledge Date"))  // Llama 3.1 and later; the date is the template's own
+        // Llama 3.1 and later. The date is the template's own.
+        if (holds(jinja, "Cutting Knowledge Date"))
             format.default_system_ =
                 "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n";
     } else if (holds(jinja, "<|im_start|>")) {
@@ -154,8 +153,8 @@ std::vector<Segment> ChatFormat::build(const std::vector<Message>& messages, boo
         for (const auto& m : messages)
             if (m.role == "system") system = m.content;
         read(system);
-    } else if (family_ == Family::Llama3 &&
-               !default_system_.empty()) {  // stands before the user's own
+    } else if (family_ == Family::Llama3 && !default_system_.empty()) {
+        // It stands before the user's own.
         read("<|start_header_id|>system<|end_header_id|>\n\n" + default_system_ +
              (system_first ? strip(messages[0].content, " \t\n\r", true, true) : "") +
              end_of_turn_);
@@ -167,36 +166,35 @@ std::vector<Segment> ChatFormat::build(const std::vector<Message>& messages, boo
     for (std::size_t i = 0; i < messages.size(); ++i)
         if (messages[i].role == "user") last_question = i;
     for (std::size_t i = 0; i < messages.size(); ++i) {
-        const string& role = messages[i].role;
-        const string content = with_thought(messages[i]);
+        const Message& m = messages[i];
+        const string& role = m.role;
         const bool assistant = role == "assistant", last = i + 1 == messages.size();
         if (role != "system" && role != "user" && !assistant)
             fail("the role \"", role, "\" is not supported; system, user and assistant are");
         const bool trained = assistant && (last || !thinks_);
+        const bool whole = !assistant || !thinks_ || (to_learn && last);
+        string body = whole ? with_thought(m) : behind_last(m.content, "</think>");
         switch (family_) {
             case Family::DeepSeekR1:
-                if (role == "user") read("<｜User｜>" + content);
+                if (role == "user") read("<｜User｜>" + body);
                 if (!assistant) break;
                 read("<｜Assistant｜>");
-                parts.push_back(
-                    {(to_learn && last ? content : behind_last(content, "</think>")) + end_of_turn_,
-                     trained});
+                parts.push_back({body + end_of_turn_, trained});
                 break;
             case Family::Llama3:
                 if (i == 0 && system_first && !default_system_.empty()) break;
                 read("<|start_header_id|>" + role + "<|end_header_id|>\n\n");
-                parts.push_back({strip(content, " \t\n\r", true, true) + end_of_turn_, trained});
+                parts.push_back({strip(body, " \t\n\r", true, true) + end_of_turn_, trained});
                 break;
             case Family::ChatMl: {
-                string body = content;
-                if (assistant && thinks_) {
-                    const Thought split(messages[i]);
+                if (assistant && thoughts_apart_) {
+                    const Thought split(m);
                     const bool shown = i > last_question && (last || !split.thought.empty());
-                    if (thoughts_apart_ && shown)
-                        body = "<think>\n" + strip(split.thought, "\n", true, true) +
-                               "\n</think>\n\n" + strip(split.answer, "\n", true, false);
-                    else if (thoughts_apart_ || !to_learn || !last)
-                        body = split.answer;
+                    body = shown ? "<think>\n" + strip(split.thought, "\n", true, true) +
+                                       "\n</think>\n\n" + strip(split.answer, "\n", true, false)
+                                 : split.answer;
+                } else if (!whole) {
+                    body = strip(body, "\n", true, false);
                 }
                 read("<|im_start|>" + role + "\n");
                 parts.push_back({body + end_of_turn_, trained});

@@ -289,7 +289,8 @@ void LackingNote::add(const std::string& place, const std::string& character) {
 
 void LackingNote::print() const {
     if (count > 0)
-        std::fprintf(stderr, "note: %s, which the model does not see; so in %zu texts\n",
+        std::fprintf(stderr,
+                     "note: %s, so the model does not see it; texts with such characters: %zu\n",
                      first.c_str(), count);
 }
 
@@ -305,7 +306,8 @@ int encode_prompts(std::vector<Problem>& problems, const Tokenizer& tokenizer, i
             fail(where, e.what());
         }
         const int length = static_cast<int>(p.tokens.size());
-        if (length == 0) fail(where, "the prompt is empty, or all of it lacks in the vocabulary");
+        if (length == 0)
+            fail(where, "the prompt has no token: it is empty, or the vocabulary lacks all of it");
         if (length >= context)
             fail(where, "the prompt has ", length,
                  " tokens, which leaves no room in the model's context of ", context);
