@@ -7,14 +7,15 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstdlib>
+#include <cstdio>
 #include <fstream>
-#include <iomanip>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <queue>
 #include <tuple>
 #include <unordered_map>
+#include <utility>
 
 #include "src/run/error.h"
 
@@ -284,7 +285,8 @@ constexpr string_view kCommonSyntax = R"((?x)\A(?(DEFINE)
     (?<group>      \( (?: (?! [*?] ) | \? (?: [:=!>] | < [=!] ) ) )
     (?<caseless>   \( \? i: (?! [^)]* (?i: ff | fi | fl | ss | st ) )
                    (?: ['a-zA-Z\ |] | \[ ['a-zA-Z]+ \] | (?&quantifier) )* \) ) )
-    (?: (?&set) | (?&escape) | (?&class) | (?&quantifier) | (?&group) | (?&caseless) | [^\\^$*+?({[] )*+)";
+    (?: (?&set) | (?&escape) | (?&class) | (?&quantifier) | (?&group) | (?&caseless)
+      | [^\\^$*+?({[] )*+)";
 
 /// PCRE2's \s also holds U+180E, which occurs in Mongolian: spells \s and \S out.
 std::string spell_out_spaces(string_view pattern) {
@@ -313,9 +315,8 @@ Regex split_pattern(string_view pattern, const std::string& file) {
     static const Regex common(kCommonSyntax, 0, "");
     const size_t read = common.find(pattern, 0).second;
     if (read < pattern.size())
-        fail(
-            file, ": the split pattern ", pattern, " holds \"", pattern.substr(read),
-            "\", whose start is not supported: PCRE2, which splits here, may read it otherwise than Oniguruma");
+        fail(file, ": the split pattern ", pattern, " holds \"", pattern.substr(read),
+             "\", whose start is not supported: PCRE2 may read it otherwise than Oniguruma");
     // PCRE2 10.42 takes .+ or \P{Lt}+ for possessive where what follows could need some of it.
     return Regex(spell_out_spaces(pattern), PCRE2_UCP | PCRE2_NO_AUTO_POSSESS, file);
 }
@@ -434,17 +435,13 @@ void Tokenizer::Tables::encode_words(string_view text, size_t step, Result& resu
 
 /// What the vocabulary lacks, as a person names it: the character that the byte is a part of.
 std::string name_of(string_view word, size_t at) {
-    std::ostringstream name;
-    name << std::hex << std::uppercase << std::setfill('0');
+    char name[16];
     const int byte = static_cast<unsigned char>(word[at]);
     while (at > 0 && is_continuation(word[at])) --at;
     const Character c = first_character(word.substr(at));
-    if (c.length == 0)
-        name << "the byte 0x" << std::setw(2) << byte;
-    else
-        name << "U+" << std::setw(4) << c.code;
-    if (c.code >= ' ' && c.code != 0x7F) name << " '" << word.substr(at, c.length) << "'";
-    return name.str();
+    const bool valid = c.length > 0, visible = c.code >= ' ' && c.code != 0x7F;
+    std::snprintf(name, sizeof name, valid ? "U+%04X" : "the byte 0x%02X", valid ? c.code : byte);
+    return visible ? name + (" '" + std::string(word.substr(at, c.length)) + "'") : name;
 }
 
 /// Byte-pair encoding: of all neighbours that may merge, the pair of lowest rank does, the leftmost
