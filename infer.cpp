@@ -201,8 +201,8 @@ int sample(Setup& s, const Options& o, nlohmann::ordered_json record) {
         const auto before = nlohmann::ordered_json::parse(std::ifstream(made_by), nullptr, false);
         print_notes(compare_runs(before, record, o.may_differ()));
     } else {
-        std::filesystem::remove(
-            partial);  // an older run's, which the new record would not describe
+        // It is an older run's, which the new record would not describe.
+        std::filesystem::remove(partial);
         WholeFile file(made_by);
         file << record.dump(2) << "\n";
         file.done();

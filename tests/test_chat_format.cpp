@@ -207,7 +207,7 @@ TEST_CASE("chats: a base model that learns to end its turns ends its responses t
     CHECK_MESSAGE(answer.out.ends_with("\n2\n"), answer.out);
 
     // Without a token for it there is nothing that could end a response.
-    make_chat_model(f / "none", kLlama32, 230);
+    make_chat_model(f / "none", kLlama32, 230, {{"model", {{"vocab", {{"5", nullptr}, {"<", 5}}}}}});
     const auto refused = shell(f, kBin + "train_sft --model " + (f / "none") + " --data " + (f / "chats.jsonl") +
                                       " --out " + (f / "x"));
     CHECK(refused.status == 2);

@@ -26,7 +26,8 @@ PromptTemplate load_template(const std::filesystem::path& path, const Config& co
 
 std::optional<int> end_of_turn(const ChatFormat& chat, const Tokenizer& tokenizer) {
     const auto ids = tokenizer.encode(chat.end_of_turn());
-    return ids.size() == 1 ? std::optional(ids[0]) : std::nullopt;
+    const bool one = ids.size() == 1 && tokenizer.decode(ids) == chat.end_of_turn();
+    return one ? std::optional(ids[0]) : std::nullopt;
 }
 
 int end_of_answer(const std::filesystem::path& tokenizer_folder, const Config& config,
