@@ -155,7 +155,8 @@ Problem parse_problem(const json& line, const PromptTemplate& prompt_template, A
 Message parse_message(const json& line) {
     if (!line.is_object() || !line.contains("role") || !line.contains("content"))
         fail("a message must be {\"role\": ..., \"content\": ...}, not ", shown(line));
-    Message message{text_at(line, "role"), text_at(line, "content")};
+    const std::string &role = text_at(line, "role"), &content = text_at(line, "content");
+    Message message{role, content};
     for (const auto& [key, value] : line.items()) {
         if (key == "role" || key == "content" || value.is_null()) continue;
         if (key != "reasoning_content" || message.role != "assistant")
@@ -174,8 +175,9 @@ SftExample parse_example(const json& line, const std::filesystem::path& model_fo
                          "an example must have a \"prompt\" and a \"completion\", or \"messages\"");
         const json eos = line.value("eos", json(true));
         if (!eos.is_boolean()) fail("\"eos\" is ", shown(eos), ", but must be true or false");
-        return {.segments = {{text_at(line, "prompt"), false}, {text_at(line, "completion"), true}},
-                .eos = eos.get<bool>()};
+        const std::string &prompt = text_at(line, "prompt"),
+                          &completion = text_at(line, "completion");
+        return {.segments = {{prompt, false}, {completion, true}}, .eos = eos.get<bool>()};
     }
     if (!chat) chat = ChatFormat::load(model_folder);
     if (!chat) fail("\"messages\" need a chat template, and ", model_folder.string(), " has none");
