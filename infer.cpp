@@ -166,12 +166,9 @@ int evaluate(Setup& s, const Options& o) {
 /// Whether the tokenizer can read what the model wrote: a small vocabulary may not be able to spell
 /// it.
 bool can_be_encoded(const Tokenizer& tokenizer, const std::string& text) {
-    try {
-        tokenizer.encode(text);
-        return true;
-    } catch (const Error&) {
-        return false;
-    }
+    std::string lacking;
+    tokenizer.encode(text, &lacking);
+    return lacking.empty();
 }
 
 /// What a file of samples keeps that is gone on with: all of the problems before its last, which
@@ -210,8 +207,8 @@ int sample(Setup& s, const Options& o, nlohmann::ordered_json record) {
         print_notes(compare_runs(nlohmann::ordered_json::parse(before, nullptr, false), record,
                                  o.may_differ()));
     } else {
-        std::filesystem::remove(
-            partial);  // an older run's, which the new record would not describe
+        // It is an older run's, which the new record would not describe.
+        std::filesystem::remove(partial);
         write_file(made_by, record.dump(2) + "\n");
     }
     const Kept done = resuming ? kept_samples(partial) : Kept{};
@@ -304,7 +301,7 @@ int chat(Setup& s, const Options& o) {
 
 /// A chat model that was not trained by us is asked without a template that wants thoughts.
 PromptTemplate choose_template(const ModelFolder& folder, const Options& o) {
-    if (o.raw) return PromptTemplate("");
+    if (o.raw) return PromptTemplate("", std::nullopt, folder.tokenizer);
     const bool just_talking = folder.prompt_template.chat() && o.prompts.choice.empty() &&
                               o.problems().empty() && !PromptTemplate::exists_in(o.model);
     if (just_talking) return PromptTemplate("{question}", folder.prompt_template.chat());
@@ -330,7 +327,7 @@ RewardOptions choose_reward(const Options& o) {
 }
 
 Setup::Setup(const Options& o)
-    : folder(o.model, o.prompts.choice, o.prompts.plain, o.prompts.stop_texts),
+    : folder(o.model, o.prompts.choice, o.prompts.form(), o.prompts.stop_texts),
       judge(choose_reward(o)),
       device(make_device(o.device.device, o.device.dtype)) {
     folder.prompt_template = choose_template(folder, o);

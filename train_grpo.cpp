@@ -335,7 +335,7 @@ void evaluate(Setup& s, State& state, const Options& o) {
 Setup::Setup(const Options& o, const Comm& comm)
     : comm(comm),
       judge(o.reward.options(o.max_new_tokens, o.overlong == "soft")),
-      folder(o.model, o.prompt.choice, o.prompt.plain, o.prompt.stop_texts),
+      folder(o.model, o.prompt.choice, o.prompt.form(), o.prompt.stop_texts),
       train(load_problems(o.train, folder.prompt_template, judge.answers())),
       order(train.size(), static_cast<std::uint64_t>(o.seed)) {
     const Config& config = folder.config;

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "src/device/parallel.h"
+#include "src/rl/dataset.h"
 #include "src/rl/training_run.h"
 #include "src/run/record.h"
 #include "src/run/stop.h"
@@ -48,11 +49,16 @@ struct Sequence {
 };
 
 /// Segments are encoded one by one: a trained one begins where a prompt ends when the model is
-/// used.
-Sequence encode(const SftExample& example, const Tokenizer& tokenizer, std::int32_t eos) {
+/// used. `lacking`, if given, is told of a character that the vocabulary lacks.
+Sequence encode(const SftExample& example, const Tokenizer& tokenizer, std::int32_t eos,
+                std::string* lacking = nullptr) {
     Sequence s;
     for (const Segment& segment : example.segments) {
-        const auto tokens = tokenizer.encode(segment.text);
+        const bool prompt = !example.chat && !segment.trained;
+        std::string unknown;
+        const auto tokens =
+            tokenizer.encode(prompt ? tokenizer.framed(segment.text) : segment.text, &unknown);
+        if (lacking && lacking->empty()) *lacking = unknown;
         s.tokens.insert(s.tokens.end(), tokens.begin(), tokens.end());
         s.scored.resize(s.tokens.size(), segment.trained);
     }
@@ -69,6 +75,7 @@ struct Examples {
     const Options& o;
     const Config& config;
     const Tokenizer& tokenizer;
+    const std::int32_t eos;
     SftReader reader;
     std::int64_t skipped = 0;
 
@@ -79,7 +86,7 @@ struct Examples {
         const std::int64_t longest =
             std::min<std::int64_t>(config.max_position_embeddings, o.optimizer.token_budget);
         for (std::size_t useless = 0; fed < o.batch_tokens;) {
-            Sequence s = encode(reader.next(), tokenizer, config.eos_token_ids[0]);
+            Sequence s = encode(reader.next(), tokenizer, eos);
             if (s.size() > longest || s.learnt() == 0) {
                 ++skipped;
                 if (++useless == reader.size())
@@ -149,6 +156,33 @@ struct Origin {
     SafeDtype dtype;
 };
 
+/// Reads all of the data before the run. Where it holds chats, the end of a turn joins the model's
+/// end-of-sequence tokens, for it is learnt as one.
+void check_data(SftReader& reader, Origin& origin) {
+    const Tokenizer& tokenizer = origin.tokenizer;
+    std::vector<int>& ends = origin.config.eos_token_ids;
+    LackingNote note;
+    for (std::size_t i = 0; i < reader.size(); ++i) {
+        const SftExample example = reader.next();
+        std::string lacking;
+        try {
+            encode(example, tokenizer, ends[0], &lacking);
+        } catch (const Error& e) {
+            fail(example.place, ": ", e.what());
+        }
+        note.add(example.place, lacking);
+    }
+    note.print();
+    if (!reader.chat()) return;
+    const auto end = end_of_turn(*reader.chat(), tokenizer);
+    if (!end)
+        fail(origin.tokenizer_folder, ": the tokenizer has no token ", reader.chat()->end_of_turn(),
+             ", which ends a turn in its chat template");
+    if (std::ranges::count(ends, *end)) return;
+    ends.push_back(*end);
+    set_end_tokens(origin.files, ends);
+}
+
 /// A new run, or one that goes on from the checkpoint in --out. Returns the steps that are done.
 std::int64_t begin(const Options& o, const Origin& origin, TrainingRun& run, const Trainee& trainee,
                    SftReader& reader) {
@@ -173,13 +207,15 @@ std::int64_t begin(const Options& o, const Origin& origin, TrainingRun& run, con
 }
 
 int train(const Options& o, TrainingRun& run) {
-    const Origin origin(o);
+    Origin origin(o);
     const Config& config = origin.config;
+    const std::int32_t eos = end_of_answer(origin.tokenizer_folder, config, origin.tokenizer);
+    SftReader reader(o.data, std::nullopt, origin.tokenizer_folder);
+    check_data(reader, origin);
+    reader.seek(0);
+    if (!o.no_shuffle) reader.shuffle(static_cast<std::uint64_t>(o.seed));
+    Examples examples{o, config, origin.tokenizer, eos, std::move(reader)};
     const Trainee trainee(config, o.device, o.optimizer, o.run, o.seed);
-    const auto seed = static_cast<std::uint64_t>(o.seed);
-    const auto shuffle = o.no_shuffle ? std::nullopt : std::optional(seed);
-    Examples examples{o, config, origin.tokenizer,
-                      SftReader(o.data, shuffle, origin.tokenizer_folder)};
     std::int64_t step = begin(o, origin, run, trainee, examples.reader);
     JsonLines log = run.open_log(step);
     const auto save = [&] {

@@ -3,7 +3,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "tests/support.h"
+#include "src/rl/model_folder.h"
+#include "tests/programs.h"
 #include "tokenizer/chat_format.h"
 
 using namespace r1;
@@ -14,7 +15,11 @@ namespace {
 
 std::vector<Message> messages_of(const json& list) {
     std::vector<Message> messages;
-    for (const json& m : list) messages.push_back({m.at("role"), m.at("content")});
+    for (const json& m : list) {
+        messages.push_back({m.at("role"), m.at("content")});
+        if (m.contains("reasoning_content") && !m["reasoning_content"].is_null())
+            messages.back().thought = m["reasoning_content"];
+    }
     return messages;
 }
 
@@ -44,6 +49,23 @@ constexpr const char* kQwenMath =
 constexpr const char* kLlama32 = "{{- bos_token }} <|start_header_id|> Cutting Knowledge Date";
 constexpr const char* kLlama3 = "{{- bos_token }} <|start_header_id|>";
 
+/// The shipped base as a model of chats: with this template, and its last row for the token that ends a turn.
+void make_chat_model(const std::filesystem::path& folder, const std::string& jinja, const json& ends,
+                     const json& changes = json::object()) {
+    std::filesystem::create_directories(folder);
+    for (const char* file : {"model.safetensors", "prompt_template.txt"})
+        std::filesystem::copy_file(kBase + "/" + file, folder / file);
+    json config = json::parse(read_file(kBase + "/config.json")),
+         tokenizer = json::parse(read_file(kBase + "/tokenizer.json"));
+    config["eos_token_id"] = ends;
+    const bool llama = jinja == kLlama3;
+    tokenizer["added_tokens"].push_back({{"id", 231}, {"content", llama ? "<|eot_id|>" : "<|im_end|>"}});
+    tokenizer.merge_patch(changes);
+    write_file(folder / "config.json", config.dump());
+    write_file(folder / "tokenizer.json", tokenizer.dump());
+    write_file(folder / "tokenizer_config.json", json{{"chat_template", jinja}}.dump());
+}
+
 }  // namespace
 
 TEST_CASE("chat formats: the texts of Hugging Face's own templates") {
@@ -54,11 +76,20 @@ TEST_CASE("chat formats: the texts of Hugging Face's own templates") {
     for (std::string line; std::getline(lines, line); ++count) {
         const json golden = json::parse(line);
         CAPTURE(line);
-        const auto format = ChatFormat::load(*root / "configs" / golden.at("model"));
+        const TemporaryFolder folder;
+        std::string config =
+            read_file(*root / "configs" / golden.at("model") / "tokenizer_config.json");
+        if (golden.at("variant") == "opens") {
+            const std::string opening = R"('<|im_start|>assistant\\n)";
+            config.insert(config.find(opening) + opening.size(), R"(<think>\\n)");
+        }
+        write_file(folder / "tokenizer_config.json", config);
+        auto format = ChatFormat::load(folder.path);
+        if (format && !golden.at("think").get<bool>()) format = format->without_thoughts();
         REQUIRE(format);
         CHECK(format->render(messages_of(golden.at("messages"))) == golden.at("text").get<std::string>());
     }
-    CHECK(count == 36);
+    CHECK(count == 50);
     CHECK_THROWS_AS(ChatFormat::load(*root / "weights/arithmetic_sequence"), Error);  // a family of its own
 }
 
@@ -110,6 +141,35 @@ TEST_CASE("chat formats: what is learnt are the assistant's turns, and of a mode
           "<｜User｜>a<｜Assistant｜>\n\nb<｜end▁of▁sentence｜><｜User｜>c<｜Assistant｜>" + chat[3].content +
               "<｜end▁of▁sentence｜>");
     CHECK(joined(qwen3.segments({{"user", "a"}}), true).empty());
+    CHECK(joined(r1.segments({{"user", "a"}, {"assistant", "b", "t"}, {"user", "c"}, {"assistant", "d", "u"}}),
+                 false) == "<｜User｜>a<｜Assistant｜>b<｜end▁of▁sentence｜><｜User｜>c<｜Assistant｜>"
+                           "<think>\nu\n</think>\n\nd<｜end▁of▁sentence｜>");
+}
+
+TEST_CASE("chat formats: a thought that is given apart is kept in every family") {
+    const std::vector<Message> chat = {{"user", "a"}, {"assistant", "b", "t"}};
+    for (const char* jinja : {kSmolLm2, kLlama32, "<｜User｜> </think>", "<|im_start|> </think>",
+                              "<|im_start|> </think> reasoning_content"}) {
+        const auto format = format_of(jinja);
+        CHECK(joined(format.segments(chat), true) ==
+              "<think>\nt\n</think>\n\nb" + format.end_of_turn());
+    }
+    // QwQ's template knows no thought apart, and leaves out those of earlier turns only.
+    const auto qwq = format_of(R"({{ '<|im_start|>assistant\n<think>\n' }} </think>)");
+    CHECK(joined(qwq.segments({{"user", "a"}, {"assistant", "b"}}), true) == "b<|im_end|>");
+    CHECK(qwq.render({{"user", "a"}, {"assistant", "t</think>\n\nb"}, {"user", "c"}}) ==
+          "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
+          "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n<think>\n");
+}
+
+TEST_CASE("chat formats: the thought is opened, or switched off, where the template can do so") {
+    const std::string turn = "<|im_start|>assistant\n", none = "<think>\n\n</think>\n\n";
+    CHECK(format_of("{{ '<|im_start|>assistant\r\n<think>\r\n' }}").render({}) == turn + "<think>\n");
+    CHECK(!format_of("{{ '<|im_start|>assistant\n<think>\n' }}").without_thoughts());
+    const auto both = format_of(R"({{ '<|im_start|>assistant\n' }}{% if enable_thinking is false %})"
+                                R"({{ '<think>\n\n</think>\n\n' }}{% else %}{{ '<think>\n' }})");
+    CHECK(both.render({}) == turn + "<think>\n");
+    CHECK(both.without_thoughts()->render({}) == turn + none);
 }
 
 TEST_CASE("chat formats: what cannot be used is said") {
@@ -129,4 +189,92 @@ TEST_CASE("chat formats: what cannot be used is said") {
     CHECK(!ChatFormat::load(folder.path));
     write_file(folder / "chat_template.jinja", kSmolLm2);
     CHECK(ChatFormat::load(folder.path)->end_of_turn() == "<|im_end|>");
+}
+
+TEST_CASE("chats: a base model that learns to end its turns ends its responses there") {
+    const TemporaryFolder f;
+    make_chat_model(f / "base", "<|im_start|>", 230);
+    write_file(f / "base/generation_config.json", R"({"eos_token_id": 230, "top_k": 5})");
+    write_file(f / "chats.jsonl", R"({"messages":[{"role":"user","content":"1+1:"},{"role":"assistant","content":"2"}]})");
+    const auto trained = shell(f, kBin + "train_sft --steps 40 --batch-tokens 8 --warmup 0 --lr 1e-3 --model " +
+                                      (f / "base") + " --data " + (f / "chats.jsonl") + " --out " + (f / "chat"));
+    REQUIRE_MESSAGE(trained.status == 0, trained.out);
+    CHECK(has(trained.out, "chats.jsonl:1: the vocabulary lacks U+003C '<'"));  // <|im_start|>
+    CHECK(json::parse(read_file(f / "chat/config.json"))["eos_token_id"] == json({230, 231}));
+    const json generation = json::parse(read_file(f / "chat/generation_config.json"));
+    CHECK(generation == json({{"eos_token_id", {230, 231}}, {"top_k", 5}}));
+    const auto answer = shell(f, kBin + "infer --temperature 0 --prompt 1+1: --model " + (f / "chat"));
+    CHECK_MESSAGE(answer.out.ends_with("\n2\n"), answer.out);
+
+    // Without a token for it there is nothing that could end a response.
+    make_chat_model(f / "none", kLlama32, 230, {{"model", {{"vocab", {{"5", nullptr}, {"<", 5}}}}}});
+    const auto refused = shell(f, kBin + "train_sft --model " + (f / "none") + " --data " + (f / "chats.jsonl") +
+                                      " --out " + (f / "x"));
+    CHECK(refused.status == 2);
+    CHECK(has(refused.out, "the tokenizer has no token <|eot_id|>, which ends a turn"));
+}
+
+TEST_CASE("chats: a completion ends as the model's turns end, if it was trained on chats") {
+    const TemporaryFolder f;
+    const auto end = [&](const char* name, const char* jinja, const json& ends) {
+        make_chat_model(f / name, jinja, ends);
+        return end_of_answer(f / name, Config::load(f / name), Tokenizer::load(f / name));
+    };
+    CHECK(end("instruct", kLlama3, {230, 231}) == 231);
+    CHECK(end("base", kLlama3, {230}) == 230);
+    CHECK(end("other", "[INST]", {230, 231}) == 230);
+}
+
+TEST_CASE("a plain prompt begins as the tokenizer's post_processor has it, once") {
+    const TemporaryFolder f;
+    const json special = {{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}},
+               text = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
+    const json changes = {
+        {"post_processor",
+         {{"type", "TemplateProcessing"},
+          {"single", {special, text}},
+          {"special_tokens", {{"<s>", {{"id", "<s>"}, {"ids", {230}}, {"tokens", {"<|endoftext|>"}}}}}}}}};
+    make_chat_model(f / "model", "<|im_start|>", json({230, 231}), changes);
+    const auto prompt = [&](const std::string& choice, const std::string& form) {
+        return ModelFolder(f.path / "model", choice, form, {}).prompt_template.fill("1+1");
+    };
+    CHECK(prompt("", "plain") == "<|endoftext|>1+1:");
+    write_file(f / "mine.txt", "<|endoftext|>Q: {question}");
+    CHECK(prompt(f / "mine.txt", "plain") == "<|endoftext|>Q: 1+1");
+    CHECK(prompt("", "") == "<|im_start|>user\n1+1:<|im_end|>\n<|im_start|>assistant\n");
+    CHECK(prompt("r1-zero", "plain").ends_with("\nUser: 1+1\nAssistant:"));
+
+    const auto tokens = [&](const std::string& data) {
+        write_file(f / "data.jsonl", data);
+        REQUIRE(shell(f, kBin + "train_sft --steps 1 --batch-tokens 1 --model " + (f / "model") + " --data " +
+                           (f / "data.jsonl") + " --overwrite --out " + (f / "run"))
+                    .status == 0);
+        return read_json_lines(f / "run/log.jsonl").at(1).at("tokens").get<int>();
+    };
+    const int bare = tokens(R"({"prompt":"<|endoftext|>1+1:","completion":"2"})");
+    CHECK(tokens(R"({"prompt":"1+1:","completion":"2"})") == bare);
+    CHECK(bare == 6);  // of seven tokens, with the end, all but the first are predicted
+}
+
+TEST_CASE("data is checked before a run: what cannot be encoded is named with file and line") {
+    const TemporaryFolder f;
+    make_chat_model(f / "model", "<|im_start|>", json({230, 231}), {{"model", {{"unk_token", "<none>"}}}});
+    write_file(f / "sft.jsonl", "{\"prompt\":\"1+1:\",\"completion\":\"2\"}\n\n{\"prompt\":\"\",\"completion\":\"é\"}\n");
+    write_file(f / "grpo.jsonl", "{\"question\":\"1+1\",\"answer\":\"2\"}\n{\"question\":\"é\",\"answer\":\"2\"}\n");
+    const std::string model = " --model " + (f / "model");
+    const auto sft = shell(f, kBin + "train_sft --steps 1 --batch-tokens 1 --no-shuffle --data " + (f / "sft.jsonl") +
+                                  model + " --out " + (f / "run"));
+    CHECK(sft.status == 2);
+    CHECK(has(sft.out, "sft.jsonl:3: "));
+    CHECK(has(sft.out, "has neither U+00E9 'é' nor the unk_token \"<none>\""));
+    const auto grpo = shell(f, kBin + "train_grpo --plain --train " + (f / "grpo.jsonl") + model + " --out " + (f / "run"));
+    CHECK(grpo.status == 2);
+    CHECK(has(grpo.out, "grpo.jsonl:2: "));
+    CHECK(!std::filesystem::exists(f / "run/log.jsonl"));
+    write_file(f / "empty.jsonl", "{\"question\":\"€\",\"answer\":\"2\"}\n");
+    write_file(f / "bare.txt", "{question}");
+    const auto empty = shell(f, kBin + "infer --template " + (f / "bare.txt") + " --eval " + (f / "empty.jsonl") +
+                                    " --model " + kBase);
+    CHECK(empty.status == 2);
+    CHECK(has(empty.out, "empty.jsonl:1: the prompt has no token: it is empty, or the vocabulary lacks all of it"));
 }

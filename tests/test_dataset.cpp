@@ -22,6 +22,12 @@ std::vector<Problem> load(const fs::path& file, const std::string& text = "{ques
     return load_problems(file, PromptTemplate(text));
 }
 
+std::string joined(const SftExample& example) {
+    std::string text;
+    for (const auto& segment : example.segments) text += segment.text;
+    return text;
+}
+
 /// The completion of a prompt and completion.
 std::string completion(const SftExample& example) { return example.segments.at(1).text; }
 
@@ -214,6 +220,30 @@ TEST_CASE("the prompt template: the one asked for, the model's own, the built-in
     CHECK(PromptTemplate(text("boxed")).answer_in() == AnswerIn::Boxed);
 }
 
+TEST_CASE("the prompt template: marks and line ends of other editors are dropped") {
+    const TemporaryFolder f;
+    write_file(f / "windows.txt", "\xef\xbb\xbf{question}\r\nA:\r\n");
+    CHECK(PromptTemplate::load(f.path, f / "windows.txt", std::nullopt).text() == "{question}\nA:");
+    CHECK(PromptTemplate::load(f.path, "r1-zero", std::nullopt).text().ends_with("\nAssistant:"));
+}
+
+TEST_CASE("the prompt template: a model's thoughts are switched off, now and when it is loaded again") {
+    const TemporaryFolder f;
+    write_file(f / "tokenizer_config.json",
+               R"({"chat_template": "<|im_start|> enable_thinking '<think>\\n\\n</think>\\n\\n'"})");
+    const auto chat = ChatFormat::load(f.path);
+    const auto quiet = PromptTemplate::load(f.path, "boxed", chat, "no-think");
+    CHECK(quiet.fill("1+1?").ends_with("<|im_start|>assistant\n<think>\n\n</think>\n\n"));
+    write_file(f.path / quiet.file_name(), quiet.text() + "\n");
+    CHECK(PromptTemplate::load(f.path, "", chat).fill("1+1?") == quiet.fill("1+1?"));
+    CHECK(PromptTemplate::load(f.path, "boxed", chat).fill("1+1?").ends_with("assistant\n"));
+    const auto plain = PromptTemplate::load(f.path, "", chat, "plain");
+    fs::remove(f.path / quiet.file_name());
+    write_file(f.path / plain.file_name(), plain.text() + "\n");
+    CHECK(PromptTemplate::load(f.path, "", chat).fill("1+1?").starts_with("1+1?"));
+    CHECK_ERROR(PromptTemplate::load(f.path, "", std::nullopt, "no-think"), "--no-think");
+}
+
 TEST_CASE("a chat model gets the template as the user's message, and chats to learn from") {
     const File f(R"({"messages":[{"role":"user","content":"1+1?"},{"role":"assistant","content":"2"}]})"
                  "\n"
@@ -239,6 +269,24 @@ TEST_CASE("a chat model gets the template as the user's message, and chats to le
     SftReader lists(wrong.path, std::nullopt, f.folder.path);
     CHECK_ERROR(lists.next(), R"("messages" is [], but must be a list)");
     CHECK_ERROR(lists.next(), R"("content" is [{"type":"text"}], but must be a text)");
+    const auto refused = [&](const std::string& keys) {
+        const File bad(R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b")" +
+                       keys + "}");
+        SftReader one(bad.path, std::nullopt, f.folder.path);
+        try {
+            return joined(one.next());
+        } catch (const Error& e) {
+            return std::string(e.what());
+        }
+    };
+    CHECK(refused(R"(,"reasoning_content":"t"}])").find("<think>\nt\n</think>\n\nb") != std::string::npos);
+    CHECK(refused(R"(,"tool_calls":null,"reasoning_content":null}])").ends_with("\nb<|im_end|>\n"));
+    CHECK(refused(R"(,"tool_calls":[{}]}])").find(R"(the key "tool_calls" of a message of the assistant)") !=
+          std::string::npos);
+    CHECK(refused(R"(},{"role":"user","content":"c","reasoning_content":"t"}])").find("of the user is not") !=
+          std::string::npos);
+    CHECK(refused(R"(,"reasoning_content":5}])").find("must be a text") != std::string::npos);
+    CHECK(refused(R"(}],"tools":[{"name":"f"}])").find(R"("tools" beside "messages")") != std::string::npos);
     SftReader base(f.path, std::nullopt, "/nowhere");
     CHECK_ERROR(base.next(), "chat template");
 }

@@ -189,7 +189,8 @@ TEST_CASE("a run is resumed as what it was: what may differ is noted, what may n
     CHECK(has(shell(f, kBin + base + " --steps 4 --resume").out,
               "--resume: train is not the file that the run began with"));
     data(0);
-    CHECK(has(shell(f, kBin + "train_sft --resume --model " + kBase + " --data " + (f / "train.jsonl") + out).out,
+    write_file(f / "sft.jsonl", R"({"prompt":"1","completion":"2"})");
+    CHECK(has(shell(f, kBin + "train_sft --resume --model " + kBase + " --data " + (f / "sft.jsonl") + out).out,
               "--resume: --out holds a run of train_grpo, not of train_sft"));
 
     fs::rename(f / "train.jsonl", f / "moved.jsonl");  // the same data under another name
@@ -291,7 +292,8 @@ TEST_CASE("errors come after what was printed before them") {
 
 TEST_CASE("--dry-run shows the memory plan and touches nothing") {
     const TemporaryFolder f;
-    for (const std::string& command : {kGrpo, "train_sft --model " + kBase + " --data " + kTrain + " "}) {
+    write_file(f / "sft.jsonl", R"({"prompt":"1","completion":"2"})");
+    for (const std::string& command : {kGrpo, "train_sft --model " + kBase + " --data " + (f / "sft.jsonl") + " "}) {
         const auto r = shell(f, kBin + command + "--dry-run --out " + (f / "run"));
         CHECK(r.status == 0);
         CHECK(has(r.out, "memory plan (cpu"));

@@ -42,8 +42,8 @@ string template_of(const json& config) {
     return "";
 }
 
-/// The system message that a ChatML template writes where a conversation has none: a string literal of its
-/// own, with Jinja's escapes.
+/// The system message that a ChatML template writes where a conversation has none: a string literal
+/// of its own, with Jinja's escapes.
 string default_system_of(const string& jinja) {
     const string begin = "<|im_start|>system", end = "<|im_end|>";
     for (auto at = jinja.find(begin); at != string::npos; at = jinja.find(begin, at + 1)) {
@@ -56,7 +56,7 @@ string default_system_of(const string& jinja) {
             if (jinja[i] == '\\' && next != '\0')
                 text += next == 'n' ? '\n' : next, ++i;
             else if (jinja[i] == '\'' || jinja[i] == '"')
-                literal = false;  // the literal ends before its turn does: it is put together with a message
+                literal = false;  // It ends before its turn does, and goes on with a message.
             else
                 text += jinja[i];
         }
@@ -67,14 +67,31 @@ string default_system_of(const string& jinja) {
 
 /// What stands before and behind </think>, as Qwen3's template takes it apart.
 struct Thought {
-    explicit Thought(const string& content) : answer(content) {
-        if (!holds(content, "</think>")) return;
-        const string before = strip(content.substr(0, content.find("</think>")), "\n", false, true);
-        thought = strip(behind_last(before, "<think>"), "\n", true, true);
-        answer = strip(behind_last(content, "</think>"), "\n", true, false);
+    explicit Thought(const Message& message)
+        : thought(message.thought.value_or("")), answer(message.content) {
+        if (!message.thought && holds(answer, "</think>")) {
+            thought = behind_last(answer.substr(0, answer.find("</think>")), "<think>");
+            thought = strip(thought, "\n", true, true);
+            answer = strip(behind_last(answer, "</think>"), "\n", true, false);
+        }
     }
     string thought, answer;
 };
+
+/// A thought that is given apart goes before the answer, where the template does not know it.
+string with_thought(const Message& m) {
+    return m.thought ? "<think>\n" + *m.thought + "\n</think>\n\n" + m.content : m.content;
+}
+
+/// Whether a text is in a template, with its line ends as they are or as Jinja's \n.
+bool writes(const string& jinja, const string& text) {
+    string escaped;
+    for (const char c : text) escaped += c == '\n' ? "\\n" : string(1, c);
+    return holds(jinja, text.c_str()) || holds(jinja, escaped.c_str());
+}
+
+/// What Qwen3's template puts in place of a thought.
+constexpr const char* kNoThought = "<think>\n\n</think>\n\n";
 
 }  // namespace
 
@@ -93,30 +110,37 @@ std::optional<ChatFormat> ChatFormat::load(const std::filesystem::path& model_fo
         fail(config_file.string(), ": not a tokenizer configuration: ", e.what());
     }
     if (std::ifstream in(jinja_file); in) jinja = (std::stringstream() << in.rdbuf()).str();
+    std::erase(jinja, '\r');
     if (jinja.empty()) return std::nullopt;
 
     format.thinks_ = holds(jinja, "</think>");
+    format.thoughts_apart_ = holds(jinja, "reasoning_content");
+    format.can_skip_thoughts_ = holds(jinja, "enable_thinking") && writes(jinja, kNoThought);
     if (!holds(jinja, "bos_token")) format.bos_.clear();
     if (holds(jinja, "<｜User｜>")) {
         format.family_ = Family::DeepSeekR1;
         format.end_of_turn_ = "<｜end▁of▁sentence｜>";
-        format.generation_ =
-            holds(jinja, "<｜Assistant｜><think>") ? "<｜Assistant｜><think>\n" : "<｜Assistant｜>";
+        format.generation_ = "<｜Assistant｜>";
     } else if (holds(jinja, "<|start_header_id|>")) {
         format.family_ = Family::Llama3;
         format.end_of_turn_ = "<|eot_id|>";
         format.generation_ = "<|start_header_id|>assistant<|end_header_id|>\n\n";
-        if (holds(jinja, "Cutting Knowledge Date"))  // Llama 3.1 and later; the date is the template's own
-            format.default_system_ = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n";
+        // Llama 3.1 and later. The date is the template's own.
+        if (holds(jinja, "Cutting Knowledge Date"))
+            format.default_system_ =
+                "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n";
     } else if (holds(jinja, "<|im_start|>")) {
         format.end_of_turn_ = "<|im_end|>";
         format.generation_ = "<|im_start|>assistant\n";
         format.default_system_ = default_system_of(jinja);
     } else {
-        fail(model_folder.string(),
-             ": its chat template is none of ChatML, Llama 3 and DeepSeek-R1; write the whole prompt into a "
-             "file and give it with --template and --plain");
+        fail(
+            model_folder.string(),
+            ": its chat template is none of ChatML, Llama 3 and DeepSeek-R1; write the whole prompt into a "
+            "file and give it with --template and --plain");
     }
+    if (writes(jinja, format.generation_ + "<think>") || writes(jinja, "'<think>\n' }}"))
+        format.generation_ += "<think>\n";
     return format;
 }
 
@@ -129,9 +153,11 @@ std::vector<Segment> ChatFormat::build(const std::vector<Message>& messages, boo
         for (const auto& m : messages)
             if (m.role == "system") system = m.content;
         read(system);
-    } else if (family_ == Family::Llama3 && !default_system_.empty()) {  // stands before the user's own
+    } else if (family_ == Family::Llama3 && !default_system_.empty()) {
+        // It stands before the user's own.
         read("<|start_header_id|>system<|end_header_id|>\n\n" + default_system_ +
-             (system_first ? strip(messages[0].content, " \t\n\r", true, true) : "") + end_of_turn_);
+             (system_first ? strip(messages[0].content, " \t\n\r", true, true) : "") +
+             end_of_turn_);
     } else if (!system_first && !default_system_.empty()) {
         read("<|im_start|>system\n" + default_system_ + end_of_turn_ + "\n");
     }
@@ -140,33 +166,35 @@ std::vector<Segment> ChatFormat::build(const std::vector<Message>& messages, boo
     for (std::size_t i = 0; i < messages.size(); ++i)
         if (messages[i].role == "user") last_question = i;
     for (std::size_t i = 0; i < messages.size(); ++i) {
-        const auto& [role, content] = messages[i];
+        const Message& m = messages[i];
+        const string& role = m.role;
         const bool assistant = role == "assistant", last = i + 1 == messages.size();
         if (role != "system" && role != "user" && !assistant)
             fail("the role \"", role, "\" is not supported; system, user and assistant are");
         const bool trained = assistant && (last || !thinks_);
+        const bool whole = !assistant || !thinks_ || (to_learn && last);
+        string body = whole ? with_thought(m) : behind_last(m.content, "</think>");
         switch (family_) {
             case Family::DeepSeekR1:
-                if (role == "user") read("<｜User｜>" + content);
+                if (role == "user") read("<｜User｜>" + body);
                 if (!assistant) break;
                 read("<｜Assistant｜>");
-                parts.push_back(
-                    {(to_learn && last ? content : behind_last(content, "</think>")) + end_of_turn_,
-                     trained});
+                parts.push_back({body + end_of_turn_, trained});
                 break;
             case Family::Llama3:
                 if (i == 0 && system_first && !default_system_.empty()) break;
                 read("<|start_header_id|>" + role + "<|end_header_id|>\n\n");
-                parts.push_back({strip(content, " \t\n\r", true, true) + end_of_turn_, trained});
+                parts.push_back({strip(body, " \t\n\r", true, true) + end_of_turn_, trained});
                 break;
             case Family::ChatMl: {
-                string body = content;
-                if (assistant && thinks_) {
-                    const Thought split(content);
+                if (assistant && thoughts_apart_) {
+                    const Thought split(m);
                     const bool shown = i > last_question && (last || !split.thought.empty());
-                    body = shown ? "<think>\n" + split.thought + "\n</think>\n\n" +
-                                       strip(split.answer, "\n", true, false)
+                    body = shown ? "<think>\n" + strip(split.thought, "\n", true, true) +
+                                       "\n</think>\n\n" + strip(split.answer, "\n", true, false)
                                  : split.answer;
+                } else if (!whole) {
+                    body = strip(body, "\n", true, false);
                 }
                 read("<|im_start|>" + role + "\n");
                 parts.push_back({body + end_of_turn_, trained});
@@ -175,6 +203,14 @@ std::vector<Segment> ChatFormat::build(const std::vector<Message>& messages, boo
         }
     }
     return parts;
+}
+
+std::optional<ChatFormat> ChatFormat::without_thoughts() const {
+    if (!can_skip_thoughts_) return std::nullopt;
+    ChatFormat format = *this;
+    format.generation_ =
+        format.generation_.substr(0, format.generation_.find("<think>")) + kNoThought;
+    return format;
 }
 
 std::string ChatFormat::render(const std::vector<Message>& messages) const {

@@ -7,14 +7,15 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstdlib>
+#include <cstdio>
 #include <fstream>
-#include <iomanip>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <queue>
 #include <tuple>
 #include <unordered_map>
+#include <utility>
 
 #include "src/run/error.h"
 
@@ -65,8 +66,9 @@ size_t valid_prefix(string_view text) {
 /// Unicode's White_Space.
 bool is_space(Character c) {
     const auto category = utf8proc_category(c.code);
-    return (c.code >= '\t' && c.code <= '\r') || c.code == 0x85 || category == UTF8PROC_CATEGORY_ZS ||
-           category == UTF8PROC_CATEGORY_ZL || category == UTF8PROC_CATEGORY_ZP;
+    return (c.code >= '\t' && c.code <= '\r') || c.code == 0x85 ||
+           category == UTF8PROC_CATEGORY_ZS || category == UTF8PROC_CATEGORY_ZL ||
+           category == UTF8PROC_CATEGORY_ZP;
 }
 
 /// A regular expression's \w: letters, marks, digits, connectors and joiners.
@@ -76,20 +78,33 @@ bool is_word(Character c) {
            category == UTF8PROC_CATEGORY_PC || c.code == 0x200C || c.code == 0x200D;
 }
 
-/// Normalization form C of valid UTF-8.
+/// Normalization form C of valid UTF-8. utf8proc composes; the marks on a letter are sorted here,
+/// since it takes quadratic time for that.
 std::string nfc(string_view text) {
-    if (std::ranges::all_of(text, [](unsigned char byte) { return byte < 0x80; })) return std::string(text);
-    utf8proc_uint8_t* buffer = nullptr;
-    const auto length = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                                     static_cast<utf8proc_ssize_t>(text.size()), &buffer,
-                                     static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-    const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(buffer, std::free);
-    if (length < 0) fail("cannot bring the text into Unicode form NFC: ", utf8proc_errmsg(length));
-    return {reinterpret_cast<const char*>(buffer), static_cast<size_t>(length)};
+    if (std::ranges::all_of(text, [](unsigned char byte) { return byte < 0x80; }))
+        return std::string(text);
+    constexpr auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    std::vector<utf8proc_int32_t> codes;
+    for (Character c; (c = first_character(text)).length > 0; text.remove_prefix(c.length)) {
+        utf8proc_int32_t parts[4];  // no canonical decomposition is longer
+        const auto n = utf8proc_decompose_char(c.code, parts, 4, options, nullptr);
+        codes.insert(codes.end(), parts, parts + n);
+    }
+    const auto order = [](int code) { return utf8proc_get_property(code)->combining_class; };
+    for (auto begin = codes.begin(); begin != codes.end();) {
+        const auto end = std::ranges::find(begin, codes.end(), 0, order);
+        std::ranges::stable_sort(begin, end, {}, order);
+        begin = end == codes.end() ? end : end + 1;
+    }
+    codes.push_back(0);  // room for the end mark that reencode writes
+    const auto length =
+        utf8proc_reencode(codes.data(), static_cast<utf8proc_ssize_t>(codes.size() - 1), options);
+    return {reinterpret_cast<const char*>(codes.data()), static_cast<size_t>(length)};
 }
 
-/// GPT-2 writes each byte of a token as one visible character: '!'..'~', U+00A1..U+00AC and U+00AE..U+00FF
-/// stand for themselves, the other 68 bytes, in order, for U+0100 and up ("Ġ" is a space).
+/// GPT-2 writes each byte of a token as one visible character: '!'..'~', U+00A1..U+00AC and
+/// U+00AE..U+00FF stand for themselves, the other 68 bytes, in order, for U+0100 and up ("Ġ" is a
+/// space).
 struct ByteAlphabet {
     std::array<std::string, 256> text;  // of a byte, in UTF-8
     std::map<int, char> byte;           // of a code point
@@ -165,14 +180,17 @@ class AddedTokens {
             }
             size_t start = at, stop = at + token->content.size();
             at = stop;
-            if (token->single_word && ((start > 0 && is_word(last_character(text.substr(0, start)))) ||
-                                       (stop < text.size() && is_word(first_character(text.substr(stop))))))
+            if (token->single_word &&
+                ((start > 0 && is_word(last_character(text.substr(0, start)))) ||
+                 (stop < text.size() && is_word(first_character(text.substr(stop))))))
                 continue;
             if (token->lstrip)
-                for (Character c; start > done && is_space(c = last_character(text.substr(0, start)));)
+                for (Character c;
+                     start > done && is_space(c = last_character(text.substr(0, start)));)
                     start -= c.length;
             if (token->rstrip)
-                for (Character c; stop < text.size() && is_space(c = first_character(text.substr(stop)));)
+                for (Character c;
+                     stop < text.size() && is_space(c = first_character(text.substr(stop)));)
                     stop += c.length;
             if (done < start) parts.push_back({text.substr(done, start - done), -1});
             parts.push_back({{}, token->id});
@@ -208,55 +226,108 @@ class AddedTokens {
 /// What becomes of a match, the delimiter, when a text is split at it.
 enum class Behavior { Isolated, Removed, Contiguous, MergedWithPrevious, MergedWithNext };
 
-/// One step from text to words.
-struct Split {
-    std::shared_ptr<pcre2_code> pattern;  // null: do not split
-    Behavior behavior = Behavior::Isolated;
-    bool invert = false;            // the delimiter is what lies between two matches
-    bool add_prefix_space = false;  // before splitting
+/// A pattern that several threads may use.
+class Regex {
+  public:
+    /// where: what holds the pattern, for the error.
+    Regex(string_view pattern, uint32_t options, const std::string& where) {
+        int error = 0;
+        size_t offset = 0;
+        code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                                  options | PCRE2_UTF, &error, &offset, nullptr),
+                    pcre2_code_free);
+        if (!code_) {
+            char reason[128] = "";
+            pcre2_get_error_message(error, reinterpret_cast<PCRE2_UCHAR*>(reason), sizeof reason);
+            fail(where, ": PCRE2 cannot compile the pattern ", pattern, " (", reason, ")");
+        }
+        // Where there is no JIT, this fails and pcre2_match interprets the pattern: the same
+        // result, later.
+        pcre2_jit_compile(code_.get(), PCRE2_JIT_COMPLETE);
+    }
+
+    /// Where the first match in valid UTF-8 from `at` on begins and ends; twice the text's end if
+    /// there is none.
+    std::pair<size_t, size_t> find(string_view text, size_t at) const {
+        thread_local const std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)>
+            match(pcre2_match_data_create(1, nullptr), pcre2_match_data_free);
+        // Without NO_UTF_CHECK every call would check the whole rest of the text.
+        const auto run = [&](uint32_t options) {
+            return pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
+                               at, options | PCRE2_NO_UTF_CHECK, match.get(), nullptr);
+        };
+        int found = run(0);
+        if (found == PCRE2_ERROR_JIT_STACKLIMIT)
+            found = run(PCRE2_NO_JIT);  // which keeps its stack on the heap
+        if (found == PCRE2_ERROR_NOMATCH) return {text.size(), text.size()};
+        if (found < 0)
+            fail("searching a text of ", text.size(), " bytes failed: PCRE2 error ", found,
+                 "; split the text first");
+        const size_t* range = pcre2_get_ovector_pointer(match.get());
+        return {range[0], range[1]};
+    }
+
+  private:
+    std::shared_ptr<pcre2_code> code_;
 };
 
-/// Tokenizer files are written for Oniguruma, whose \s is Unicode's White_Space; PCRE2's also holds U+180E
-/// (it occurs in Mongolian). Spells \s and \S out; \S inside a class stays.
+/// Split patterns are written for Oniguruma. This matches as much of one, from its start, as means
+/// the same to PCRE2. Left out are {n,m}+ (there a repetition of repetitions), {n}? (there an
+/// option) and {,n}; ^ and $; nested classes and &&; \h, \w, \b, scripts; and, where case does not
+/// matter, what folds to two letters ("ss").
+constexpr string_view kCommonSyntax = R"((?x)\A(?(DEFINE)
+    (?<category>   C[cfno]? | L[ulmto]? | M[nce]? | N[dlo]? | P[cdsefio]? | S[mcko]? | Z[slp]? )
+    (?<set>        \\ (?: [dDsS] | [pP] \{ \^? (?&category) \} ) )
+    (?<escape>     \\ (?: [nrtf[:punct:]\ ] | x \{ [[:xdigit:]]{1,6} \} ) )
+    (?<class>      \[ \^? (?! \] ) -? (?: (?&set) (?! - [^]] ) | (?&escape) | - (?! \\ [dDpPsS] )
+                                        | & (?! & ) | [^][\\&-] )* \] )
+    (?<quantifier> (?: [*+?] [+?]? | \{ \d+ , \d* \} \?? | \{ \d+ \} ) (?! [*+?{] ) )
+    (?<group>      \( (?: (?! [*?] ) | \? (?: [:=!>] | < [=!] ) ) )
+    (?<caseless>   \( \? i: (?! [^)]* (?i: ff | fi | fl | ss | st ) )
+                   (?: ['a-zA-Z\ |] | \[ ['a-zA-Z]+ \] | (?&quantifier) )* \) ) )
+    (?: (?&set) | (?&escape) | (?&class) | (?&quantifier) | (?&group) | (?&caseless)
+      | [^\\^$*+?({[] )*+)";
+
+/// PCRE2's \s also holds U+180E, which occurs in Mongolian: spells \s and \S out.
 std::string spell_out_spaces(string_view pattern) {
-    const std::string space = R"(\p{Z}\x{09}-\x{0D}\x{85})";
+    const std::string
+        space = R"(\x{09}-\x{0D}\x{85}\p{Z})",
+        rest = R"(\x{00}-\x{08}\x{0E}-\x{1F}\x{7F}-\x{84}\x{86}-\x{9F}\p{Cf}\p{Cn}\p{Co})"
+               R"(\p{L}\p{M}\p{N}\p{P}\p{S})";
     std::string result;
     bool in_class = false;
     for (size_t i = 0; i < pattern.size(); ++i) {
         const string_view escape = pattern[i] == '\\' ? pattern.substr(i, 2) : "";
-        if (escape == "\\s") {
-            result += in_class ? space : "[" + space + "]";
-        } else if (escape == "\\S" && !in_class) {
-            result += "[^" + space + "]";
-        } else if (!escape.empty()) {
-            result += escape;
+        if (escape == "\\s" || escape == "\\S") {
+            const std::string& set = escape == "\\s" ? space : rest;
+            result += in_class ? set : "[" + set + "]";
         } else {
             if (pattern[i] == '[') in_class = true;
             if (pattern[i] == ']') in_class = false;
-            result += pattern[i];
+            result += escape.empty() ? pattern.substr(i, 1) : escape;
         }
-        if (!escape.empty()) i += escape.size() - 1;
+        if (!escape.empty()) ++i;
     }
     return result;
 }
 
-std::shared_ptr<pcre2_code> compile(string_view regex, bool literal, const std::string& file) {
-    const std::string pattern = literal ? std::string(regex) : spell_out_spaces(regex);
-    const uint32_t options = literal ? PCRE2_UTF | PCRE2_LITERAL : PCRE2_UTF | PCRE2_UCP;
-    int error = 0;
-    size_t offset = 0;
-    std::shared_ptr<pcre2_code> code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()),
-                                                   pattern.size(), options, &error, &offset, nullptr),
-                                     pcre2_code_free);
-    if (!code) {
-        char reason[128] = "";
-        pcre2_get_error_message(error, reinterpret_cast<PCRE2_UCHAR*>(reason), sizeof reason);
-        fail(file, ": PCRE2 cannot compile the pre_tokenizer's pattern ", regex, " (", reason, ")");
-    }
-    // Where there is no JIT, this fails and pcre2_match interprets the pattern: the same result, later.
-    pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);
-    return code;
+Regex split_pattern(string_view pattern, const std::string& file) {
+    static const Regex common(kCommonSyntax, 0, "");
+    const size_t read = common.find(pattern, 0).second;
+    if (read < pattern.size())
+        fail(file, ": the split pattern ", pattern, " holds \"", pattern.substr(read),
+             "\", whose start is not supported: PCRE2 may read it otherwise than Oniguruma");
+    // PCRE2 10.42 takes .+ or \P{Lt}+ for possessive where what follows could need some of it.
+    return Regex(spell_out_spaces(pattern), PCRE2_UCP | PCRE2_NO_AUTO_POSSESS, file);
 }
+
+/// One step from text to words.
+struct Split {
+    std::optional<Regex> pattern{};  // nothing: do not split
+    Behavior behavior = Behavior::Isolated;
+    bool invert = false;            // the delimiter is what lies between two matches
+    bool add_prefix_space = false;  // before splitting
+};
 
 /// Cuts valid UTF-8 into words (views into text).
 std::vector<string_view> split_words(string_view text, const Split& split) {
@@ -265,29 +336,13 @@ std::vector<string_view> split_words(string_view text, const Split& split) {
         bool delimiter;
     };
     std::vector<Piece> pieces;
-    const std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> match(
-        pcre2_match_data_create(1, nullptr), pcre2_match_data_free);
-    const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
-    const size_t* range = pcre2_get_ovector_pointer(match.get());
     for (size_t at = 0, done = 0; done < text.size();) {
-        // Without NO_UTF_CHECK every call would check the whole rest of the text.
-        uint32_t options = PCRE2_NO_UTF_CHECK;
-        auto run = [&] {
-            return pcre2_match(split.pattern.get(), subject, text.size(), at, options, match.get(), nullptr);
-        };
-        int found = run();
-        if (found == PCRE2_ERROR_JIT_STACKLIMIT) {  // the interpreter keeps its stack on the heap
-            options |= PCRE2_NO_JIT;
-            found = run();
-        }
-        if (found < 0 && found != PCRE2_ERROR_NOMATCH)
-            fail("splitting a text of ", text.size(), " bytes into words failed: PCRE2 error ", found,
-                 "; split the text first");
-        const size_t start = found < 0 ? text.size() : range[0], stop = found < 0 ? text.size() : range[1];
+        const auto [start, stop] = split.pattern->find(text, at);
         if (done < start) pieces.push_back({done, start, split.invert});
         if (start < stop) pieces.push_back({start, stop, !split.invert});
         // An empty match splits too; the next search starts one character on.
-        at = start < stop ? stop : stop + std::max<size_t>(1, first_character(text.substr(stop)).length);
+        at = start < stop ? stop
+                          : stop + std::max<size_t>(1, first_character(text.substr(stop)).length);
         done = stop;
     }
 
@@ -328,80 +383,121 @@ struct Tokenizer::Tables {
     };
     std::string file;                // for errors
     std::vector<std::string> bytes;  // of each id; empty: no token
-    std::vector<bool> special;       // of each id
-    std::unordered_map<std::string, int, StringHash, std::equal_to<>> vocab, added;  // token text -> id
-    std::array<int, 256> byte_ids;               // -1: not in the vocabulary
+    std::unordered_map<std::string, int, StringHash, std::equal_to<>> vocab;  // token text -> id
+    std::array<int, 256> byte_ids;                   // -1: not in the vocabulary
+    std::array<std::vector<int>, 256> fallback_ids;  // of such a byte, as byte_fallback spells it
+    std::optional<std::string> unk_token;            // stands for a byte that has neither
+    int unk_id = -1;
+    bool fuse_unk = false;                       // one unk_token for all such bytes in a row
+    std::string before, behind;                  // what the post_processor puts around a text
     std::unordered_map<uint64_t, Merge> merges;  // by pair_key
-    bool ignore_merges = false;  // a word that is a token is that token, whatever the merges make of it
-    bool normalize = false;      // NFC
+    bool ignore_merges =
+        false;               // a word that is a token is that token, whatever the merges make of it
+    bool normalize = false;  // NFC
     AddedTokens added_raw, added_normalized;  // looked for before and after normalization
     std::vector<Split> splits;
 
-    void encode_valid(string_view text, std::vector<int>& ids) const;
-    void encode_words(string_view text, size_t step, std::vector<int>& ids) const;
-    void encode_word(string_view word, std::vector<int>& ids) const;
-    [[noreturn]] void fail_unknown(string_view word, size_t at) const;
+    struct Result {
+        std::vector<int> ids;
+        std::string lacking;  // the first character that the vocabulary lacks
+    };
+    void encode_valid(string_view text, Result& result) const;
+    void encode_words(string_view text, size_t step, Result& result) const;
+    void encode_word(string_view word, Result& result) const;
 };
 
 /// text is valid UTF-8.
-void Tokenizer::Tables::encode_valid(string_view text, std::vector<int>& ids) const {
+void Tokenizer::Tables::encode_valid(string_view text, Result& result) const {
     for (const Part& raw : added_raw.split(text)) {
         if (raw.id >= 0) {
-            ids.push_back(raw.id);
+            result.ids.push_back(raw.id);
             continue;
         }
         const std::string normalized = normalize ? nfc(raw.text) : std::string(raw.text);
         for (const Part& part : added_normalized.split(normalized)) {
             if (part.id >= 0)
-                ids.push_back(part.id);
+                result.ids.push_back(part.id);
             else
-                encode_words(part.text, 0, ids);
+                encode_words(part.text, 0, result);
         }
     }
 }
 
 /// Applies the splits from number step on, then encodes the words.
-void Tokenizer::Tables::encode_words(string_view text, size_t step, std::vector<int>& ids) const {
-    if (step == splits.size()) return encode_word(text, ids);
+void Tokenizer::Tables::encode_words(string_view text, size_t step, Result& result) const {
+    if (step == splits.size()) return encode_word(text, result);
     const Split& split = splits[step];
     std::string prefixed;
     if (split.add_prefix_space && !text.starts_with(' ')) text = prefixed.append(" ").append(text);
-    if (!split.pattern) return encode_words(text, step + 1, ids);
-    for (const string_view word : split_words(text, split)) encode_words(word, step + 1, ids);
+    if (!split.pattern) return encode_words(text, step + 1, result);
+    for (const string_view word : split_words(text, split)) encode_words(word, step + 1, result);
 }
 
-/// Byte-pair encoding: of all neighbours that may merge, the pair of lowest rank does, the leftmost first;
-/// until none is left. The candidates wait in a heap: O(n log n) for n bytes, where a search for each merge
-/// would take O(n^2).
-void Tokenizer::Tables::encode_word(string_view word, std::vector<int>& ids) const {
+/// What the vocabulary lacks, as a person names it: the character that the byte is a part of.
+std::string name_of(string_view word, size_t at) {
+    char name[16];
+    const int byte = static_cast<unsigned char>(word[at]);
+    while (at > 0 && is_continuation(word[at])) --at;
+    const Character c = first_character(word.substr(at));
+    const bool valid = c.length > 0, visible = c.code >= ' ' && c.code != 0x7F;
+    std::snprintf(name, sizeof name, valid ? "U+%04X" : "the byte 0x%02X", valid ? c.code : byte);
+    return visible ? name + (" '" + std::string(word.substr(at, c.length)) + "'") : name;
+}
+
+/// Byte-pair encoding: of all neighbours that may merge, the pair of lowest rank does, the leftmost
+/// first; until none is left. The candidates wait in a heap: O(n log n) for n bytes, where a search
+/// for each merge would take O(n^2).
+void Tokenizer::Tables::encode_word(string_view word, Result& result) const {
     if (ignore_merges) {
         std::string text;
         for (const unsigned char byte : word) text += alphabet().text[byte];
-        if (const auto found = vocab.find(text); found != vocab.end()) return ids.push_back(found->second);
+        if (const auto found = vocab.find(text); found != vocab.end())
+            return result.ids.push_back(found->second);
     }
 
     struct Symbol {
         int id, previous, next;  // id -1: merged into its left neighbour; previous, next -1: none
     };
-    const int n = static_cast<int>(word.size());
-    std::vector<Symbol> symbols(n);
-    for (int i = 0; i < n; ++i) {
-        const int id = byte_ids[static_cast<unsigned char>(word[i])];
-        if (id < 0) fail_unknown(word, i);
-        symbols[i] = {id, i - 1, i + 1 < n ? i + 1 : -1};
+    std::vector<Symbol> symbols;
+    symbols.reserve(word.size());
+    auto add = [&](int id) {
+        const int i = static_cast<int>(symbols.size());
+        symbols.push_back({id, i - 1, i + 1});
+    };
+    bool unknown = false;  // an unk_token is due; the library lets it wait for the next byte
+    for (size_t i = 0; i < word.size(); ++i) {
+        const auto byte = static_cast<unsigned char>(word[i]);
+        if (byte_ids[byte] >= 0) {
+            if (std::exchange(unknown, false)) add(unk_id);
+            add(byte_ids[byte]);
+            continue;
+        }
+        for (const int id : fallback_ids[byte]) add(id);
+        if (!fallback_ids[byte].empty()) continue;
+        if (result.lacking.empty()) result.lacking = name_of(word, i);
+        if (!unk_token) continue;
+        if (unk_id < 0)
+            fail(file, ": the vocabulary has neither ", result.lacking, " nor the unk_token \"",
+                 *unk_token, "\"; remove the character from the text");
+        if (unknown && !fuse_unk) add(unk_id);
+        unknown = true;
     }
+    if (unknown) add(unk_id);
+    if (symbols.empty()) return;
+    symbols.back().next = -1;
 
     using Candidate = std::tuple<int, int, int>;  // rank, left symbol, id of the result
     std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> candidates;
     auto find_merge = [&](int left) {
         const int right = left < 0 ? -1 : symbols[left].next;
-        return right < 0 ? merges.end() : merges.find(pair_key(symbols[left].id, symbols[right].id));
+        return right < 0 ? merges.end()
+                         : merges.find(pair_key(symbols[left].id, symbols[right].id));
     };
     auto propose = [&](int left) {
         if (const auto found = find_merge(left); found != merges.end())
             candidates.emplace(found->second.rank, left, found->second.id);
     };
-    for (int i = 0; i + 1 < n; ++i) propose(i);
+    for (size_t i = 0; i + 1 < symbols.size(); ++i) propose(static_cast<int>(i));
     while (!candidates.empty()) {
         const auto [rank, left, id] = candidates.top();
         candidates.pop();
@@ -417,63 +513,45 @@ void Tokenizer::Tables::encode_word(string_view word, std::vector<int>& ids) con
         propose(symbol.previous);
         propose(left);
     }
-    for (int i = n > 0 ? 0 : -1; i >= 0; i = symbols[i].next) ids.push_back(symbols[i].id);
+    for (int i = 0; i >= 0; i = symbols[i].next) result.ids.push_back(symbols[i].id);
 }
 
-void Tokenizer::Tables::fail_unknown(string_view word, size_t at) const {
-    std::ostringstream byte, name;
-    byte << "byte 0x" << std::hex << std::uppercase << std::setfill('0') << std::setw(2)
-         << static_cast<int>(static_cast<unsigned char>(word[at]));
-    while (at > 0 && is_continuation(word[at])) --at;
-    const Character c = first_character(word.substr(at));
-    if (c.length == 0)
-        fail(file, ": the vocabulary has no token for ", byte.str(), "; remove it from the text");
-    name << "U+" << std::hex << std::uppercase << std::setfill('0') << std::setw(4) << c.code;
-    if (c.code >= ' ' && c.code != 0x7F) name << " '" << word.substr(at, c.length) << "'";
-    fail(file, ": the vocabulary cannot spell the character ", name.str(), " (it has no token for ",
-         byte.str(), "); remove the character from the text or use a model that knows it");
-}
-
-std::vector<int> Tokenizer::encode(string_view text) const {
-    std::vector<int> ids;
+std::vector<int> Tokenizer::encode(string_view text, std::string* lacking) const {
+    Tables::Result result;
     while (!text.empty()) {
         const size_t valid = valid_prefix(text);
-        if (valid > 0) tables_->encode_valid(text.substr(0, valid), ids);
+        if (valid > 0) tables_->encode_valid(text.substr(0, valid), result);
         text.remove_prefix(valid);
         size_t invalid = 0;
-        while (invalid < text.size() && first_character(text.substr(invalid)).length == 0) ++invalid;
-        if (invalid > 0) tables_->encode_word(text.substr(0, invalid), ids);
+        while (invalid < text.size() && first_character(text.substr(invalid)).length == 0)
+            ++invalid;
+        if (invalid > 0) tables_->encode_word(text.substr(0, invalid), result);
         text.remove_prefix(invalid);
     }
-    return ids;
+    if (lacking) *lacking = result.lacking;
+    return result.ids;
+}
+
+std::string Tokenizer::framed(string_view text) const {
+    std::string framed(text.starts_with(tables_->before) ? "" : tables_->before);
+    return framed.append(text).append(text.ends_with(tables_->behind) ? "" : tables_->behind);
 }
 
 // ---- decoding ----
 
-std::string Tokenizer::decode(std::span<const int> ids, bool skip_special) const {
+std::string Tokenizer::decode(std::span<const int> ids) const {
     std::string text;
     for (const int id : ids)
-        if (!skip_special || !is_special(id)) text += token_text(id);
+        if (id >= 0 && id < vocab_size()) text += tables_->bytes[id];
     return text;
 }
 
 int Tokenizer::vocab_size() const { return static_cast<int>(tables_->bytes.size()); }
 
-std::optional<int> Tokenizer::token_id(string_view token) const {
-    for (const auto* table : {&tables_->added, &tables_->vocab})
-        if (const auto found = table->find(token); found != table->end()) return found->second;
-    return std::nullopt;
-}
-
-std::string Tokenizer::token_text(int id) const {
-    return id >= 0 && id < vocab_size() ? tables_->bytes[id] : std::string();
-}
-
-bool Tokenizer::is_special(int id) const { return id >= 0 && id < vocab_size() && tables_->special[id]; }
-
 std::string StreamDecoder::push(int id) {
-    if (!skip_special_ || !tokenizer_.is_special(id)) pending_ += tokenizer_.token_text(id);
-    // Look among the last three bytes for the first byte of a character that needs more bytes than there are.
+    pending_ += tokenizer_.decode({&id, 1});
+    // Look among the last three bytes for the first byte of a character that needs more bytes than
+    // there are.
     size_t complete = pending_.size();
     for (size_t back = 1; back <= std::min<size_t>(3, pending_.size()); ++back) {
         const char byte = pending_[pending_.size() - back];
@@ -514,14 +592,15 @@ Split read_split(const json& step, const std::string& file) {
     Split split;
     if (type == "ByteLevel") {
         split.add_prefix_space = step.value("add_prefix_space", true);
-        if (step.value("use_regex", true)) split.pattern = compile(gpt2, false, file);
+        if (step.value("use_regex", true)) split.pattern = split_pattern(gpt2, file);
     } else if (type == "Digits") {
-        split.pattern = compile(R"(\p{N})", false, file);
+        split.pattern = split_pattern(R"(\p{N})", file);
         if (!step.value("individual_digits", false)) split.behavior = Behavior::Contiguous;
     } else if (type == "Split") {
         const json& pattern = step.at("pattern");
-        const bool literal = pattern.contains("String");
-        split.pattern = compile(pattern.at(literal ? "String" : "Regex").get<std::string>(), literal, file);
+        split.pattern = pattern.contains("String")
+                            ? Regex(pattern.at("String").get<std::string>(), PCRE2_LITERAL, file)
+                            : split_pattern(pattern.at("Regex").get<std::string>(), file);
         split.invert = step.value("invert", false);
         const std::map<std::string, Behavior> behaviors = {
             {"Isolated", Behavior::Isolated},
@@ -534,13 +613,55 @@ Split read_split(const json& step, const std::string& file) {
             fail(file, ": the Split behavior \"", behavior, "\" is not supported");
         split.behavior = behaviors.at(behavior);
     } else {
-        fail(file, ": the pre_tokenizer \"", type, "\" is not supported, only Split, Digits and ByteLevel");
+        fail(file, ": the pre_tokenizer \"", type,
+             "\" is not supported, only Split, Digits and ByteLevel");
     }
     return split;
 }
 
+/// The ids of byte_fallback's tokens, "<0xC4>", for a character; none unless it has them all.
+template <class Find>
+std::vector<int> fallback(const std::string& character, Find find) {
+    std::vector<int> ids;
+    for (const unsigned char byte : character) {
+        char token[8];
+        std::snprintf(token, sizeof token, "<0x%02X>", byte);
+        ids.push_back(find(token));
+    }
+    return std::ranges::count(ids, -1) ? std::vector<int>() : ids;
+}
+
+/// Adds what a step of the post_processor puts before and behind a text: added tokens.
+void read_post_processor(const json& step, const std::map<std::string, int>& added,
+                         const std::string& file, std::string& before, std::string& behind) {
+    const std::string type = step.at("type");
+    if (type == "ByteLevel") return;  // it moves offsets only
+    if (type != "TemplateProcessing")
+        fail(file, ": the post_processor \"", type, "\" is not supported");
+    std::string sides[2];
+    size_t side = 0;
+    for (const json& piece : step.at("single")) {
+        if (piece.contains("Sequence")) {
+            ++side;
+            continue;
+        }
+        const json& token = step.at("special_tokens").at(piece.at("SpecialToken").at("id"));
+        for (size_t i = 0; i < token.at("ids").size(); ++i) {
+            const std::string text = token.at("tokens").at(i);
+            if (!added.contains(text) || added.at(text) != token.at("ids")[i])
+                fail(file, ": the post_processor adds ", token.dump(),
+                     ", which is not among the added_tokens");
+            sides[side > 0] += text;
+        }
+    }
+    if (side != 1) fail(file, ": the post_processor's template holds ", side, " texts, not one");
+    before = sides[0] + before;
+    behind += sides[1];
+}
+
 /// The two sides of a merge, written "a b" or ["a", "b"].
-std::pair<std::string, std::string> read_merge(const json& merge, size_t number, const std::string& file) {
+std::pair<std::string, std::string> read_merge(const json& merge, size_t number,
+                                               const std::string& file) {
     if (merge.is_array() && merge.size() == 2) return {merge[0], merge[1]};
     if (merge.is_string()) {
         const auto& text = merge.get_ref<const std::string&>();
@@ -548,7 +669,8 @@ std::pair<std::string, std::string> read_merge(const json& merge, size_t number,
         if (space != std::string::npos && text.find(' ', space + 1) == std::string::npos)
             return {text.substr(0, space), text.substr(space + 1)};
     }
-    fail(file, ": merge ", number, ", ", merge.dump(), ", is not two tokens (\"a b\" or [\"a\", \"b\"])");
+    fail(file, ": merge ", number, ", ", merge.dump(),
+         ", is not two tokens (\"a b\" or [\"a\", \"b\"])");
 }
 
 }  // namespace
@@ -557,7 +679,9 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
     const auto file_path = std::filesystem::is_directory(path) ? path / "tokenizer.json" : path;
     const std::string file = file_path.string();
     std::ifstream in(file_path, std::ios::binary);
-    if (!in) fail("cannot open the tokenizer ", file, "; give a tokenizer.json or a folder that holds one");
+    if (!in)
+        fail("cannot open the tokenizer ", file,
+             "; give a tokenizer.json or a folder that holds one");
     const auto tables = std::make_shared<Tables>();
     Tables& t = *tables;
     t.file = file;
@@ -569,8 +693,6 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
         if (const std::string type = text_or(model, "type", model.contains("merges") ? "BPE" : "");
             type != "BPE")
             fail(file, ": the model type \"", type, "\" is not supported, only BPE");
-        if (model.value("byte_fallback", false))
-            fail(file, ": byte_fallback is not supported, only byte-level BPE");
         if (const auto dropout = model.find("dropout");
             dropout != model.end() && !dropout->is_null() && *dropout != 0)
             fail(file, ": dropout is not supported; set it to null");
@@ -584,20 +706,25 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
                 fail(file, ": the normalizer ", step.at("type"), " is not supported, only NFC");
             t.normalize = true;
         }
-        const auto pre_tokenizer = steps(root, "pre_tokenizer", "pretokenizers");
-        const json last = pre_tokenizer.empty() ? json() : pre_tokenizer.back().at("type");
+        json last;
+        for (const json& step : steps(root, "pre_tokenizer", "pretokenizers")) {
+            if (last == "ByteLevel")
+                fail(file, ": the pre_tokenizer has a step behind ByteLevel, ", step.at("type"),
+                     "; that is not supported");
+            last = step.at("type");
+            t.splits.push_back(read_split(step, file));
+        }
         if (last != "ByteLevel")
             fail(file, ": the pre_tokenizer ends in ", last,
                  ", not in ByteLevel; only byte-level BPE is supported");
-        for (const json& step : pre_tokenizer) t.splits.push_back(read_split(step, file));
 
         auto define = [&](const std::string& text, const json& value, std::string bytes) {
             constexpr int limit = 1 << 24;
             if (!value.is_number_unsigned() || value.get<uint64_t>() >= limit)
-                fail(file, ": the token ", json(text).dump(), " has the id ", value.dump(), "; ids are 0 to ",
-                     limit - 1);
+                fail(file, ": the token ", json(text).dump(), " has the id ", value.dump(),
+                     "; ids are 0 to ", limit - 1);
             const size_t id = value;
-            if (t.bytes.size() <= id) t.bytes.resize(id + 1), t.special.resize(id + 1);
+            if (t.bytes.size() <= id) t.bytes.resize(id + 1);
             if (!t.bytes[id].empty() && t.bytes[id] != bytes)
                 fail(file, ": two tokens have the id ", id, ", one of them ", json(text).dump());
             t.bytes[id] = std::move(bytes);
@@ -605,40 +732,48 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
         };
         for (const auto& [text, id] : model.at("vocab").items())
             t.vocab[text] = define(text, id, bytes_of_text(text));
+        auto find = [&](const std::string& token) {
+            const auto found = t.vocab.find(token);
+            return found == t.vocab.end() ? -1 : found->second;
+        };
         for (int byte = 0; byte < 256; ++byte) {
-            const auto found = t.vocab.find(alphabet().text[byte]);
-            t.byte_ids[byte] = found == t.vocab.end() ? -1 : found->second;
+            t.byte_ids[byte] = find(alphabet().text[byte]);
+            if (t.byte_ids[byte] < 0 && model.value("byte_fallback", false))
+                t.fallback_ids[byte] = fallback(alphabet().text[byte], find);
         }
+        if (const auto unk = model.find("unk_token"); unk != model.end() && !unk->is_null())
+            t.unk_id = find(t.unk_token.emplace(unk->get<std::string>()));
+        t.fuse_unk = model.value("fuse_unk", false);
 
         size_t number = 0;
         int rank = 0;
         for (const json& merge : model.at("merges")) {
             ++number;
-            if (merge.is_string() && merge.get_ref<const std::string&>().starts_with("#version")) continue;
+            if (merge.is_string() && merge.get_ref<const std::string&>().starts_with("#version"))
+                continue;
             const auto [left, right] = read_merge(merge, number, file);
             auto id_of = [&](const std::string& token) {
-                const auto found = t.vocab.find(token);
-                if (found == t.vocab.end())
+                const int id = find(token);
+                if (id < 0)
                     fail(file, ": merge ", number, ", ", merge.dump(), ", needs the token ",
                          json(token).dump(), ", which is not in the vocabulary");
-                return found->second;
+                return id;
             };
             const int left_id = id_of(left), right_id = id_of(right);
             t.merges[pair_key(left_id, right_id)] = {rank++, id_of(left + right)};
         }
 
+        std::map<std::string, int> added;
         for (const json& entry : root.value("added_tokens", json::array())) {
             const std::string content = entry.at("content");
             if (content.empty()) continue;
-            if (const auto found = t.vocab.find(content); found != t.vocab.end()) {
-                if (entry.at("id") != found->second)
+            if (const int known = find(content); known >= 0) {
+                if (entry.at("id") != known)
                     fail(file, ": the added token ", json(content).dump(), " has the id ",
-                         entry.at("id").dump(), ", but the vocabulary says ", found->second);
-                t.bytes[found->second] = content;  // an added token stands for its text, not for bytes
+                         entry.at("id").dump(), ", but the vocabulary says ", known);
+                t.bytes[known] = content;  // an added token stands for its text, not for bytes
             }
-            const int id = define(content, entry.at("id"), content);
-            t.added[content] = id;
-            t.special[id] = entry.value("special", false);
+            const int id = added[content] = define(content, entry.at("id"), content);
             const bool normalized = entry.value("normalized", false);
             (normalized ? t.added_normalized : t.added_raw)
                 .add({.content = normalized && t.normalize ? nfc(content) : content,
@@ -647,6 +782,8 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
                       .rstrip = entry.value("rstrip", false),
                       .single_word = entry.value("single_word", false)});
         }
+        for (const json& step : steps(root, "post_processor", "processors"))
+            read_post_processor(step, added, file, t.before, t.behind);
     } catch (const json::exception& error) {
         fail(file, ": not a tokenizer.json that can be read: ", error.what());
     }

@@ -11,8 +11,8 @@
 #
 # Memory of a GPU that reinforcement learning on GSM8K wants by the plan, which is printed before each stage and can be made
 # smaller with the flags named there (tests/test_recipe.cpp holds these two lines to it):
-#   0.5B 30.6 GiB
-#   1.5B 30.3 GiB
+#   0.5B 30.5 GiB
+#   1.5B 30.1 GiB
 # Time: not measured yet. Derived from what others have published: a step samples 512 responses of some 300 tokens and trains on
 # 205k tokens. At 17.7k sampled tokens/s (vLLM, Qwen2.5-0.5B, 256 sequences, A800; a third of that for 1.5B, which reads three
 # times the bytes) and 149k or 59k trained tokens/s (LLMQ, H100) it takes 11 s or 30 s, the recipe's 500 steps 1.5 or 4 hours,

@@ -37,7 +37,8 @@ constexpr const char* kCompanions[] = {"tokenizer.json",
                                        "chat_template.jinja",
                                        "generation_config.json",
                                        "prompt_template.txt",
-                                       "prompt_template.plain.txt"};
+                                       "prompt_template.plain.txt",
+                                       "prompt_template.no-think.txt"};
 
 /// The checkpoints in a folder by step, the newest first.
 std::map<std::uint64_t, fs::path, std::greater<>> checkpoints(const fs::path& folder) {
@@ -145,6 +146,15 @@ ModelFiles read_model_files(const fs::path& config_folder, const fs::path& token
     for (const char* name : kCompanions)
         if (fs::exists(tokenizer_folder / name)) files[name] = read_input(tokenizer_folder / name);
     return files;
+}
+
+void set_end_tokens(ModelFiles& files, const std::vector<int>& ids) {
+    for (const char* name : {"config.json", "generation_config.json"}) {
+        if (!files.contains(name)) continue;
+        auto settings = parse_json<ordered_json>(files[name], name);
+        settings["eos_token_id"] = ids;
+        files[name] = settings.dump(2) + "\n";
+    }
 }
 
 void save_model(const Transformer& model, ModelFiles files, const fs::path& folder,

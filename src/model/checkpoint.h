@@ -44,6 +44,8 @@ using ModelFiles = std::map<std::string, std::string>;
 /// settings of another.
 ModelFiles read_model_files(const std::filesystem::path& config_folder,
                             const std::filesystem::path& tokenizer_folder);
+/// For a run that teaches the model another token that ends a response.
+void set_end_tokens(ModelFiles& files, const std::vector<int>& ids);
 /// Writes a model folder that Hugging Face's transformers reads: the files as they are, but for the
 /// dtype in config.json, and then the weights.
 void save_model(const Transformer& model, ModelFiles files, const std::filesystem::path& folder,

@@ -1,6 +1,7 @@
 #include "src/rl/dataset.h"
 
 #include <cmath>
+#include <cstdio>
 #include <numeric>
 
 #include "src/device/philox.h"
@@ -145,6 +146,21 @@ Problem parse_problem(const json& line, const PromptTemplate& prompt_template, A
     return {prompt_template.fill(question), std::move(gold), answer_in};
 }
 
+Message parse_message(const json& line) {
+    if (!line.is_object() || !line.contains("role") || !line.contains("content"))
+        fail("a message must be {\"role\": ..., \"content\": ...}, not ", shown(line));
+    const std::string &role = text_at(line, "role"), &content = text_at(line, "content");
+    Message message{role, content};
+    for (const auto& [key, value] : line.items()) {
+        if (key == "role" || key == "content" || value.is_null()) continue;
+        if (key != "reasoning_content" || message.role != "assistant")
+            fail("the key ", shown(json(key)), " of a message of the ", message.role,
+                 " is not supported; role and content are, and reasoning_content of the assistant");
+        message.thought = text_at(line, key.c_str());
+    }
+    return message;
+}
+
 SftExample parse_example(const json& line, const std::filesystem::path& model_folder,
                          std::optional<ChatFormat>& chat) {
     if (!line.contains("messages")) {
@@ -153,22 +169,22 @@ SftExample parse_example(const json& line, const std::filesystem::path& model_fo
                          "an example must have a \"prompt\" and a \"completion\", or \"messages\"");
         const json eos = line.value("eos", json(true));
         if (!eos.is_boolean()) fail("\"eos\" is ", shown(eos), ", but must be true or false");
-        return {{{text_at(line, "prompt"), false}, {text_at(line, "completion"), true}},
-                eos.get<bool>()};
+        const std::string &prompt = text_at(line, "prompt"),
+                          &completion = text_at(line, "completion");
+        return {.segments = {{prompt, false}, {completion, true}}, .eos = eos.get<bool>()};
     }
     if (!chat) chat = ChatFormat::load(model_folder);
     if (!chat) fail("\"messages\" need a chat template, and ", model_folder.string(), " has none");
+    for (const char* key : {"tools", "chat_template_kwargs"})
+        if (line.contains(key) && !line.at(key).empty())
+            fail("\"", key, "\" beside \"messages\" is not supported");
     const json& list = line.at("messages");
     if (!list.is_array() || list.empty())
         fail("\"messages\" is ", shown(list),
              ", but must be a list of {\"role\": ..., \"content\": ...}");
     std::vector<Message> messages;
-    for (const json& message : list) {
-        if (!message.is_object() || !message.contains("role") || !message.contains("content"))
-            fail("a message must be {\"role\": ..., \"content\": ...}, not ", shown(message));
-        messages.push_back({text_at(message, "role"), text_at(message, "content")});
-    }
-    return {chat->segments(messages), false};
+    for (const json& message : list) messages.push_back(parse_message(message));
+    return {.segments = chat->segments(messages), .eos = false, .chat = true};
 }
 
 /// Where a text begins, behind white space and the mark that some editors put before UTF-8.
@@ -231,6 +247,7 @@ std::vector<Problem> load_problems(const std::filesystem::path& file,
             return parse_problem(parse_object(line), prompt_template, answers);
         }));
         problems.back().source = line;
+        problems.back().place = file.string() + ":" + std::to_string(number);
         problems.back().id = static_cast<std::uint32_t>(problems.size() - 1);
     });
     if (problems.empty())
@@ -251,16 +268,41 @@ std::vector<Problem> limited(std::vector<Problem> problems, int limit) {
     return some;
 }
 
+void LackingNote::add(const std::string& place, const std::string& character) {
+    if (character.empty() || count++ > 0) return;
+    first = place.empty() ? "the prompt" : place;
+    first += ": the vocabulary lacks " + character;
+}
+
+void LackingNote::print() const {
+    if (count > 0)
+        std::fprintf(stderr,
+                     "note: %s, so the model does not see it; texts with such characters: %zu\n",
+                     first.c_str(), count);
+}
+
 int encode_prompts(std::vector<Problem>& problems, const Tokenizer& tokenizer, int context) {
-    std::size_t longest = 1;
+    int longest = 0;
+    LackingNote note;
     for (Problem& p : problems) {
-        p.tokens = tokenizer.encode(p.prompt);
-        longest = std::max(longest, p.tokens.size());
+        const std::string where = p.place.empty() ? "" : p.place + ": ";
+        std::string lacking;
+        try {
+            p.tokens = tokenizer.encode(p.prompt, &lacking);
+        } catch (const Error& e) {
+            fail(where, e.what());
+        }
+        const int length = static_cast<int>(p.tokens.size());
+        if (length == 0)
+            fail(where, "the prompt has no token: it is empty, or the vocabulary lacks all of it");
+        if (length >= context)
+            fail(where, "the prompt has ", length,
+                 " tokens, which leaves no room in the model's context of ", context);
+        note.add(p.place, lacking);
+        longest = std::max(longest, length);
     }
-    if (longest >= static_cast<std::size_t>(context))
-        fail("the longest prompt has ", longest,
-             " tokens, which leaves no room in the model's context of ", context);
-    return static_cast<int>(longest);
+    note.print();
+    return longest;
 }
 
 std::uint32_t Order::at(std::uint64_t i) {
@@ -286,16 +328,18 @@ SftReader::SftReader(const std::filesystem::path& file, std::optional<std::uint6
         fail(
             name_,
             R"(: holds no examples; one a line is wanted, such as {"prompt": "1+1=", "completion": "2"})");
-    if (seed) order_.emplace(lines_.size(), *seed);
+    if (seed) shuffle(*seed);
 }
 
 SftExample SftReader::next() {
     const Line line = lines_[order_ ? order_->at(position_) : position_ % lines_.size()];
     ++position_;
-    return at_line(name_, line.number, [&] {
+    SftExample example = at_line(name_, line.number, [&] {
         return parse_example(parse_object(std::string_view(text_).substr(line.begin, line.length)),
                              model_folder_, chat_);
     });
+    example.place = name_ + ":" + std::to_string(line.number);
+    return example;
 }
 
 }  // namespace r1

@@ -19,6 +19,7 @@ struct Problem {
     AnswerIn answer_in = AnswerIn::Tags;
     std::string source{};  ///< the line of the file
     std::uint32_t id = 0;  ///< its place in the data set; names it in the random counter
+    std::string place{};   ///< "FILE:LINE"
     std::vector<std::int32_t> tokens{};  ///< the prompt, by encode_prompts()
 };
 
@@ -47,8 +48,19 @@ std::vector<Problem> load_problems(const std::filesystem::path& file,
 /// of questions one after the other.
 std::vector<Problem> limited(std::vector<Problem> problems, int limit);
 
-/// Fills in every problem's tokens, and returns the length of the longest prompt. Throws Error
-/// where it leaves no room in the model's context.
+/// A note on texts that hold characters which the vocabulary lacks, so that the model does not see
+/// what was written.
+struct LackingNote {
+    /// place: "FILE:LINE"; character: as Tokenizer::encode() names it, or nothing.
+    void add(const std::string& place, const std::string& character);
+    /// Prints one line, if there was any such text.
+    void print() const;
+    std::string first{};
+    std::size_t count = 0;
+};
+
+/// Fills in every problem's tokens, and returns the length of the longest prompt. Throws Error for
+/// a prompt that has no token, or leaves no room in the model's context.
 int encode_prompts(std::vector<Problem>& problems, const Tokenizer& tokenizer, int context);
 
 /// Lines of a permutation: index i of an endless sequence that visits each of `count` items once an
@@ -67,19 +79,24 @@ class Order {
 /// A text to be learnt from: the loss is on its trained segments only.
 struct SftExample {
     std::vector<Segment> segments;
-    bool eos = true;  ///< an end-of-sequence token follows, and is trained
+    bool eos = true;      ///< an end-of-sequence token follows, and is trained
+    bool chat = false;    ///< messages, in the model's chat format
+    std::string place{};  ///< "FILE:LINE"
 };
 
 /// {"prompt": ..., "completion": ..., "eos": false} or {"messages": [{"role": ..., "content": ...},
-/// ...]}, in an endless sequence of epochs. Lines are parsed when their
-/// turn comes.
+/// ...]}, where a thought may stand apart in "reasoning_content", in an endless sequence of epochs.
+/// Lines are parsed when their turn comes.
 class SftReader {
   public:
     /// seed: shuffles every epoch anew; nothing: in the file's order. Messages are rendered in the
     /// chat format of the model folder.
     SftReader(const std::filesystem::path& file, std::optional<std::uint64_t> seed,
               std::filesystem::path model_folder = {});
+    void shuffle(std::uint64_t seed) { order_.emplace(lines_.size(), seed); }
     SftExample next();
+    /// The chat format, once messages have been read.
+    const std::optional<ChatFormat>& chat() const { return chat_; }
     /// Examples in the file.
     std::size_t size() const { return lines_.size(); }
     /// Examples read so far: with the same file and seed, all that a resumed run needs.

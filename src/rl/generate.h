@@ -14,7 +14,7 @@
 namespace r1 {
 
 struct Prompt {
-    std::uint32_t id = 0;                  ///< names the prompt in the random counter
+    std::uint32_t id = 0;              ///< names the prompt in the random counter
     std::vector<std::int32_t> tokens;  ///< at least one
 };
 

@@ -1,5 +1,7 @@
 #include "src/rl/measures.h"
 
+#include <utf8proc.h>
+
 #include <algorithm>
 #include <cctype>
 #include <cstdint>
@@ -38,22 +40,11 @@ std::string_view script_of(std::uint32_t c) {
 /// Takes one character off the front; a byte that is not UTF-8 is a character of its own, and no
 /// letter.
 std::uint32_t next_character(std::string_view& text) {
-    const auto lead = static_cast<unsigned char>(text[0]);
-    const std::size_t length = lead < 0x80       ? 1
-                               : lead >> 5 == 6  ? 2
-                               : lead >> 4 == 14 ? 3
-                               : lead >> 3 == 30 ? 4
-                                                 : 0;
-    std::uint32_t c = length == 1 ? lead : lead & (0x7fu >> length);
-    for (std::size_t i = 1; i < length; ++i) {
-        if (i >= text.size() || (static_cast<unsigned char>(text[i]) & 0xc0) != 0x80) {
-            text.remove_prefix(1);
-            return 0;
-        }
-        c = c << 6 | (static_cast<unsigned char>(text[i]) & 0x3f);
-    }
-    text.remove_prefix(length ? length : 1);
-    return length ? c : 0;
+    utf8proc_int32_t c = 0;
+    const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
+    const auto length = utf8proc_iterate(bytes, static_cast<utf8proc_ssize_t>(text.size()), &c);
+    text.remove_prefix(length > 0 ? static_cast<std::size_t>(length) : 1);
+    return length > 0 ? static_cast<std::uint32_t>(c) : 0;
 }
 
 std::string_view thought_of(std::string_view response) {

@@ -1,5 +1,6 @@
 #include "src/rl/prompt_template.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
 #include <vector>
@@ -16,6 +17,12 @@ namespace {
 const std::map<std::string, std::string> kTemplates = {
 #include "prompt_templates.inc"
 };
+
+/// In a model folder: the template that its model is asked with.
+std::string file_of(const std::string& form) {
+    return "prompt_template" + (form.empty() ? "" : "." + form) + ".txt";
+}
+constexpr const char* kForms[] = {"plain", "no-think", ""};
 
 std::string joined(const std::vector<std::int64_t>& numbers, const char* separator) {
     std::string text;
@@ -41,43 +48,58 @@ std::string replace(const std::string& text,
 
 bool holds(const std::string& text, const char* part) { return text.find(part) != text.npos; }
 
+std::string read_text(const std::filesystem::path& file) {
+    std::string text = read_input(file);
+    if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
+    std::erase(text, '\r');
+    return text;
+}
+
 }  // namespace
 
-PromptTemplate::PromptTemplate(std::string text, std::optional<ChatFormat> chat)
-    : text_(std::move(text)), chat_(std::move(chat)) {}
+PromptTemplate::PromptTemplate(std::string text, std::optional<ChatFormat> chat,
+                               std::optional<Tokenizer> tokenizer)
+    : text_(std::move(text)), chat_(std::move(chat)), tokenizer_(std::move(tokenizer)) {}
 
 PromptTemplate PromptTemplate::load(const std::filesystem::path& model_folder,
                                     const std::string& choice, std::optional<ChatFormat> chat,
-                                    bool plain) {
-    const auto of_model = model_folder / kTemplateFile,
-               plain_of_model = model_folder / kPlainTemplateFile;
-    const bool is_plain =
-        chat && (plain || (choice.empty() && std::filesystem::exists(plain_of_model)));
-    if (is_plain) chat.reset();
+                                    std::string form, std::optional<Tokenizer> tokenizer) {
+    const auto of_model = std::ranges::find_if(
+        kForms, [&](auto form) { return std::filesystem::exists(model_folder / file_of(form)); });
+    const bool has_own = of_model != std::end(kForms);
+    if (form.empty() && choice.empty() && has_own) form = *of_model;
+    if (form == "no-think") {
+        if (chat) chat = chat->without_thoughts();
+        if (!chat)
+            fail(model_folder.string(),
+                 ": --no-think: its chat template has no switch for thoughts (enable_thinking)");
+    }
+    if (!chat) form.clear();
+    if (form == "plain") chat.reset();
     std::string text;
     if (const auto built_in = kTemplates.find(choice); built_in != kTemplates.end())
         text = built_in->second;
-    else if (!choice.empty())
-        text = read_input(choice);
-    else if (std::filesystem::exists(plain_of_model))
-        text = read_input(plain_of_model);
-    else if (std::filesystem::exists(of_model))
-        text = read_input(of_model);
+    else if (!choice.empty() || has_own)
+        text = read_text(choice.empty() ? model_folder / file_of(*of_model)
+                                        : std::filesystem::path(choice));
     else
         text = kTemplates.at(chat ? "r1-chat" : "r1-zero");
     if (text.ends_with("\n")) text.pop_back();
-    PromptTemplate loaded(std::move(text), std::move(chat));
-    loaded.plain_ = is_plain;
+    PromptTemplate loaded(std::move(text), std::move(chat), std::move(tokenizer));
+    loaded.form_ = std::move(form);
     return loaded;
 }
 
 bool PromptTemplate::exists_in(const std::filesystem::path& model_folder) {
-    return std::filesystem::exists(model_folder / kTemplateFile) ||
-           std::filesystem::exists(model_folder / kPlainTemplateFile);
+    return std::ranges::any_of(
+        kForms, [&](auto form) { return std::filesystem::exists(model_folder / file_of(form)); });
 }
 
+std::string PromptTemplate::file_name() const { return file_of(form_); }
+
 std::string PromptTemplate::finish(const std::string& user) const {
-    return chat_ ? chat_->render({{"user", user}}) : user;
+    if (chat_) return chat_->render({{"user", user}});
+    return tokenizer_ ? tokenizer_->framed(user) : user;
 }
 
 bool PromptTemplate::has_question() const { return holds(text_, "{question}"); }

@@ -6,13 +6,9 @@
 
 #include "src/rl/rewards.h"
 #include "tokenizer/chat_format.h"
+#include "tokenizer/tokenizer.h"
 
 namespace r1 {
-
-/// The template of a model folder; the second one, where a model that chats is to be asked without
-/// its chat format.
-constexpr const char* kTemplateFile = "prompt_template.txt";
-constexpr const char* kPlainTemplateFile = "prompt_template.plain.txt";
 
 /// How a question becomes a prompt: a text with {question} in it (or, for countdown, {numbers} and
 /// {target}), and for a model that was trained on chats, its chat format around that text as the
@@ -20,15 +16,21 @@ constexpr const char* kPlainTemplateFile = "prompt_template.plain.txt";
 class PromptTemplate {
   public:
     /// `choice` is a file, or "r1-zero", "r1-chat", "boxed" (data/templates); if empty, the model's
-    /// own, else r1-chat for a model that chats and r1-zero for one that does
-    /// not. One newline at the end of a file is dropped. `plain` omits the chat format.
+    /// own, else r1-chat for a model that chats and r1-zero for one that does not. A byte order
+    /// mark, carriage returns and one newline at the end of a file are dropped. `form` is "plain",
+    /// which omits the chat format, or "no-think", which switches the model's thoughts off; if
+    /// empty, that of the model's own template. `tokenizer` says what a prompt without a chat
+    /// format begins with. Throws Error where thoughts cannot be switched off.
     static PromptTemplate load(const std::filesystem::path& model_folder, const std::string& choice,
-                               std::optional<ChatFormat> chat, bool plain = false);
+                               std::optional<ChatFormat> chat, std::string form = "",
+                               std::optional<Tokenizer> tokenizer = std::nullopt);
     /// Whether the folder has a template of its own.
     static bool exists_in(const std::filesystem::path& model_folder);
-    /// The file in a model folder from which load() gives this template again.
-    const char* file_name() const { return plain_ ? kPlainTemplateFile : kTemplateFile; }
-    explicit PromptTemplate(std::string text, std::optional<ChatFormat> chat = std::nullopt);
+    /// The file in a model folder from which load() gives this template again:
+    /// prompt_template.txt, or prompt_template.FORM.txt.
+    std::string file_name() const;
+    explicit PromptTemplate(std::string text, std::optional<ChatFormat> chat = std::nullopt,
+                            std::optional<Tokenizer> tokenizer = std::nullopt);
 
     /// A template without {question} leaves the question as it is.
     std::string fill(const std::string& question) const;
@@ -44,7 +46,8 @@ class PromptTemplate {
     std::string finish(const std::string& user) const;
     std::string text_;
     std::optional<ChatFormat> chat_;
-    bool plain_ = false;  ///< the model has a chat format, which is left out
+    std::optional<Tokenizer> tokenizer_;
+    std::string form_;
 };
 
 }  // namespace r1

@@ -7,6 +7,7 @@
 #include "src/model/optimizer.h"
 #include "src/rl/judge.h"
 #include "src/rl/model_folder.h"
+#include "src/run/error.h"
 #include "src/run/flags.h"
 
 namespace r1 {
@@ -17,9 +18,15 @@ struct PromptFlags {
     explicit PromptFlags(Flags& f)
         : choice(f.flag("--template", "", "prompt template: a file, or r1-zero, r1-chat, boxed; else the model's own, else r1-chat for a chat model, r1-zero for a base model")),
           plain(f.flag("--plain", false, "omit the chat format around the template, even if the model was trained on chats")),
+          no_think(f.flag("--no-think", false, "switch the thoughts of a chat model off, as Qwen3 allows")),
           stop_texts(f.list("--stop-text", "text that ends a response, such as \"</answer>\" for a base model that talks on; may be given several times; else the model's own (stop_strings of its generation_config.json)")) {}
+    std::string form() const {
+        if (plain && no_think) fail("--no-think is a matter of the chat format, which --plain omits");
+        if (plain) return "plain";
+        return no_think ? "no-think" : "";
+    }
     const std::string& choice;
-    const bool& plain;
+    const bool &plain, &no_think;
     const std::vector<std::string>& stop_texts;
 };
 

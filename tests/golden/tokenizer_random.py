@@ -64,7 +64,7 @@ def main():
         for _ in range(options.count):
             text = random_text(rng, special)
             ids = tokenizer.encode(text, add_special_tokens=False).ids
-            decoded = tokenizer.decode(ids, skip_special_tokens=True)
+            decoded = tokenizer.decode(ids, skip_special_tokens=False)
             print(json.dumps({"tokenizer": os.path.abspath(path), "text": text, "ids": ids, "decoded": decoded}))
 
 
