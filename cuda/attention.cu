@@ -1,10 +1,10 @@
 // Causal attention over packed sequences, forward and backward.
 //
-// Two versions of each: on tensor cores, for bfloat16 and heads of 64, 96 or 128 (FlashAttention-2, arXiv 2307.08691:
-// tiles of 64 x 64 scores live in registers, nothing of size T x T exists), and a plain one for any type and head
-// size, a warp for each row. The tiles ignore where sequences end: a tile of 64 rows of the packed batch may hold
-// pieces of several. It visits the keys from the start of its first row's sequence, and every row masks those before
-// its own start.
+// Two versions of each. The plain one stands first: a warp for each row, key by key, for any type and head size. The one
+// on tensor cores is for bfloat16 and heads of 64, 96 or 128 (FlashAttention-2, arXiv 2307.08691: tiles of 64 x 64 scores
+// live in registers, nothing of size T x T exists). The tiles ignore where sequences end: a tile of 64 rows of the packed
+// batch may hold pieces of several. It visits the keys from the start of its first row's sequence, and every row masks
+// those before its own start.
 //
 // The backward pass recomputes scores twice, once for dK and dV (a block owns keys) and once for dQ (a block owns
 // queries): two products more than one pass would need, but no atomics and one order of summation.
@@ -13,10 +13,6 @@
 
 namespace r1::cuda {
 namespace {
-
-constexpr int kRows = 64;  // of a tile; each of four warps has 16
-constexpr int kTiles = 8;  // 8 columns each: 64 keys or queries
-constexpr float kLog2e = 1.4426950408889634f;
 
 /// The sequence that row n lies in is [first, second).
 struct Span {
@@ -44,7 +40,114 @@ struct Packed {
     }
 };
 
+// ---- for any type and head size ----
+
+constexpr int kLargestHead = 256;
+constexpr int kColumns = kLargestHead / 32;  // of a head, for each lane
+
+template <class T>
+__device__ float dot(const T* a, const T* b, int D) {
+    float sum = 0;
+    for (int d = threadIdx.x % 32; d < D; d += 32) sum += to_float(a[d]) * to_float(b[d]);
+    return warp_reduce(sum, Add());
+}
+
+/// A warp computes one head of one row, key by key, with the online softmax.
+template <class T>
+__global__ void attention_forward_kernel(T* out, float* lse, const T* qkv, Packed in) {
+    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    if (item >= std::int64_t{in.tokens} * in.shape.heads) return;
+    const int n = static_cast<int>(item / in.shape.heads), head = static_cast<int>(item % in.shape.heads),
+              group = head / (in.shape.heads / in.shape.kv_heads), D = in.shape.head_dim,
+              lane = threadIdx.x % 32;
+    const std::int64_t width = in.width();
+    const float scale = 1 / sqrtf(static_cast<float>(D));
+    float o[kColumns] = {}, m = -INFINITY, l = 0;
+    for (int j = sequence_of(n, in.cu_seqlens, in.sequences).begin; j <= n; ++j) {
+        const float s = dot(qkv + n * width + in.query(head), qkv + j * width + in.key(group), D) * scale;
+        const float largest = fmaxf(m, s), shrink = expf(m - largest), p = expf(s - largest);
+        m = largest;
+        l = l * shrink + p;
+        const T* v = qkv + j * width + in.value(group);
+        for (int i = 0; i < kColumns; ++i)
+            if (lane + 32 * i < D) o[i] = o[i] * shrink + p * to_float(v[lane + 32 * i]);
+    }
+    for (int i = 0; i < kColumns; ++i)
+        if (lane + 32 * i < D) out[item * D + lane + 32 * i] = from_float<T>(o[i] / l);
+    if (lane == 0) lse[item] = m + logf(l);
+}
+
+/// delta[n, h] = sum_d dout out: what the softmax's gradient subtracts. A warp takes a head of a row.
+template <class T>
+__global__ void attention_delta_kernel(float* delta, const T* dout, const T* out, std::int64_t items, int D) {
+    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    if (item >= items) return;
+    float sum = 0;
+    for (int d = threadIdx.x % 32; d < D; d += 32)
+        sum += to_float(dout[item * D + d]) * to_float(out[item * D + d]);
+    sum = warp_reduce(sum, Add());
+    if (threadIdx.x % 32 == 0) delta[item] = sum;
+}
+
+template <class T>
+__global__ void attention_backward_q_kernel(T* dqkv, const T* dout, const float* lse, const float* delta,
+                                            const T* qkv, Packed in) {
+    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    if (item >= std::int64_t{in.tokens} * in.shape.heads) return;
+    const int n = static_cast<int>(item / in.shape.heads), head = static_cast<int>(item % in.shape.heads),
+              group = head / (in.shape.heads / in.shape.kv_heads), D = in.shape.head_dim,
+              lane = threadIdx.x % 32;
+    const std::int64_t width = in.width();
+    const float scale = 1 / sqrtf(static_cast<float>(D));
+    float dq[kColumns] = {};
+    for (int j = sequence_of(n, in.cu_seqlens, in.sequences).begin; j <= n; ++j) {
+        const T *k = qkv + j * width + in.key(group), *v = qkv + j * width + in.value(group);
+        const float p = expf(dot(qkv + n * width + in.query(head), k, D) * scale - lse[item]);
+        const float ds = p * (dot(dout + item * D, v, D) - delta[item]) * scale;
+        for (int i = 0; i < kColumns; ++i)
+            if (lane + 32 * i < D) dq[i] += ds * to_float(k[lane + 32 * i]);
+    }
+    for (int i = 0; i < kColumns; ++i)
+        if (lane + 32 * i < D) dqkv[n * width + in.query(head) + lane + 32 * i] = from_float<T>(dq[i]);
+}
+
+template <class T>
+__global__ void attention_backward_kv_kernel(T* dqkv, const T* dout, const float* lse, const float* delta,
+                                             const T* qkv, Packed in) {
+    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    if (item >= std::int64_t{in.tokens} * in.shape.kv_heads) return;
+    const int j = static_cast<int>(item / in.shape.kv_heads),
+              group = static_cast<int>(item % in.shape.kv_heads), heads = in.shape.heads / in.shape.kv_heads,
+              D = in.shape.head_dim, lane = threadIdx.x % 32;
+    const std::int64_t width = in.width();
+    const float scale = 1 / sqrtf(static_cast<float>(D));
+    const T *k = qkv + j * width + in.key(group), *v = qkv + j * width + in.value(group);
+    const int end = sequence_of(j, in.cu_seqlens, in.sequences).end;
+    float dk[kColumns] = {}, dv[kColumns] = {};
+    for (int head = group * heads; head < (group + 1) * heads; ++head)
+        for (int n = j; n < end; ++n) {
+            const std::int64_t at = n * std::int64_t{in.shape.heads} + head;
+            const T *q = qkv + n * width + in.query(head), *d_o = dout + at * D;
+            const float p = expf(dot(q, k, D) * scale - lse[at]);
+            const float ds = p * (dot(d_o, v, D) - delta[at]) * scale;
+            for (int i = 0; i < kColumns; ++i)
+                if (lane + 32 * i < D) {
+                    dk[i] += ds * to_float(q[lane + 32 * i]);
+                    dv[i] += p * to_float(d_o[lane + 32 * i]);
+                }
+        }
+    for (int i = 0; i < kColumns; ++i)
+        if (lane + 32 * i < D) {
+            dqkv[j * width + in.key(group) + lane + 32 * i] = from_float<T>(dk[i]);
+            dqkv[j * width + in.value(group) + lane + 32 * i] = from_float<T>(dv[i]);
+        }
+}
+
 // ---- on tensor cores ----
+
+constexpr int kRows = 64;  // of a tile; each of four warps has 16
+constexpr int kTiles = 8;  // 8 columns each: 64 keys or queries
+constexpr float kLog2e = 1.4426950408889634f;
 
 /// A block computes 64 rows of one head. The online softmax keeps, for each row, the largest score m so far and the
 /// sum l of exp(score - m); when m grows, what was summed shrinks by exp(old m - new m). Reads K and V of a head once
@@ -61,7 +164,7 @@ __global__ void __launch_bounds__(128)
                          first + warp * 16 + lane / 4 + 8};  // rows of this lane
     const int start[2] = {sequence_of(min(mine[0], in.tokens - 1), in.cu_seqlens, in.sequences).begin,
                           sequence_of(min(mine[1], in.tokens - 1), in.cu_seqlens, in.sequences).begin};
-    const float scale = rsqrtf(static_cast<float>(D)) * kLog2e;  // exp2 is what the hardware has
+    const float scale = kLog2e / sqrtf(static_cast<float>(D));  // exp2 is what the hardware has
 
     const std::int64_t width = in.width();
     load_rows<D>(q_tile, qkv + first * width + in.query(head), width, rows, kRows, threadIdx.x, 128);
@@ -109,18 +212,6 @@ __global__ void __launch_bounds__(128)
     }
 }
 
-/// delta[n, h] = sum_d dout out: what the softmax's gradient subtracts. A warp takes a head of a row.
-template <class T>
-__global__ void attention_delta_kernel(float* delta, const T* dout, const T* out, std::int64_t items, int D) {
-    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
-    if (item >= items) return;
-    float sum = 0;
-    for (int d = threadIdx.x % 32; d < D; d += 32)
-        sum += to_float(dout[item * D + d]) * to_float(out[item * D + d]);
-    sum = warp_reduce(sum, Add());
-    if (threadIdx.x % 32 == 0) delta[item] = sum;
-}
-
 /// dQ of 64 rows of one head: with p = exp(s - lse) and ds = p (dout . v - delta), dq = sum_j ds k / sqrt(D).
 template <int D>
 __global__ void __launch_bounds__(128)
@@ -131,7 +222,7 @@ __global__ void __launch_bounds__(128)
     const int head = blockIdx.y, group = head / (in.shape.heads / in.shape.kv_heads),
               first = blockIdx.x * kRows;
     const int rows = min(kRows, in.tokens - first), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const float scale = rsqrtf(static_cast<float>(D));
+    const float scale = 1 / sqrtf(static_cast<float>(D));
     int mine[2], start[2];
     float row_lse[2], row_delta[2];
     for (int half = 0; half < 2; ++half) {
@@ -191,7 +282,7 @@ __global__ void __launch_bounds__(128)
         end[half] = mine[half] < in.tokens ? sequence_of(mine[half], in.cu_seqlens, in.sequences).end : 0;
     }
     const int last = sequence_of(first + rows - 1, in.cu_seqlens, in.sequences).end;
-    const float scale = rsqrtf(static_cast<float>(D));
+    const float scale = 1 / sqrtf(static_cast<float>(D));
     const std::int64_t width = in.width(), out_width = in.shape.q_cols();
     load_rows<D>(k_tile, qkv + first * width + in.key(group), width, rows, kRows, threadIdx.x, 128);
     load_rows<D>(v_tile, qkv + first * width + in.value(group), width, rows, kRows, threadIdx.x, 128);
@@ -236,97 +327,6 @@ __global__ void __launch_bounds__(128)
                 pack_bf16(dv[d][2 * half], dv[d][2 * half + 1]);
         }
     }
-}
-
-// ---- for any type and head size ----
-
-constexpr int kLargestHead = 256;
-constexpr int kColumns = kLargestHead / 32;  // of a head, for each lane
-
-template <class T>
-__device__ float dot(const T* a, const T* b, int D) {
-    float sum = 0;
-    for (int d = threadIdx.x % 32; d < D; d += 32) sum += to_float(a[d]) * to_float(b[d]);
-    return warp_reduce(sum, Add());
-}
-
-/// A warp computes one head of one row, key by key, with the online softmax.
-template <class T>
-__global__ void attention_forward_kernel(T* out, float* lse, const T* qkv, Packed in) {
-    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
-    if (item >= std::int64_t{in.tokens} * in.shape.heads) return;
-    const int n = static_cast<int>(item / in.shape.heads), head = static_cast<int>(item % in.shape.heads),
-              group = head / (in.shape.heads / in.shape.kv_heads), D = in.shape.head_dim,
-              lane = threadIdx.x % 32;
-    const std::int64_t width = in.width();
-    const float scale = rsqrtf(static_cast<float>(D));
-    float o[kColumns] = {}, m = -INFINITY, l = 0;
-    for (int j = sequence_of(n, in.cu_seqlens, in.sequences).begin; j <= n; ++j) {
-        const float s = dot(qkv + n * width + in.query(head), qkv + j * width + in.key(group), D) * scale;
-        const float largest = fmaxf(m, s), shrink = expf(m - largest), p = expf(s - largest);
-        m = largest;
-        l = l * shrink + p;
-        const T* v = qkv + j * width + in.value(group);
-        for (int i = 0; i < kColumns; ++i)
-            if (lane + 32 * i < D) o[i] = o[i] * shrink + p * to_float(v[lane + 32 * i]);
-    }
-    for (int i = 0; i < kColumns; ++i)
-        if (lane + 32 * i < D) out[item * D + lane + 32 * i] = from_float<T>(o[i] / l);
-    if (lane == 0) lse[item] = m + logf(l);
-}
-
-template <class T>
-__global__ void attention_backward_q_kernel(T* dqkv, const T* dout, const float* lse, const float* delta,
-                                            const T* qkv, Packed in) {
-    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
-    if (item >= std::int64_t{in.tokens} * in.shape.heads) return;
-    const int n = static_cast<int>(item / in.shape.heads), head = static_cast<int>(item % in.shape.heads),
-              group = head / (in.shape.heads / in.shape.kv_heads), D = in.shape.head_dim,
-              lane = threadIdx.x % 32;
-    const std::int64_t width = in.width();
-    const float scale = rsqrtf(static_cast<float>(D));
-    float dq[kColumns] = {};
-    for (int j = sequence_of(n, in.cu_seqlens, in.sequences).begin; j <= n; ++j) {
-        const T *k = qkv + j * width + in.key(group), *v = qkv + j * width + in.value(group);
-        const float p = expf(dot(qkv + n * width + in.query(head), k, D) * scale - lse[item]);
-        const float ds = p * (dot(dout + item * D, v, D) - delta[item]) * scale;
-        for (int i = 0; i < kColumns; ++i)
-            if (lane + 32 * i < D) dq[i] += ds * to_float(k[lane + 32 * i]);
-    }
-    for (int i = 0; i < kColumns; ++i)
-        if (lane + 32 * i < D) dqkv[n * width + in.query(head) + lane + 32 * i] = from_float<T>(dq[i]);
-}
-
-template <class T>
-__global__ void attention_backward_kv_kernel(T* dqkv, const T* dout, const float* lse, const float* delta,
-                                             const T* qkv, Packed in) {
-    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
-    if (item >= std::int64_t{in.tokens} * in.shape.kv_heads) return;
-    const int j = static_cast<int>(item / in.shape.kv_heads),
-              group = static_cast<int>(item % in.shape.kv_heads), heads = in.shape.heads / in.shape.kv_heads,
-              D = in.shape.head_dim, lane = threadIdx.x % 32;
-    const std::int64_t width = in.width();
-    const float scale = rsqrtf(static_cast<float>(D));
-    const T *k = qkv + j * width + in.key(group), *v = qkv + j * width + in.value(group);
-    const int end = sequence_of(j, in.cu_seqlens, in.sequences).end;
-    float dk[kColumns] = {}, dv[kColumns] = {};
-    for (int head = group * heads; head < (group + 1) * heads; ++head)
-        for (int n = j; n < end; ++n) {
-            const std::int64_t at = n * std::int64_t{in.shape.heads} + head;
-            const T *q = qkv + n * width + in.query(head), *d_o = dout + at * D;
-            const float p = expf(dot(q, k, D) * scale - lse[at]);
-            const float ds = p * (dot(d_o, v, D) - delta[at]) * scale;
-            for (int i = 0; i < kColumns; ++i)
-                if (lane + 32 * i < D) {
-                    dk[i] += ds * to_float(q[lane + 32 * i]);
-                    dv[i] += p * to_float(d_o[lane + 32 * i]);
-                }
-        }
-    for (int i = 0; i < kColumns; ++i)
-        if (lane + 32 * i < D) {
-            dqkv[j * width + in.key(group) + lane + 32 * i] = from_float<T>(dk[i]);
-            dqkv[j * width + in.value(group) + lane + 32 * i] = from_float<T>(dv[i]);
-        }
 }
 
 Packed packed(Tensor qkv, Tensor cu_seqlens, AttentionShape shape) {

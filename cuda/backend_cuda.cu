@@ -191,7 +191,7 @@ void CudaBackend::gemm(Matrix c, Matrix a, Matrix b, Transposed transposed, bool
     auto round = [&](Matrix& m, Slot slot) {
         const Tensor to{scratch(slot, static_cast<std::size_t>(m.rows * m.cols) * 2), DType::BF16, m.rows,
                         m.cols};
-        copy(to, {m.data, m.dtype, m.rows, m.cols});
+        to_bfloat16(to, {m.data, m.dtype, m.rows, m.cols});
         m = to;
     };
     if (a.dtype != b.dtype) a.dtype == DType::F32 ? round(a, Slot::RoundedA) : round(b, Slot::RoundedB);
@@ -260,13 +260,10 @@ std::string why_not() {
 }  // namespace
 }  // namespace r1::cuda
 
-/// What the programs look up in the separately loaded library.
-extern "C" r1::Backend* r1_make_cuda_backend(bool bfloat16) {
-    return new r1::cuda::CudaBackend(bfloat16 ? r1::DType::BF16 : r1::DType::F32);
-}
-/// Why no GPU can be used; null where one can.
-extern "C" const char* r1_cuda_missing() {
-    static std::string why;  // the caller reads it after the call
+extern "C" int r1_backend_version() { return r1::kBackendVersion; }
+extern "C" r1::Backend* r1_open_backend(bool bfloat16, const char** why_not) {
+    static std::string why;
     why = r1::cuda::why_not();
-    return why.empty() ? nullptr : why.c_str();
+    *why_not = why.c_str();
+    return why.empty() ? new r1::cuda::CudaBackend(bfloat16 ? r1::DType::BF16 : r1::DType::F32) : nullptr;
 }

@@ -41,17 +41,15 @@ class CudaBackend final : public Backend {
     void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x) override;
 
     // elementwise.cu
-    void copy(Tensor to, Tensor from) override;
+    void to_bfloat16(Tensor to, Tensor from) override;
     void swiglu_forward(Tensor out, Tensor gate_up) override;
     void swiglu_backward(Tensor dgate_up, Tensor dout, Tensor gate_up) override;
     double sum_of_squares(Tensor t) override;
     void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& options) override;
 
     // embedding.cu
-    void embedding_forward(Tensor out, Tensor ids, Tensor table) override;
-    void embedding_backward(Tensor dtable, Tensor ids, Tensor dout) override;
     void gather_rows(Tensor out, Tensor in, Tensor index) override;
-    void scatter_rows(Tensor out, Tensor in, Tensor index) override;
+    void add_rows(Tensor out, Tensor in, Tensor index) override;
 
     // norm.cu
     void rmsnorm_forward(Tensor y, Tensor rstd, Tensor sum, Tensor x, Tensor delta, Tensor weight,
@@ -80,8 +78,10 @@ class CudaBackend final : public Backend {
     void advance(Tensor positions, Tensor rows, Tensor spans, Tensor counters) override;
 
     // head.cu
-    void head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight, Tensor targets,
-                      float temperature, Tensor logits) override;
+    void softmax_forward(Tensor logp, Tensor entropy, Tensor logits, Tensor targets,
+                         float temperature) override;
+    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
+                          float temperature) override;
     void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy, Tensor hidden,
                        Tensor weight, Tensor targets, float temperature, Tensor logits) override;
 
@@ -102,6 +102,9 @@ class CudaBackend final : public Backend {
     enum class Transposed { None, Left, Right };
     /// c = a b, with one of them transposed, or c += a b. If one is BF16 the other is rounded to it first.
     void gemm(Matrix c, Matrix a, Matrix b, Transposed transposed, bool accumulate);
+    /// The gradient of the logits in place, as T: a bfloat16 row fills the first half of its float32 row. In head.cu.
+    template <class T>
+    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets, float temperature);
     /// out[c] += sum_r partial[r, c] for c < cols, rows `stride` apart, in order of r. In elementwise.cu.
     void add_column_sums(Tensor out, const float* partial, std::int64_t rows, std::int64_t stride);
 

@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(128)
                  kHeads, threadIdx.x, 128);
     __syncthreads();
 
-    const float scale = rsqrtf(static_cast<float>(D)) * kLog2e;
+    const float scale = kLog2e / sqrtf(static_cast<float>(D));
     float o[D / 8][4] = {}, m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0};
     for (int first = (split * kWarps + warp) * kKeys; first < keys.count; first += splits * kWarps * kKeys) {
         using Chunk = Pack<bf16, 8>;
@@ -146,7 +146,7 @@ __global__ void decode_attention_kernel(T* out, const T* qkv, const T* k_pool, c
     const int column = head / (shape.heads / shape.kv_heads) * D;
     const Keys keys(spans + b * 4);
     const T* q = qkv + b * shape.qkv_cols() + head * D;
-    const float scale = rsqrtf(static_cast<float>(D)) * kLog2e;
+    const float scale = kLog2e / sqrtf(static_cast<float>(D));
     float o[kColumns] = {}, m = -INFINITY, l = 0;
     for (int i = 0; i < keys.count; ++i) {
         const T *k = k_pool + keys.row(i) * cols + column, *v = v_pool + keys.row(i) * cols + column;

@@ -1,6 +1,5 @@
-// Copies, SwiGLU, sums of squares, AdamW: one thread an element or eight.
+// Rounding to bfloat16, SwiGLU, sums of squares, AdamW: one thread an element or eight.
 #include "cuda/backend_cuda.h"
-#include "src/device/philox.h"
 
 namespace r1::cuda {
 namespace {
@@ -13,8 +12,8 @@ __device__ std::int64_t thread_index() { return blockIdx.x * std::int64_t{blockD
 __device__ std::int64_t all_threads() { return std::int64_t{gridDim.x} * blockDim.x; }
 
 /// Reads and writes `packs` x W elements.
-template <int W, class To, class From>
-__global__ void copy_kernel(To* to, const From* from, std::int64_t packs) {
+template <int W>
+__global__ void to_bfloat16_kernel(bf16* to, const float* from, std::int64_t packs) {
     for (std::int64_t i = thread_index(); i < packs; i += all_threads())
         store<W>(to + i * W, load<W>(from + i * W));
 }
@@ -87,7 +86,7 @@ __global__ void column_sums_kernel(float* out, const float* partial, std::int64_
 /// Stores in float32, or in bfloat16 rounded by 16 random bits.
 __device__ void store_rounded(float* to, float value, std::uint64_t) { *to = value; }
 __device__ void store_rounded(bf16* to, float value, std::uint64_t random) {
-    const std::uint32_t bits = round_stochastically(__float_as_uint(value), random);
+    const std::uint32_t bits = r1_round_stochastically(__float_as_uint(value), random);
     *to = __float2bfloat16(__uint_as_float(bits << 16));  // exact
 }
 
@@ -100,7 +99,7 @@ __global__ void adamw_kernel(Param* param, const float* grad, State* m, State* v
         const float g = o.grad_scale * grad[i], p = to_float(param[i]);
         const float m_i = o.beta1 * to_float(m[i]) + (1 - o.beta1) * g,
                     v_i = o.beta2 * to_float(v[i]) + (1 - o.beta2) * g * g;
-        const std::uint64_t random = std::is_same_v<State, bf16> ? rounding_bits(o.seed, o.step, i) : 0;
+        const std::uint64_t random = std::is_same_v<State, bf16> ? r1_rounding_bits(o.seed, o.step, i) : 0;
         store_rounded(
             param + i,
             p - o.lr * (m_i * correction1 / (sqrtf(v_i * correction2) + o.eps) + o.weight_decay * p), random);
@@ -111,22 +110,12 @@ __global__ void adamw_kernel(Param* param, const float* grad, State* m, State* v
 
 }  // namespace
 
-void CudaBackend::copy(Tensor to, Tensor from) {
+void CudaBackend::to_bfloat16(Tensor to, Tensor from) {
     const std::int64_t size = to.size();
     if (!size) return;
     choose(eightfold(size, to.data, from.data), [&](auto wide) {
         constexpr int W = wide ? 8 : 1;
-        auto run = [&](auto* out, const auto* in) {
-            using To = std::remove_pointer_t<decltype(out)>;
-            using From = std::remove_const_t<std::remove_pointer_t<decltype(in)>>;
-            launch(stream_, blocks_for(size / W), 256, 0, copy_kernel<W, To, From>, out, in, size / W);
-        };
-        if (from.dtype == DType::BF16)
-            to.dtype == DType::BF16 ? run(to.as<bf16>(), from.as<bf16>())
-                                    : run(to.as<float>(), from.as<bf16>());
-        else
-            to.dtype == DType::BF16 ? run(to.as<bf16>(), from.as<float>())
-                                    : run(to.as<float>(), from.as<float>());
+        launch(stream_, blocks_for(size / W), 256, 0, to_bfloat16_kernel<W>, to.as<bf16>(), from.as<float>(), size / W);
     });
 }
 

@@ -21,7 +21,7 @@ __global__ void rmsnorm_forward_kernel(T* y, float* rstd, float* sum, const floa
         for (int i = 0; i < W; ++i) squares += s.v[i] * s.v[i];
     }
     squares = block_sum(squares, dynamic_shared<float>());
-    const float r = rsqrtf(squares / C + eps);
+    const float r = 1 / sqrtf(squares / C + eps);
     if (threadIdx.x == 0) rstd[blockIdx.x] = r;
     for (int c = threadIdx.x * W; c < C; c += blockDim.x * W) {  // what this thread wrote, from the cache
         auto s = load<W>(sum + row + c);
@@ -82,7 +82,7 @@ __global__ void head_norm_forward_kernel(T* out, float* rstd, const T* in, const
     }
     float squares = 0;
     for (int d = lane; d < D; d += 32) squares += to_float(from[d]) * to_float(from[d]);
-    const float r = rsqrtf(warp_reduce(squares, Add()) / D + eps);
+    const float r = 1 / sqrtf(warp_reduce(squares, Add()) / D + eps);
     if (lane == 0) rstd[n * normed + h] = r;
     const float* weight = h < shape.heads ? q_weight : k_weight;
     for (int d = lane; d < D; d += 32) to[d] = from_float<T>(to_float(from[d]) * r * weight[d]);

@@ -3,7 +3,6 @@
 // No sorting: the truncated distribution keeps all tokens above some logit and, of those equal to it, the first few.
 // That logit is found by bisection over the 2^32 possible floats, 32 passes over the row.
 #include "cuda/backend_cuda.h"
-#include "src/device/philox.h"
 
 namespace r1::cuda {
 namespace {

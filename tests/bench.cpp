@@ -36,29 +36,33 @@ double median_seconds(Backend& backend, int repeats, const std::function<void()>
 
 /// FLOP/s of a square matrix product of the backend, on random numbers: zeros cost a GPU less power, and so run faster.
 double gemm_peak(Backend& backend, DType weights, std::int64_t n) {
-    Arena arena(backend, 6 * n * n * 4 + 1024);
+    Arena arena(backend, 3 * n * n * 4 + 1024);
     std::vector<float> random(static_cast<std::size_t>(n) * n);
     for (std::uint32_t i = 0; i < random.size(); ++i) {
         const std::uint32_t counter[4] = {i, 0, 0, 0};
         random[i] = static_cast<float>(philox_uniform(1, counter) - 0.5);
     }
-    const Tensor wide = arena.take(DType::F32, n, n), x = arena.take(backend.activation(), n, n),
+    const Tensor x = arena.take(backend.activation(), n, n),
                  y = arena.take(backend.activation(), n, n), w = arena.take(weights, n, n);
-    backend.upload(wide, random.data());
-    backend.copy(x, wide), backend.copy(w, wide);
+    upload_floats(backend, x, random);
+    upload_floats(backend, w, random);
     return 2.0 * n * n * n / median_seconds(backend, 5, [&] { backend.linear_forward(y, x, w, {}); });
 }
 
-/// Bytes/s that the device moves between its memory and itself: reading 512 MiB on all threads of the CPU, copying as
+/// Bytes/s that the device moves between its memory and itself: reading 512 MiB on all threads of the CPU, gathering as
 /// much (bytes read and written) on another device.
 double memory_bandwidth(Backend& backend, bool is_cpu) {
     constexpr std::int64_t chunk = 1 << 17, chunks = 512;  // 64-bit words
     constexpr double bytes = chunk * chunks * 8.0;
     if (!is_cpu) {
-        Arena arena(backend, static_cast<std::size_t>(2 * bytes) + 1024);
-        const Tensor from = arena.take(DType::F32, chunk, 2 * chunks),
-                     to = arena.take(DType::F32, chunk, 2 * chunks);
-        return 2 * bytes / median_seconds(backend, 9, [&] { backend.copy(to, from); });
+        Arena arena(backend, static_cast<std::size_t>(2 * bytes) + (1 << 20));
+        constexpr std::int64_t rows = chunk / 4;
+        const Tensor from = arena.take(DType::F32, rows, 8 * chunks), to = arena.take(DType::F32, rows, 8 * chunks),
+                     index = arena.take(DType::I32, rows);
+        std::vector<std::int32_t> in_order(rows);
+        std::iota(in_order.begin(), in_order.end(), 0);
+        backend.upload(index, in_order.data());
+        return 2 * bytes / median_seconds(backend, 9, [&] { backend.gather_rows(to, from, index); });
     }
     const std::vector<std::uint64_t> words(chunk * chunks, 1);
     std::vector<std::uint64_t> sums(chunks);
@@ -160,7 +164,7 @@ Config qwen(int hidden_size, int intermediate_size, int layers, int heads, int h
 int bench(const std::string& tiny, const std::string& device_name, bool quick) {
     const Device device = make_device(device_name, "auto");
     Backend& backend = *device.backend;
-    const bool is_cpu = std::string(backend.name()) == "cpu";
+    const bool is_cpu = backend.on_host();
     const double bandwidth = memory_bandwidth(backend, is_cpu);
     const double peak16 = gemm_peak(backend, DType::BF16, is_cpu ? quick ? 512 : 2048 : 8192);
     const Config half = qwen(896, 4864, 24, 14, 64);
@@ -191,7 +195,7 @@ int bench(const std::string& tiny, const std::string& device_name, bool quick) {
 struct Options : Flags {
     Options() : Flags("r1_bench", "Training and decoding speed beside the machine's peaks") {}
     const std::string& tiny = flag("--tiny", "data/world/base", "folder of the tiny model");
-    const std::string& device = choice("--device", {"auto", "cpu", "cuda"}, "where to compute");
+    const std::string& device = flag("--device", "auto", "where to compute: auto, cpu, reference, or a libr1_NAME.so's NAME");
     const int& threads = flag("--threads", 0, "CPU threads, 0: one a core", kNonNegative);
     const bool& quick = flag("--quick", false, "the tiny model only");
 };

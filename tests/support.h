@@ -73,7 +73,8 @@ inline std::optional<std::filesystem::path> fixtures() {
 /// A backend and the memory of one test. In float64 the primitives are differentiable by finite differences;
 /// in float32 they are what runs.
 struct Bench {
-    explicit Bench(DType real, unsigned seed) : Bench(make_cpu_backend(real), seed) {}
+    explicit Bench(DType real, unsigned seed)
+        : Bench(real == DType::F64 ? make_reference_backend(real) : make_cpu_backend(), seed) {}
     /// round: random numbers are rounded to bfloat16, so that every type holds the same.
     Bench(std::unique_ptr<Backend> backend, unsigned seed, bool round = false)
         : backend(std::move(backend)), random(seed), round(round) {}
@@ -100,8 +101,7 @@ struct Bench {
         } else if (t.dtype == DType::F32) {
             backend->upload(t, std::vector<float>(values.begin(), values.end()).data());
         } else {
-            const Tensor wide = from(values, rows, cols);
-            backend->copy(t, wide);
+            upload_floats(*backend, t, std::vector<float>(values.begin(), values.end()));
         }
         return t;
     }
@@ -126,7 +126,7 @@ struct Bench {
             std::vector<std::uint16_t> narrow(t.size());
             backend->download(narrow.data(), t);
             for (std::size_t i = 0; i < wide.size(); ++i)
-                wide[i] = std::bit_cast<float>(static_cast<std::uint32_t>(narrow[i]) << 16);
+                wide[i] = from_bfloat16(narrow[i]);
         }
         return wide;
     }
@@ -148,9 +148,7 @@ struct Bench {
         for (double& v : values) {
             v = d(random);
             if (!round) continue;
-            const auto bits =
-                std::bit_cast<std::uint32_t>(static_cast<float>(v));  // to the nearest, but for ties
-            v = std::bit_cast<float>((bits + 0x8000u) & 0xffff0000u);
+            v = from_bfloat16(to_bfloat16(static_cast<float>(v)));
         }
         return values;
     }

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "src/device/philox.h"
+#include "src/device/formulas.h"
 #include "src/run/files.h"
 #include "src/run/json.h"
 

@@ -99,7 +99,6 @@ inline float __uint_as_float(unsigned bits) {
 }
 using std::max;
 using std::min;
-inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 
 // ---- the runtime's functions, as far as cuda/ calls them ----
 
