@@ -1,7 +1,8 @@
 // What the kernels share: types, vector loads, sums over a warp and a block.
 //
-// Kernels are named after their primitive in src/device/backend.h, whose formula they implement. Each says how many bytes
-// it moves; where that number is the kernel's cost, it is all there is to know about its speed.
+// Kernels are named after their primitive in src/device/backend.h, whose formula they implement.
+// Each says how many bytes it moves; where that number is the kernel's cost, it is all there is to
+// know about its speed.
 #pragma once
 #include <cstdint>
 #include <type_traits>
@@ -12,7 +13,9 @@ namespace r1::cuda {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-constexpr std::int64_t ceil_div(std::int64_t count, std::int64_t size) { return (count + size - 1) / size; }
+constexpr std::int64_t ceil_div(std::int64_t count, std::int64_t size) {
+    return (count + size - 1) / size;
+}
 inline unsigned grid_of(std::int64_t blocks) { return static_cast<unsigned>(blocks); }
 
 /// Threads for a block that goes over `count` items: whole warps, at most 256.
@@ -20,7 +23,8 @@ inline unsigned threads_for(std::int64_t count) {
     return static_cast<unsigned>(count >= 256 ? 256 : count < 32 ? 32 : ceil_div(count, 32) * 32);
 }
 
-/// body(std::true_type) if the condition holds, else body(std::false_type): a template argument from a value.
+/// body(std::true_type) if the condition holds, else body(std::false_type): a template argument
+/// from a value.
 template <class Body>
 void choose(bool condition, Body body) {
     condition ? body(std::true_type()) : body(std::false_type());

@@ -12,12 +12,16 @@ __global__ void gather_kernel(To* out, const From* in, const std::int32_t* index
     for (int c = threadIdx.x * W; c < C; c += blockDim.x * W) store<W>(to + c, load<W>(from + c));
 }
 
-/// out[index[m], :] += in[m, :] in order of m, without atomics: the block of an index's first occurrence adds up all of
-/// them. Each block reads all M indices (they stay in the L2 cache), together they read M C elements of in.
-__global__ void add_rows_kernel(float* out, const std::int32_t* index, const float* in, int M, int C) {
-    int* found = dynamic_shared<int>();  // [warps] matches in each warp, then [blockDim] their rows in order
+/// out[index[m], :] += in[m, :] in order of m, without atomics: the block of an index's first
+/// occurrence adds up all of them. Each block reads all M indices (they stay in the L2 cache),
+/// together they read M C elements of in.
+__global__ void add_rows_kernel(float* out, const std::int32_t* index, const float* in, int M,
+                                int C) {
+    int* found =
+        dynamic_shared<int>();  // [warps] matches in each warp, then [blockDim] their rows in order
     int* match = found + 32;
-    const int row = index[blockIdx.x], lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    const int row = index[blockIdx.x], lane = threadIdx.x % 32, warp = threadIdx.x / 32,
+              warps = blockDim.x / 32;
     const int columns = (C + blockDim.x - 1) / blockDim.x;
     for (int base = 0; base < M; base += blockDim.x) {
         const int m = base + threadIdx.x;
@@ -32,7 +36,8 @@ __global__ void add_rows_kernel(float* out, const std::int32_t* index, const flo
         }
         if (same) match[before + __popc(votes & ((1u << lane) - 1))] = m;
         __syncthreads();
-        if (count > 0 && match[0] < static_cast<int>(blockIdx.x)) return;  // not the first occurrence
+        if (count > 0 && match[0] < static_cast<int>(blockIdx.x))
+            return;  // not the first occurrence
         for (int k = 0; k < columns; ++k) {
             const int c = k * blockDim.x + threadIdx.x;
             if (c >= C || count == 0) break;
@@ -53,8 +58,9 @@ void CudaBackend::gather_rows(Tensor out, Tensor in, Tensor index) {
         using From = std::remove_const_t<std::remove_pointer_t<decltype(from)>>;
         choose(eightfold(out.cols, to, from), [&](auto wide) {
             constexpr int W = wide ? 8 : 1;
-            launch(stream_, grid_of(out.rows), threads_for(out.cols / W), 0, gather_kernel<To, From, W>, to,
-                   from, index.as<std::int32_t>(), static_cast<int>(out.cols));
+            launch(stream_, grid_of(out.rows), threads_for(out.cols / W), 0,
+                   gather_kernel<To, From, W>, to, from, index.as<std::int32_t>(),
+                   static_cast<int>(out.cols));
         });
     };
     if (in.dtype == DType::F32)
@@ -67,8 +73,9 @@ void CudaBackend::gather_rows(Tensor out, Tensor in, Tensor index) {
 
 void CudaBackend::add_rows(Tensor out, Tensor in, Tensor index) {
     if (in.size())
-        launch(stream_, grid_of(in.rows), 256, (32 + 256) * sizeof(int), add_rows_kernel, out.as<float>(),
-               index.as<std::int32_t>(), in.as<float>(), static_cast<int>(in.rows), static_cast<int>(in.cols));
+        launch(stream_, grid_of(in.rows), 256, (32 + 256) * sizeof(int), add_rows_kernel,
+               out.as<float>(), index.as<std::int32_t>(), in.as<float>(), static_cast<int>(in.rows),
+               static_cast<int>(in.cols));
 }
 
 }  // namespace r1::cuda

@@ -1,5 +1,6 @@
-// What an ordinary C++ compiler cannot do: launch a kernel, give it shared memory, multiply on tensor cores (PTX ISA,
-// "Matrix multiply-accumulate operation using mma instruction"). tests/cuda_on_cpu has a header of this name that can.
+// What an ordinary C++ compiler cannot do: launch a kernel, give it shared memory, multiply on
+// tensor cores (PTX ISA, "Matrix multiply-accumulate operation using mma instruction").
+// tests/cuda_on_cpu has a header of this name that can.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -18,8 +19,8 @@ inline void check(cudaError_t status, const char* what) {
 
 /// Runs kernel(arguments...) on grid x block threads, with `shared` bytes of dynamic shared memory.
 template <class... Parameters, class... Arguments>
-void launch(cudaStream_t stream, dim3 grid, unsigned block, std::size_t shared, void (*kernel)(Parameters...),
-            Arguments... arguments) {
+void launch(cudaStream_t stream, dim3 grid, unsigned block, std::size_t shared,
+            void (*kernel)(Parameters...), Arguments... arguments) {
     if (shared > 48 * 1024)
         check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    static_cast<int>(shared)),
@@ -41,8 +42,8 @@ __device__ inline std::uint32_t pack_bf16(float low, float high) {
     return *reinterpret_cast<const std::uint32_t*>(&both);
 }
 
-/// Four 8 x 8 matrices; lane l gives the address of row l % 8 of matrix l / 8, and gets from each matrix row l / 4,
-/// columns 2(l%4), +1; if transposed, column l / 4, rows 2(l%4), +1.
+/// Four 8 x 8 matrices; lane l gives the address of row l % 8 of matrix l / 8, and gets from each
+/// matrix row l / 4, columns 2(l%4), +1; if transposed, column l / 4, rows 2(l%4), +1.
 template <bool Transposed>
 __device__ void load_matrices(std::uint32_t (&r)[4], const bf16* row) {
     const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
@@ -59,7 +60,8 @@ __device__ void load_matrices(std::uint32_t (&r)[4], const bf16* row) {
 }
 
 /// c [16 x 8] += a [16 x 16] b [16 x 8], mma.sync.m16n8k16 on bfloat16 with float32 sums.
-__device__ inline void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+__device__ inline void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                           std::uint32_t b1) {
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"

@@ -1,4 +1,5 @@
-// What the contract defines by itself: primitives composed of others, and those that a first port leaves to the host.
+// What the contract defines by itself: primitives composed of others, and those that a first port
+// leaves to the host.
 #include "src/device/backend.h"
 
 #include <algorithm>
@@ -8,11 +9,11 @@
 namespace r1 {
 namespace {
 
-/// Runs `body` with the reference and with copies of the tensors in the host's memory; those that it changes are copied
-/// back.
+/// Runs `body` with the reference and with copies of the tensors in the host's memory; those that
+/// it changes are copied back.
 template <class Body>
-void compute_on_host(Backend& device, std::initializer_list<Tensor*> changed, std::initializer_list<Tensor*> read,
-                     Body body) {
+void compute_on_host(Backend& device, std::initializer_list<Tensor*> changed,
+                     std::initializer_list<Tensor*> read, Body body) {
     std::vector<std::pair<Tensor, std::vector<std::byte>>> copies;
     for (const auto& tensors : {changed, read})
         for (Tensor* t : tensors) {
@@ -21,7 +22,8 @@ void compute_on_host(Backend& device, std::initializer_list<Tensor*> changed, st
             t->data = bytes.data();
         }
     body(*make_reference_backend(device.real()));
-    for (std::size_t i = 0; i < changed.size(); ++i) device.upload(copies[i].first, copies[i].second.data());
+    for (std::size_t i = 0; i < changed.size(); ++i)
+        device.upload(copies[i].first, copies[i].second.data());
 }
 
 }  // namespace
@@ -39,18 +41,20 @@ void Backend::advance(Tensor positions, Tensor rows, Tensor spans, Tensor counte
                     [&](Backend& host) { host.advance(positions, rows, spans, counters); });
 }
 
-void Backend::head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight, Tensor targets,
-                           float temperature, Tensor logits) {
+void Backend::head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight,
+                           Tensor targets, float temperature, Tensor logits) {
     for (std::int64_t m = 0; m < hidden.rows; m += logits.rows) {
         const std::int64_t rows = std::min(logits.rows, hidden.rows - m);
         const Tensor chunk = logits.slice(0, rows);
         linear_forward(chunk, hidden.slice(m, rows), weight, {});
-        softmax_forward(logp.slice(m, rows), entropy.slice(m, rows), chunk, targets.slice(m, rows), temperature);
+        softmax_forward(logp.slice(m, rows), entropy.slice(m, rows), chunk, targets.slice(m, rows),
+                        temperature);
     }
 }
 
-void Backend::head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy, Tensor hidden,
-                            Tensor weight, Tensor targets, float temperature, Tensor logits) {
+void Backend::head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy,
+                            Tensor hidden, Tensor weight, Tensor targets, float temperature,
+                            Tensor logits) {
     for (std::int64_t m = 0; m < hidden.rows; m += logits.rows) {
         const std::int64_t rows = std::min(logits.rows, hidden.rows - m);
         const Tensor chunk = logits.slice(0, rows);
@@ -62,7 +66,8 @@ void Backend::head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor
     }
 }
 
-void Backend::sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters, const SampleOptions& options) {
+void Backend::sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters,
+                     const SampleOptions& options) {
     compute_on_host(*this, {&tokens, &logp}, {&logits, &counters},
                     [&](Backend& host) { host.sample(tokens, logp, logits, counters, options); });
 }

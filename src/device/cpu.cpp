@@ -1,6 +1,7 @@
-// The fast CPU backend, float32: the reference, with what is hot replaced. Matrix products are oneDNN's; the rest are
-// loops that a compiler makes vectors of. Work is cut into tasks whose size depends on shapes alone, never on the number of
-// threads, and each output is written by one task: results are bitwise the same for any number of threads.
+// The fast CPU backend, float32: the reference, with what is hot replaced. Matrix products are
+// oneDNN's; the rest are loops that a compiler makes vectors of. Work is cut into tasks whose size
+// depends on shapes alone, never on the number of threads, and each output is written by one task:
+// results are bitwise the same for any number of threads.
 #include <omp.h>
 
 #include <bit>
@@ -22,12 +23,15 @@ using std::int32_t;
 using std::int64_t;
 using bf16 = std::uint16_t;
 
-/// exp with a relative error below 2e-7 that the compiler vectorises: exp(x) = 2^n exp(r), |r| <= log(2)/2, and a Taylor
-/// polynomial of degree 7 for exp(r). Below -87 it returns about 1e-38 instead of a denormal number.
+/// exp with a relative error below 2e-7 that the compiler vectorises: exp(x) = 2^n exp(r), |r| <=
+/// log(2)/2, and a Taylor polynomial of degree 7 for exp(r). Below -87 it returns about 1e-38
+/// instead of a denormal number.
 inline float fast_exp(float x) {
     x = std::min(88.0f, std::max(-87.0f, x));
-    float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer
-    float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;    // log(2) in two parts, n * the first is exact
+    float n =
+        (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer
+    float r =
+        (x - n * 0.693145752f) - n * 1.42860677e-6f;  // log(2) in two parts, n * the first is exact
     float p = 1.98412698e-4f;
     p = p * r + 1.38888889e-3f;
     p = p * r + 8.33333333e-3f;
@@ -47,13 +51,16 @@ T* scratch(std::size_t count) {
     return memory.data();
 }
 
-int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
+int64_t round_up(int64_t count, int64_t multiple) {
+    return (count + multiple - 1) / multiple * multiple;
+}
 
 // ---- GEMM ----
 
-/// C [m, n] (row stride ldc, float32) = A B, or C += A B. Single-threaded oneDNN matmul: the callers are
-/// tasks of parallel_for. Creating a primitive compiles code (milliseconds), so each thread keeps those it
-/// has made; the callers cut their work into equal blocks, so there are few shapes.
+/// C [m, n] (row stride ldc, float32) = A B, or C += A B. Single-threaded oneDNN matmul: the
+/// callers are tasks of parallel_for. Creating a primitive compiles code (milliseconds), so each
+/// thread keeps those it has made; the callers cut their work into equal blocks, so there are few
+/// shapes.
 struct MatmulKey {
     int64_t m, n, k, a_row, a_col, b_row, b_col, ldc;
     bool is_bf16, accumulate;
@@ -71,13 +78,16 @@ struct MatmulKeyHash {
 void matmul(const void* a, const void* b, float* c, const MatmulKey& key) {
     static const bool has_bf16 = dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core;
     if (key.is_bf16 && !has_bf16) {  // the same product of the same rounded numbers, in float32
-        float *wide_a = scratch<float, 2>(key.m * key.k), *wide_b = scratch<float, 3>(key.k * key.n);
+        float *wide_a = scratch<float, 2>(key.m * key.k),
+              *wide_b = scratch<float, 3>(key.k * key.n);
         for (int64_t i = 0; i < key.m; ++i)
             for (int64_t p = 0; p < key.k; ++p)
-                wide_a[i * key.k + p] = from_bfloat16(static_cast<const bf16*>(a)[i * key.a_row + p * key.a_col]);
+                wide_a[i * key.k + p] =
+                    from_bfloat16(static_cast<const bf16*>(a)[i * key.a_row + p * key.a_col]);
         for (int64_t p = 0; p < key.k; ++p)
             for (int64_t j = 0; j < key.n; ++j)
-                wide_b[p * key.n + j] = from_bfloat16(static_cast<const bf16*>(b)[p * key.b_row + j * key.b_col]);
+                wide_b[p * key.n + j] =
+                    from_bfloat16(static_cast<const bf16*>(b)[p * key.b_row + j * key.b_col]);
         return matmul(wide_a, wide_b, c,
                       {key.m, key.n, key.k, key.k, 1, key.n, 1, key.ldc, false, key.accumulate});
     }
@@ -86,7 +96,8 @@ void matmul(const void* a, const void* b, float* c, const MatmulKey& key) {
         dnnl::memory a, b, c;
         std::unordered_map<int, dnnl::memory> arguments;
     };
-    thread_local const bool one_thread = (omp_set_num_threads(1), true);  // oneDNN's own threads stay unused
+    thread_local const bool one_thread =
+        (omp_set_num_threads(1), true);  // oneDNN's own threads stay unused
     (void)one_thread;
     thread_local dnnl::engine engine(dnnl::engine::kind::cpu, 0);
     thread_local dnnl::stream stream(engine);
@@ -125,16 +136,17 @@ void matmul(const void* a, const void* b, float* c, const MatmulKey& key) {
     stream.wait();
 }
 
-// Rows of x a task: enough to pay for oneDNN's packing of the weights. Tails are padded with rows of zeros to a multiple of
-// kRowPadding, so that few shapes occur and few primitives are compiled. Both are multiples of 48, hence of the 4, 6 and 8
-// rows that oneDNN's kernels unroll: then a row's result depends neither on its place nor on how many others there are.
+// Rows of x a task: enough to pay for oneDNN's packing of the weights. Tails are padded with rows
+// of zeros to a multiple of kRowPadding, so that few shapes occur and few primitives are compiled.
+// Both are multiples of 48, hence of the 4, 6 and 8 rows that oneDNN's kernels unroll: then a row's
+// result depends neither on its place nor on how many others there are.
 constexpr int64_t kRowBlock = 144, kRowPadding = 48;
 constexpr int64_t kTokenBlock = 128,
                   kTokenPadding = 64;  // the same for tokens summed into a weight's gradient
 constexpr int64_t kColBlock = 1024;    // outputs a task
-// A few rows times a large matrix are a memory-bound matrix-vector product. Small matrices go through the
-// same product as many rows: then sampling gives a token bit by bit the log-probability that training gives
-// it.
+// A few rows times a large matrix are a memory-bound matrix-vector product. Small matrices go
+// through the same product as many rows: then sampling gives a token bit by bit the log-probability
+// that training gives it.
 constexpr int64_t kGemvRows = 4, kGemvWeights = 1 << 18;
 
 float widen(bf16 x) { return from_bfloat16(x); }
@@ -156,15 +168,16 @@ void axpy(float* y, float a, const float* x, int64_t count) {
 
 // ---- attention scores, shared by the forward and the backward pass ----
 
-/// scores[j] = sum_d scale q[d] kt[d, j] for j < count, one multiply-add after the other in order of d: kt is
-/// [D, stride], so the inner loop runs over keys.
-void scores_of(float* scores, const float* q, float scale, const float* kt, int64_t stride, int head_dim,
-               int64_t count) {
+/// scores[j] = sum_d scale q[d] kt[d, j] for j < count, one multiply-add after the other in order
+/// of d: kt is [D, stride], so the inner loop runs over keys.
+void scores_of(float* scores, const float* q, float scale, const float* kt, int64_t stride,
+               int head_dim, int64_t count) {
     std::fill(scores, scores + count, 0.0f);
     int d = 0;
     for (; d + 4 <= head_dim; d += 4) {
         const float *k0 = kt + d * stride, *k1 = k0 + stride, *k2 = k1 + stride, *k3 = k2 + stride;
-        const float q0 = q[d] * scale, q1 = q[d + 1] * scale, q2 = q[d + 2] * scale, q3 = q[d + 3] * scale;
+        const float q0 = q[d] * scale, q1 = q[d + 1] * scale, q2 = q[d + 2] * scale,
+                    q3 = q[d + 3] * scale;
 #pragma omp simd
         for (int64_t j = 0; j < count; ++j) {
             float s = scores[j];
@@ -194,8 +207,9 @@ struct ValueRows {
     int64_t count;
 };
 
-/// out[d] = sum_j p[j] row_j[d] / sum. Rows with even and odd j are summed apart, so that one multiply-add
-/// need not wait for the other; the order does not depend on where one part ends and the next begins.
+/// out[d] = sum_j p[j] row_j[d] / sum. Rows with even and odd j are summed apart, so that one
+/// multiply-add need not wait for the other; the order does not depend on where one part ends and
+/// the next begins.
 template <int D>
 void weighted_mean_of(float* out, const float* p, float sum, std::initializer_list<ValueRows> parts,
                       int64_t stride) {
@@ -216,7 +230,8 @@ void weighted_mean_of(float* out, const float* p, float sum, std::initializer_li
     }
     for (int d = 0; d < D; ++d) out[d] = (sums[0][d] + sums[1][d]) / sum;
 }
-/// The same for any head size: the usual ones have their loops unrolled, with the sums in registers.
+/// The same for any head size: the usual ones have their loops unrolled, with the sums in
+/// registers.
 void weighted_mean(float* out, const float* p, float sum, std::initializer_list<ValueRows> parts,
                    int64_t stride, int head_dim) {
     switch (head_dim) {
@@ -232,7 +247,8 @@ void weighted_mean(float* out, const float* p, float sum, std::initializer_list<
     std::fill(out, out + head_dim, 0.0f);
     int64_t j = 0;
     for (const auto& part : parts)
-        for (int64_t i = 0; i < part.count; ++i) axpy(out, p[j++], part.rows + i * stride, head_dim);
+        for (int64_t i = 0; i < part.count; ++i)
+            axpy(out, p[j++], part.rows + i * stride, head_dim);
     for (int d = 0; d < head_dim; ++d) out[d] /= sum;
 }
 
@@ -315,13 +331,16 @@ class CpuBackend final : public Reference<float> {
             weight.dtype == DType::BF16 ? product(weight.as<bf16>()) : product(weight.as<float>());
         } else {
             const bool is_bf16 = weight.dtype == DType::BF16;
-            // oneDNN may sum in another order for another number of rows: `exact` always gives it the same.
-            const int64_t block = exact_ ? kRowPadding : kRowBlock, row_blocks = (N + block - 1) / block;
+            // oneDNN may sum in another order for another number of rows: `exact` always gives it
+            // the same.
+            const int64_t block = exact_ ? kRowPadding : kRowBlock,
+                          row_blocks = (N + block - 1) / block;
             parallel_for(row_blocks * ((O + kColBlock - 1) / kColBlock), [&](int64_t task) {
                 const int64_t n = task % row_blocks * block, rows = std::min(block, N - n);
                 const int64_t o = task / row_blocks * kColBlock, cols = std::min(kColBlock, O - o);
                 matmul_rows(y, n, rows, o, cols, x,
-                            static_cast<char*>(weight.data) + o * I * bytes_of(weight.dtype), 1, I, is_bf16);
+                            static_cast<char*>(weight.data) + o * I * bytes_of(weight.dtype), 1, I,
+                            is_bf16);
             });
         }
         if (bias)
@@ -338,7 +357,8 @@ class CpuBackend final : public Reference<float> {
             const int64_t n = task % row_blocks * kRowBlock, rows = std::min(kRowBlock, N - n);
             const int64_t i = task / row_blocks * kColBlock, cols = std::min(kColBlock, I - i);
             matmul_rows(dx, n, rows, i, cols, dy,
-                        static_cast<char*>(weight.data) + i * bytes_of(weight.dtype), I, 1, is_bf16);
+                        static_cast<char*>(weight.data) + i * bytes_of(weight.dtype), I, 1,
+                        is_bf16);
         });
     }
     void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x) override {
@@ -347,7 +367,8 @@ class CpuBackend final : public Reference<float> {
         parallel_for((O + block - 1) / block, [&](int64_t task) {
             const int64_t o = task * block, outputs = std::min(block, O - o);
             for (int64_t n = 0; n < N; n += kTokenBlock) {
-                const int64_t rows = std::min(kTokenBlock, N - n), padded = round_up(rows, kTokenPadding);
+                const int64_t rows = std::min(kTokenBlock, N - n),
+                              padded = round_up(rows, kTokenPadding);
                 float* to = dweight.as<float>() + o * I;
                 if (rows == padded) {
                     matmul(dy.as<float>() + n * O + o, x.as<float>() + n * I, to,
@@ -362,7 +383,8 @@ class CpuBackend final : public Reference<float> {
         if (dbias)
             parallel_chunks(O, 64, [&](int64_t begin, int64_t end) {
                 for (int64_t n = 0; n < N; ++n)
-                    axpy(dbias.as<float>() + begin, 1.0f, dy.as<float>() + n * O + begin, end - begin);
+                    axpy(dbias.as<float>() + begin, 1.0f, dy.as<float>() + n * O + begin,
+                         end - begin);
             });
     }
 
@@ -373,7 +395,8 @@ class CpuBackend final : public Reference<float> {
         const float scale = 1 / std::sqrt(static_cast<float>(D));
         parallel_for((cu_seqlens.rows - 1) * shape.kv_heads, [&](int64_t task) {
             const int64_t b = task / shape.kv_heads, g = task % shape.kv_heads, W = qkv.cols;
-            const int64_t first = cu_seqlens.as<int32_t>()[b], T = cu_seqlens.as<int32_t>()[b + 1] - first;
+            const int64_t first = cu_seqlens.as<int32_t>()[b],
+                          T = cu_seqlens.as<int32_t>()[b + 1] - first;
             const float* rows = qkv.as<float>() + first * W;
             const float *k = rows + shape.q_cols() + g * D, *v = k + shape.kv_cols();
             float *kt = scratch<float>(T * (D + 1)), *p = kt + T * D;
@@ -382,24 +405,25 @@ class CpuBackend final : public Reference<float> {
                 for (int64_t i = 0; i < T; ++i) {
                     scores_of(p, rows + i * W + h * D, scale, kt, T, D, i + 1);
                     auto [top, sum] = exp_in_place(p, i + 1);
-                    weighted_mean(out.as<float>() + (first + i) * out.cols + h * D, p, sum, {{v, i + 1}}, W,
-                                  D);
+                    weighted_mean(out.as<float>() + (first + i) * out.cols + h * D, p, sum,
+                                  {{v, i + 1}}, W, D);
                     lse.as<float>()[(first + i) * shape.heads + h] = top + std::log(sum);
                 }
             }
         });
     }
-    void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor cu_seqlens,
-                            AttentionShape shape) override {
+    void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
+                            Tensor cu_seqlens, AttentionShape shape) override {
         const int D = shape.head_dim, group = shape.heads / shape.kv_heads;
         const float scale = 1 / std::sqrt(static_cast<float>(D));
         parallel_for((cu_seqlens.rows - 1) * shape.kv_heads, [&](int64_t task) {
             const int64_t b = task / shape.kv_heads, g = task % shape.kv_heads, W = qkv.cols;
-            const int64_t first = cu_seqlens.as<int32_t>()[b], T = cu_seqlens.as<int32_t>()[b + 1] - first;
+            const int64_t first = cu_seqlens.as<int32_t>()[b],
+                          T = cu_seqlens.as<int32_t>()[b + 1] - first;
             const float* rows = qkv.as<float>() + first * W;
             const int64_t k_col = shape.q_cols() + g * D, v_col = k_col + shape.kv_cols();
             float *kt = scratch<float>(T * (4 * D + 2)), *vt = kt + T * D, *dkt = vt + T * D,
-                 *dvt = dkt + T * D;
+                  *dvt = dkt + T * D;
             float *p = dvt + T * D, *ds = p + T;
             transpose(kt, rows + k_col, W, D, T);
             transpose(vt, rows + v_col, W, D, T);
@@ -408,9 +432,10 @@ class CpuBackend final : public Reference<float> {
                 for (int64_t i = 0; i < T; ++i) {
                     const float* q = rows + i * W + h * D;
                     const float* doi = dout.as<float>() + (first + i) * dout.cols + h * D;
-                    const float delta = dot(doi, out.as<float>() + (first + i) * out.cols + h * D, D);
+                    const float delta =
+                        dot(doi, out.as<float>() + (first + i) * out.cols + h * D, D);
                     const float log_sum = lse.as<float>()[(first + i) * shape.heads + h];
-                    scores_of(p, q, scale, kt, T, D, i + 1);       // s_ij
+                    scores_of(p, q, scale, kt, T, D, i + 1);    // s_ij
                     scores_of(ds, doi, 1.0f, vt, T, D, i + 1);  // dp_ij = do_i . v_j
 #pragma omp simd
                     for (int64_t j = 0; j <= i; ++j) {
@@ -440,9 +465,10 @@ class CpuBackend final : public Reference<float> {
     }
 
     // ---- decoding ----
-    // Keys of a block lie as [K D, kKvBlock], so that the score loop runs over keys; values as plain rows.
-    void rope_append(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, Tensor positions, Tensor inv_freq,
-                     AttentionShape shape) override {
+    // Keys of a block lie as [K D, kKvBlock], so that the score loop runs over keys; values as
+    // plain rows.
+    void rope_append(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, Tensor positions,
+                     Tensor inv_freq, AttentionShape shape) override {
         rope(qkv, positions, inv_freq, shape, false);
         const int64_t cols = shape.kv_cols();
         for (int64_t n = 0; n < qkv.rows; ++n) {
@@ -462,13 +488,15 @@ class CpuBackend final : public Reference<float> {
         parallel_for(out.rows, [&](int64_t b) {
             const int32_t* span = spans.as<int32_t>() + b * 4;
             const int64_t count = span[1] + span[3];
-            float* p = scratch<float>(count + kKvBlock);  // the last block's spare lanes spill behind
+            float* p =
+                scratch<float>(count + kKvBlock);  // the last block's spare lanes spill behind
             for (int64_t h = 0; h < shape.heads; ++h) {
                 const int64_t column = h / group * D;  // of the key/value head
                 const float* q = qkv.as<float>() + b * qkv.cols + h * D;
                 for (int part = 0, at = 0; part < 2; at += span[1], ++part)
                     for (int64_t j = 0; j < span[2 * part + 1]; j += kKvBlock) {
-                        const float* k = k_pool.as<float>() + (span[2 * part] + j) * cols + column * kKvBlock;
+                        const float* k =
+                            k_pool.as<float>() + (span[2 * part] + j) * cols + column * kKvBlock;
                         float sum[kKvBlock] = {};
                         for (int d = 0; d < D; ++d)
 #pragma omp simd
@@ -479,7 +507,8 @@ class CpuBackend final : public Reference<float> {
                 const float sum = exp_in_place(p, count).second;
                 const float* v = v_pool.as<float>() + column;
                 weighted_mean(out.as<float>() + b * out.cols + h * D, p, sum,
-                              {{v + span[0] * cols, span[1]}, {v + span[2] * cols, span[3]}}, cols, D);
+                              {{v + span[0] * cols, span[1]}, {v + span[2] * cols, span[3]}}, cols,
+                              D);
             }
         });
     }
@@ -501,7 +530,7 @@ class CpuBackend final : public Reference<float> {
         parallel_chunks(dout.rows, 32, [&](int64_t begin, int64_t end) {
             for (int64_t n = begin; n < end; ++n) {
                 const float *gate = gate_up.as<float>() + n * 2 * F, *up = gate + F,
-                           *d = dout.as<float>() + n * F;
+                            *d = dout.as<float>() + n * F;
                 float *dgate = dgate_up.as<float>() + n * 2 * F, *dup = dgate + F;
 #pragma omp simd
                 for (int64_t f = 0; f < F; ++f) {
@@ -514,7 +543,8 @@ class CpuBackend final : public Reference<float> {
     }
 
     // ---- the head ----
-    void softmax_forward(Tensor logp, Tensor entropy, Tensor logits, Tensor targets, float temperature) override {
+    void softmax_forward(Tensor logp, Tensor entropy, Tensor logits, Tensor targets,
+                         float temperature) override {
         const int64_t V = logits.cols;
         const float inverse = 1 / temperature;
         parallel_chunks(logits.rows, 8, [&](int64_t begin, int64_t end) {
@@ -532,7 +562,8 @@ class CpuBackend final : public Reference<float> {
             }
         });
     }
-    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets, float temperature) override {
+    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
+                          float temperature) override {
         const int64_t V = logits.cols;
         const float inverse = 1 / temperature;
         parallel_chunks(logits.rows, 8, [&](int64_t begin, int64_t end) {
@@ -557,7 +588,8 @@ class CpuBackend final : public Reference<float> {
     }
 
     // ---- sampling ----
-    void sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters, const SampleOptions& options) override {
+    void sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters,
+                const SampleOptions& options) override {
         if (options.temperature == 0 || options.top_k > 0 || options.top_p < 1)
             return Reference::sample(tokens, logp, logits, counters, options);
         const int64_t V = logits.cols;
@@ -567,7 +599,8 @@ class CpuBackend final : public Reference<float> {
                 const double u = philox_uniform(options.seed, counters.as<std::uint32_t>() + b * 4);
                 const float *row = logits.as<float>() + b * V, lse = log_sum_exp(row, inverse, V);
                 double cumulative = 0;
-                int32_t last = 0;  // rounding may leave the sum just below u: then the last possible token
+                int32_t last =
+                    0;  // rounding may leave the sum just below u: then the last possible token
                 for (int32_t v = 0; v < V; ++v) {
                     const float p = fast_exp(row[v] * inverse - lse);
                     if (!(p > std::numeric_limits<float>::min() * 8)) continue;
@@ -595,7 +628,7 @@ class CpuBackend final : public Reference<float> {
     }
     void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& o) override {
         const float b1 = o.beta1, b2 = o.beta2, lr = o.lr, eps = o.eps, decay = o.weight_decay,
-                   gs = o.grad_scale;
+                    gs = o.grad_scale;
         const float c1 = static_cast<float>(1 / (1 - std::pow(static_cast<double>(b1), o.step)));
         const float c2 = static_cast<float>(1 / (1 - std::pow(static_cast<double>(b2), o.step)));
         if (param.dtype == DType::BF16 || m.dtype != param.dtype)
@@ -617,14 +650,16 @@ class CpuBackend final : public Reference<float> {
     const bool exact_;
 
     template <int Slot>
-    static float* copy_padded(const float* from, int64_t rows, int64_t cols, int64_t stride, int64_t padded) {
+    static float* copy_padded(const float* from, int64_t rows, int64_t cols, int64_t stride,
+                              int64_t padded) {
         float* to = scratch<float, Slot>(padded * cols);
         for (int64_t r = 0; r < rows; ++r) std::copy_n(from + r * stride, cols, to + r * cols);
         std::fill(to + rows * cols, to + padded * cols, 0.0f);
         return to;
     }
 
-    /// out[n .. n + rows, col .. col + cols) = in[n .. n + rows, :] times a matrix with the given strides.
+    /// out[n .. n + rows, col .. col + cols) = in[n .. n + rows, :] times a matrix with the given
+    /// strides.
     void matmul_rows(Tensor out, int64_t n, int64_t rows, int64_t col, int64_t cols, Tensor in,
                      const void* weight, int64_t w_row, int64_t w_col, bool is_bf16) const {
         const int64_t K = in.cols, padded = round_up(rows, kRowPadding);
@@ -639,8 +674,10 @@ class CpuBackend final : public Reference<float> {
             a = copy_padded<0>(from, rows, K, K, padded);
         }
         float* to = out.as<float>() + n * out.cols + col;
-        if (rows == padded && !exact_)  // another stride of the result is another order of summation
-            return matmul(a, weight, to, {rows, cols, K, K, 1, w_row, w_col, out.cols, is_bf16, false});
+        if (rows == padded &&
+            !exact_)  // another stride of the result is another order of summation
+            return matmul(a, weight, to,
+                          {rows, cols, K, K, 1, w_row, w_col, out.cols, is_bf16, false});
         float* block = scratch<float, 1>(padded * cols);
         matmul(a, weight, block, {padded, cols, K, K, 1, w_row, w_col, cols, is_bf16, false});
         for (int64_t r = 0; r < rows; ++r) std::copy_n(block + r * cols, cols, to + r * out.cols);
@@ -649,6 +686,8 @@ class CpuBackend final : public Reference<float> {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cpu_backend(bool exact) { return std::make_unique<CpuBackend>(exact); }
+std::unique_ptr<Backend> make_cpu_backend(bool exact) {
+    return std::make_unique<CpuBackend>(exact);
+}
 
 }  // namespace r1

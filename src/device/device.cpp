@@ -24,13 +24,16 @@ std::unique_ptr<Backend> load(const std::string& name, bool bfloat16, std::strin
         why_not = library.filename().string() + " is not beside the program";
         return nullptr;
     }
-    void* handle = dlopen(library.c_str(), RTLD_NOW);  // it stays open: the backend's code lives in it
+    void* handle =
+        dlopen(library.c_str(), RTLD_NOW);  // it stays open: the backend's code lives in it
     if (!handle) {
         why_not = dlerror();
         return nullptr;
     }
-    const auto version = reinterpret_cast<decltype(&r1_backend_version)>(dlsym(handle, "r1_backend_version"));
-    const auto open = reinterpret_cast<decltype(&r1_open_backend)>(dlsym(handle, "r1_open_backend"));
+    const auto version =
+        reinterpret_cast<decltype(&r1_backend_version)>(dlsym(handle, "r1_backend_version"));
+    const auto open =
+        reinterpret_cast<decltype(&r1_open_backend)>(dlsym(handle, "r1_open_backend"));
     if (!version || !open || version() != kBackendVersion)
         fail(library.string(), ": it was built for another version of this program; build it anew");
     const char* reason = "it does not say why";
@@ -45,13 +48,15 @@ std::vector<std::string> backend_names() {
     std::vector<std::string> names{"cpu", "reference"};
     for (const auto& entry : fs::directory_iterator(folder())) {
         const std::string file = entry.path().stem().string();
-        if (file.starts_with("libr1_") && entry.path().extension() == ".so") names.push_back(file.substr(6));
+        if (file.starts_with("libr1_") && entry.path().extension() == ".so")
+            names.push_back(file.substr(6));
     }
     std::sort(names.begin() + 2, names.end());
     return names;
 }
 
-std::unique_ptr<Backend> open_backend(const std::string& name, bool bfloat16, std::string& why_not) {
+std::unique_ptr<Backend> open_backend(const std::string& name, bool bfloat16,
+                                      std::string& why_not) {
     if (name == "cpu") return make_cpu_backend();
     if (name == "reference") return make_reference_backend();
     return load(name, bfloat16, why_not);
@@ -69,13 +74,15 @@ Device make_device(const std::string& name, const std::string& dtype, bool exact
     }
     std::string why_not, note;
     if (name != "auto") {
-        if (auto backend = open_backend(name, dtype != "float32", why_not)) return device(std::move(backend));
+        if (auto backend = open_backend(name, dtype != "float32", why_not))
+            return device(std::move(backend));
         std::string known = "auto";
         for (const std::string& other : backend_names()) known += ", " + other;
         fail("--device ", name, ": ", why_not, "; the devices here are ", known);
     }
     for (const std::string& gpu : kAuto) {
-        if (auto backend = open_backend(gpu, dtype != "float32", why_not)) return device(std::move(backend));
+        if (auto backend = open_backend(gpu, dtype != "float32", why_not))
+            return device(std::move(backend));
         note += "; no " + gpu + ": " + why_not;
     }
     return device(make_cpu_backend(), note);

@@ -1,5 +1,6 @@
-// The door: which device computes, chosen by name at run time. A device is built in (cpu, reference) or comes as a
-// library libr1_NAME.so beside the program, with the two functions that backend.h ends with.
+// The door: which device computes, chosen by name at run time. A device is built in (cpu,
+// reference) or comes as a library libr1_NAME.so beside the program, with the two functions that
+// backend.h ends with.
 #pragma once
 #include <memory>
 #include <string>
@@ -9,11 +10,12 @@
 
 namespace r1 {
 
-/// Names that open_backend() takes: cpu, reference, and that of every libr1_NAME.so beside the program.
+/// Names that open_backend() takes: cpu, reference, and that of every libr1_NAME.so beside the
+/// program.
 std::vector<std::string> backend_names();
 
-/// A backend by its name, with activations in bfloat16 if wanted and if it has them; null, and the reason, where it
-/// cannot be used here.
+/// A backend by its name, with activations in bfloat16 if wanted and if it has them; null, and the
+/// reason, where it cannot be used here.
 std::unique_ptr<Backend> open_backend(const std::string& name, bool bfloat16, std::string& why_not);
 
 struct Device {
@@ -21,8 +23,9 @@ struct Device {
     bool bf16_matrices = false;  ///< for TransformerOptions
     std::string note{};          ///< why it is only the CPU, where more was hoped for
 };
-/// name: a backend's, or "auto": a GPU if there is one, else the CPU. dtype: "float32", "bfloat16" or "auto" (bfloat16
-/// where activations can be), the type for matrix products. exact: see make_cpu_backend(). Throws Error.
+/// name: a backend's, or "auto": a GPU if there is one, else the CPU. dtype: "float32", "bfloat16"
+/// or "auto" (bfloat16 where activations can be), the type for matrix products. exact: see
+/// make_cpu_backend(). Throws Error.
 Device make_device(const std::string& name, const std::string& dtype, bool exact = false);
 
 }  // namespace r1

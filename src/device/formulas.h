@@ -1,6 +1,7 @@
-// The formulas that every device computes bit by bit alike: rounding to bfloat16, and random bits. The first part is the
-// common subset of C, C++, CUDA, OpenCL C and Metal, so that each of them includes this very file; a float goes in and
-// out as its bits, because each language has another word for that. What namespace r1 holds at the end is C++ alone.
+// The formulas that every device computes bit by bit alike: rounding to bfloat16, and random bits.
+// The first part is the common subset of C, C++, CUDA, OpenCL C and Metal, so that each of them
+// includes this very file; a float goes in and out as its bits, because each language has another
+// word for that. What namespace r1 holds at the end is C++ alone.
 #ifndef R1_DEVICE_FORMULAS_H
 #define R1_DEVICE_FORMULAS_H
 
@@ -28,20 +29,22 @@ typedef uint64_t r1_u64;
 #endif
 #endif
 
-/// The bfloat16 nearest to the float with these bits, of two the one with an even last bit. A NaN stays a NaN.
+/// The bfloat16 nearest to the float with these bits, of two the one with an even last bit. A NaN
+/// stays a NaN.
 R1_FORMULA r1_u16 r1_round_to_bfloat16(r1_u32 bits) {
     if ((bits & 0x7fffffffu) > 0x7f800000u) return (r1_u16)(bits >> 16 | 0x40u);
     return (r1_u16)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
-/// The bfloat16 below or above that float (towards zero or away from it), with probabilities that make the mean exact,
-/// by the lower 16 of the random bits. Infinities and NaN stay.
+/// The bfloat16 below or above that float (towards zero or away from it), with probabilities that
+/// make the mean exact, by the lower 16 of the random bits. Infinities and NaN stay.
 R1_FORMULA r1_u16 r1_round_stochastically(r1_u32 bits, r1_u64 random) {
     if ((bits & 0x7f800000u) == 0x7f800000u) return r1_round_to_bfloat16(bits);
     return (r1_u16)((bits + (r1_u32)(random & 0xffffu)) >> 16);
 }
 
-/// 64 random bits by Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): the key is
-/// the seed, the counter c0..c3; the first word of the result is the upper half.
+/// 64 random bits by Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+/// SC 2011): the key is the seed, the counter c0..c3; the first word of the result is the upper
+/// half.
 R1_FORMULA r1_u64 r1_philox(r1_u64 seed, r1_u32 c0, r1_u32 c1, r1_u32 c2, r1_u32 c3) {
     r1_u32 k0 = (r1_u32)seed;
     r1_u32 k1 = (r1_u32)(seed >> 32);
@@ -57,8 +60,8 @@ R1_FORMULA r1_u64 r1_philox(r1_u64 seed, r1_u32 c0, r1_u32 c1, r1_u32 c2, r1_u32
     }
     return (r1_u64)c0 << 32 | c1;
 }
-/// What Backend::adamw() rounds element `index` of a call with: bits 0 to 15 are for the parameter, 16 to 31 for m,
-/// 32 to 47 for v.
+/// What Backend::adamw() rounds element `index` of a call with: bits 0 to 15 are for the parameter,
+/// 16 to 31 for m, 32 to 47 for v.
 R1_FORMULA r1_u64 r1_rounding_bits(r1_u64 seed, r1_u64 step, r1_u64 index) {
     return r1_philox(seed, (r1_u32)index, (r1_u32)(index >> 32), (r1_u32)step, 0x726f756eu);
 }
@@ -70,11 +73,10 @@ namespace r1 {
 
 /// bfloat16 is a storage format: the upper half of a float.
 inline float from_bfloat16(std::uint16_t half) { return std::bit_cast<float>(r1_u32{half} << 16); }
-inline std::uint16_t to_bfloat16(float x) {
-    return r1_round_to_bfloat16(std::bit_cast<r1_u32>(x));
-}
+inline std::uint16_t to_bfloat16(float x) { return r1_round_to_bfloat16(std::bit_cast<r1_u32>(x)); }
 
-/// Uniform in (0, 1), from the upper 53 of Philox' bits: what Backend::sample() draws. CUDA's kernels call it too.
+/// Uniform in (0, 1), from the upper 53 of Philox' bits: what Backend::sample() draws. CUDA's
+/// kernels call it too.
 R1_FORMULA double philox_uniform(std::uint64_t seed, const std::uint32_t counter[4]) {
     const r1_u64 bits = r1_philox(seed, counter[0], counter[1], counter[2], counter[3]);
     return (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53;

@@ -1,6 +1,6 @@
-// parallel_for over a small pool of threads. Why not OpenMP: libgomp's waiting threads either spin for
-// milliseconds (two threads are then slower than one on a busy machine) or sleep at once (a wake-up costs
-// more than a decode kernel). Here a worker spins for some microseconds, then sleeps.
+// parallel_for over a small pool of threads. Why not OpenMP: libgomp's waiting threads either spin
+// for milliseconds (two threads are then slower than one on a busy machine) or sleep at once (a
+// wake-up costs more than a decode kernel). Here a worker spins for some microseconds, then sleeps.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -12,8 +12,8 @@ namespace r1 {
 void set_threads(int count);
 int threads();
 
-/// Calls task(i) for every i in [0, count), in any order, possibly at the same time; returns when all are
-/// done. Nested calls run in the calling thread. Tasks must not throw.
+/// Calls task(i) for every i in [0, count), in any order, possibly at the same time; returns when
+/// all are done. Nested calls run in the calling thread. Tasks must not throw.
 void parallel_for(std::int64_t count, const std::function<void(std::int64_t)>& task);
 
 /// Calls body(begin, end) for pieces of [0, count), each of `chunk` but the last.

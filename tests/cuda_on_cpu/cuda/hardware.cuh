@@ -14,10 +14,11 @@ inline void check(cudaError_t status, const char* what) {
 }
 
 template <class... Parameters, class... Arguments>
-void launch(cudaStream_t, dim3 grid, unsigned block, std::size_t shared, void (*kernel)(Parameters...),
-            Arguments... arguments) {
+void launch(cudaStream_t, dim3 grid, unsigned block, std::size_t shared,
+            void (*kernel)(Parameters...), Arguments... arguments) {
     cuda_on_cpu::submit([=] {
-        cuda_on_cpu::launch(grid, block, shared, [=] { kernel(static_cast<Parameters>(arguments)...); });
+        cuda_on_cpu::launch(grid, block, shared,
+                            [=] { kernel(static_cast<Parameters>(arguments)...); });
     });
 }
 
@@ -27,7 +28,8 @@ T* dynamic_shared() {
 }
 
 inline std::uint32_t pack_bf16(float low, float high) {
-    return __float2bfloat16(low).bits | static_cast<std::uint32_t>(__float2bfloat16(high).bits) << 16;
+    return __float2bfloat16(low).bits | static_cast<std::uint32_t>(__float2bfloat16(high).bits)
+                                            << 16;
 }
 
 template <bool Transposed>
@@ -39,7 +41,9 @@ void load_matrices(std::uint32_t (&r)[4], const bf16* row) {
     cuda_on_cpu::warp_collective(&mine, [](void* const all[32]) {
         for (int l = 0; l < 32; ++l)
             for (int m = 0; m < 4; ++m) {
-                auto at = [&](int i, int j) { return static_cast<Lane*>(all[8 * m + i])->row[j].bits; };
+                auto at = [&](int i, int j) {
+                    return static_cast<Lane*>(all[8 * m + i])->row[j].bits;
+                };
                 const int i = l / 4, j = 2 * (l % 4);
                 static_cast<Lane*>(all[l])->r[m] =
                     Transposed ? at(j, i) | at(j + 1, i) << 16 : at(i, j) | at(i, j + 1) << 16;
@@ -55,7 +59,9 @@ inline void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, st
         std::uint32_t b[2];
     } mine{c, a, {b0, b1}};
     cuda_on_cpu::warp_collective(&mine, [](void* const all[32]) {
-        auto half = [](std::uint32_t pair, int which) { return __uint_as_float((pair >> 16 * which) << 16); };
+        auto half = [](std::uint32_t pair, int which) {
+            return __uint_as_float((pair >> 16 * which) << 16);
+        };
         float a[16][16], b[16][8];
         for (int l = 0; l < 32; ++l)
             for (int i = 0; i < 2; ++i) {
@@ -67,7 +73,8 @@ inline void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, st
         for (int l = 0; l < 32; ++l)
             for (int i = 0; i < 4; ++i)
                 for (int k = 0; k < 16; ++k)
-                    static_cast<Lane*>(all[l])->c[i] += a[l / 4 + 8 * (i / 2)][k] * b[k][2 * (l % 4) + i % 2];
+                    static_cast<Lane*>(all[l])->c[i] +=
+                        a[l / 4 + 8 * (i / 2)][k] * b[k][2 * (l % 4) + i % 2];
     });
 }
 
