@@ -46,7 +46,7 @@ cuda-on-cpu|cuda/attention.cu|kLog2e / sqrtf(static_cast<float>(D))|kLog2e / sqr
 cuda-on-cpu|cuda/attention.cu|l[half] * shrink + sum;|l[half] + sum;|*attention over*
 cuda-on-cpu|cuda/attention.cu|dp[t][i] - row_delta[half]) * scale|dp[t][i]) * scale|*attention over*
 cuda-on-cpu|cuda/attention.cu|const float largest = fmaxf(m, s)|const float largest = 0|*attention over*
-cuda-on-cpu|cuda/attention.cu|base = largest == -INFINITY ? 0 : largest;|base = 0;|*attention over*
+cuda-on-cpu|cuda/attention.cu|largest == -INFINITY ? 0 : largest;|0;|*attention over*
 cuda-on-cpu|cuda/decode.cu|total += weight * row[1];|total += row[1];|*decoding*
 cuda-on-cpu|cuda/decode.cu|const float largest = fmaxf(m, s)|const float largest = 0|*decoding*
 cuda-on-cpu|cuda/decode.cu|    ++positions[b];|    positions[b] += 0;|*advance*
