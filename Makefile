@@ -21,7 +21,7 @@ define compile
 	@cmake --build $(1) --parallel $(JOBS) --target $(3)
 endef
 
-.PHONY: help deps check-deps build cuda test demo base r1 report watch bench bundle mutants variants fuzz format clean
+.PHONY: help deps check-deps build cuda test conformance demo base r1 report watch bench bundle mutants variants fuzz format clean
 .NOTPARALLEL:
 
 help:  ## lists the targets
@@ -58,6 +58,9 @@ test: deps  ## runs the tests, then runs them again under AddressSanitizer and U
 	$(call compile,build-asan,-DR1_SANITIZE=ON,r1_tests)
 	@tests/run_tests.sh build/r1_tests build-asan/r1_tests
 
+conformance: check-deps  ## compiles build/r1_conformance, the suite for devices alone: R1_BACKEND=NAME build/r1_conformance
+	$(call compile,build,,r1_conformance)
+
 demo: deps build  ## R1-Zero on a laptop: GRPO takes the shipped tiny base model through the countdown game (DEMO_FLAGS)
 	build/train_grpo --model data/world/base --train data/world/countdown_train.jsonl \
 	    --eval data/world/countdown_test.jsonl --out runs/demo --overwrite $(DEMO_FLAGS)
@@ -91,7 +94,7 @@ bench: deps  ## times training and decoding beside the machine's peaks
 variants: build  ## trains the tiny base with every preset, three seeds each, and prints a table (STEPS, SEEDS, PRESETS)
 	@BUILD=build tests/variants.sh
 
-mutants: deps  ## plants faults in the CUDA kernels, one at a time, and counts those that the tests catch
+mutants: deps  ## plants faults in the device layer, one at a time, and counts those that the tests catch (an hour)
 	tests/mutants.sh
 
 bundle: deps  ## makes bundle/, which runs on a GPU machine without installing anything: bundle/gpu-check

@@ -1,22 +1,20 @@
 // Causal attention over packed sequences, forward and backward.
 //
-// Two versions of each: on tensor cores, for bfloat16 and heads of 64, 96 or 128 (FlashAttention-2, arXiv 2307.08691:
-// tiles of 64 x 64 scores live in registers, nothing of size T x T exists), and a plain one for any type and head
-// size, a warp for each row. The tiles ignore where sequences end: a tile of 64 rows of the packed batch may hold
-// pieces of several. It visits the keys from the start of its first row's sequence, and every row masks those before
-// its own start.
+// Two versions of each. The plain one stands first: a warp for each row, key by key, for any type
+// and head size. The one on tensor cores is for bfloat16 and heads of 64, 96 or 128
+// (FlashAttention-2, arXiv 2307.08691: tiles of 64 x 64 scores live in registers, nothing of size T
+// x T exists). The tiles ignore where sequences end: a tile of 64 rows of the packed batch may hold
+// pieces of several. It visits the keys from the start of its first row's sequence, and every row
+// masks those before its own start.
 //
-// The backward pass recomputes scores twice, once for dK and dV (a block owns keys) and once for dQ (a block owns
-// queries): two products more than one pass would need, but no atomics and one order of summation.
+// The backward pass recomputes scores twice, once for dK and dV (a block owns keys) and once for dQ
+// (a block owns queries): two products more than one pass would need, but no atomics and one order
+// of summation.
 #include "cuda/backend_cuda.h"
 #include "cuda/tensor_core.cuh"
 
 namespace r1::cuda {
 namespace {
-
-constexpr int kRows = 64;  // of a tile; each of four warps has 16
-constexpr int kTiles = 8;  // 8 columns each: 64 keys or queries
-constexpr float kLog2e = 1.4426950408889634f;
 
 /// The sequence that row n lies in is [first, second).
 struct Span {
@@ -44,11 +42,125 @@ struct Packed {
     }
 };
 
+// ---- for any type and head size ----
+
+constexpr int kLargestHead = 256;
+constexpr int kColumns = kLargestHead / 32;  // of a head, for each lane
+
+template <class T>
+__device__ float dot(const T* a, const T* b, int D) {
+    float sum = 0;
+    for (int d = threadIdx.x % 32; d < D; d += 32) sum += to_float(a[d]) * to_float(b[d]);
+    return warp_reduce(sum, Add());
+}
+
+/// A warp computes one head of one row, key by key, with the online softmax.
+template <class T>
+__global__ void attention_forward_kernel(T* out, float* lse, const T* qkv, Packed in) {
+    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    if (item >= std::int64_t{in.tokens} * in.shape.heads) return;
+    const int n = static_cast<int>(item / in.shape.heads),
+              head = static_cast<int>(item % in.shape.heads),
+              group = head / (in.shape.heads / in.shape.kv_heads), D = in.shape.head_dim,
+              lane = threadIdx.x % 32;
+    const std::int64_t width = in.width();
+    const float scale = 1 / sqrtf(static_cast<float>(D));
+    float o[kColumns] = {}, m = -INFINITY, l = 0;
+    for (int j = sequence_of(n, in.cu_seqlens, in.sequences).begin; j <= n; ++j) {
+        const float s =
+            dot(qkv + n * width + in.query(head), qkv + j * width + in.key(group), D) * scale;
+        const float largest = fmaxf(m, s), shrink = expf(m - largest), p = expf(s - largest);
+        m = largest;
+        l = l * shrink + p;
+        const T* v = qkv + j * width + in.value(group);
+        for (int i = 0; i < kColumns; ++i)
+            if (lane + 32 * i < D) o[i] = o[i] * shrink + p * to_float(v[lane + 32 * i]);
+    }
+    for (int i = 0; i < kColumns; ++i)
+        if (lane + 32 * i < D) out[item * D + lane + 32 * i] = from_float<T>(o[i] / l);
+    if (lane == 0) lse[item] = m + logf(l);
+}
+
+/// delta[n, h] = sum_d dout out: what the softmax's gradient subtracts. A warp takes a head of a
+/// row.
+template <class T>
+__global__ void attention_delta_kernel(float* delta, const T* dout, const T* out,
+                                       std::int64_t items, int D) {
+    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    if (item >= items) return;
+    float sum = 0;
+    for (int d = threadIdx.x % 32; d < D; d += 32)
+        sum += to_float(dout[item * D + d]) * to_float(out[item * D + d]);
+    sum = warp_reduce(sum, Add());
+    if (threadIdx.x % 32 == 0) delta[item] = sum;
+}
+
+template <class T>
+__global__ void attention_backward_q_kernel(T* dqkv, const T* dout, const float* lse,
+                                            const float* delta, const T* qkv, Packed in) {
+    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    if (item >= std::int64_t{in.tokens} * in.shape.heads) return;
+    const int n = static_cast<int>(item / in.shape.heads),
+              head = static_cast<int>(item % in.shape.heads),
+              group = head / (in.shape.heads / in.shape.kv_heads), D = in.shape.head_dim,
+              lane = threadIdx.x % 32;
+    const std::int64_t width = in.width();
+    const float scale = 1 / sqrtf(static_cast<float>(D));
+    float dq[kColumns] = {};
+    for (int j = sequence_of(n, in.cu_seqlens, in.sequences).begin; j <= n; ++j) {
+        const T *k = qkv + j * width + in.key(group), *v = qkv + j * width + in.value(group);
+        const float p = expf(dot(qkv + n * width + in.query(head), k, D) * scale - lse[item]);
+        const float ds = p * (dot(dout + item * D, v, D) - delta[item]) * scale;
+        for (int i = 0; i < kColumns; ++i)
+            if (lane + 32 * i < D) dq[i] += ds * to_float(k[lane + 32 * i]);
+    }
+    for (int i = 0; i < kColumns; ++i)
+        if (lane + 32 * i < D)
+            dqkv[n * width + in.query(head) + lane + 32 * i] = from_float<T>(dq[i]);
+}
+
+template <class T>
+__global__ void attention_backward_kv_kernel(T* dqkv, const T* dout, const float* lse,
+                                             const float* delta, const T* qkv, Packed in) {
+    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    if (item >= std::int64_t{in.tokens} * in.shape.kv_heads) return;
+    const int j = static_cast<int>(item / in.shape.kv_heads),
+              group = static_cast<int>(item % in.shape.kv_heads),
+              heads = in.shape.heads / in.shape.kv_heads, D = in.shape.head_dim,
+              lane = threadIdx.x % 32;
+    const std::int64_t width = in.width();
+    const float scale = 1 / sqrtf(static_cast<float>(D));
+    const T *k = qkv + j * width + in.key(group), *v = qkv + j * width + in.value(group);
+    const int end = sequence_of(j, in.cu_seqlens, in.sequences).end;
+    float dk[kColumns] = {}, dv[kColumns] = {};
+    for (int head = group * heads; head < (group + 1) * heads; ++head)
+        for (int n = j; n < end; ++n) {
+            const std::int64_t at = n * std::int64_t{in.shape.heads} + head;
+            const T *q = qkv + n * width + in.query(head), *d_o = dout + at * D;
+            const float p = expf(dot(q, k, D) * scale - lse[at]);
+            const float ds = p * (dot(d_o, v, D) - delta[at]) * scale;
+            for (int i = 0; i < kColumns; ++i)
+                if (lane + 32 * i < D) {
+                    dk[i] += ds * to_float(q[lane + 32 * i]);
+                    dv[i] += p * to_float(d_o[lane + 32 * i]);
+                }
+        }
+    for (int i = 0; i < kColumns; ++i)
+        if (lane + 32 * i < D) {
+            dqkv[j * width + in.key(group) + lane + 32 * i] = from_float<T>(dk[i]);
+            dqkv[j * width + in.value(group) + lane + 32 * i] = from_float<T>(dv[i]);
+        }
+}
+
 // ---- on tensor cores ----
 
-/// A block computes 64 rows of one head. The online softmax keeps, for each row, the largest score m so far and the
-/// sum l of exp(score - m); when m grows, what was summed shrinks by exp(old m - new m). Reads K and V of a head once
-/// for every 64 queries.
+constexpr int kRows = 64;  // of a tile; each of four warps has 16
+constexpr int kTiles = 8;  // 8 columns each: 64 keys or queries
+constexpr float kLog2e = 1.4426950408889634f;
+
+/// A block computes 64 rows of one head. The online softmax keeps, for each row, the largest score
+/// m so far and the sum l of exp(score - m); when m grows, what was summed shrinks by exp(old m -
+/// new m). Reads K and V of a head once for every 64 queries.
 template <int D>
 __global__ void __launch_bounds__(128)
     flash_forward_kernel(bf16* out, float* lse, const bf16* qkv, Packed in) {
@@ -56,21 +168,26 @@ __global__ void __launch_bounds__(128)
          *v_tile = k_tile + kRows * kStride<D>;
     const int head = blockIdx.y, group = head / (in.shape.heads / in.shape.kv_heads),
               first = blockIdx.x * kRows;
-    const int rows = min(kRows, in.tokens - first), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int rows = min(kRows, in.tokens - first), lane = threadIdx.x % 32,
+              warp = threadIdx.x / 32;
     const int mine[2] = {first + warp * 16 + lane / 4,
                          first + warp * 16 + lane / 4 + 8};  // rows of this lane
-    const int start[2] = {sequence_of(min(mine[0], in.tokens - 1), in.cu_seqlens, in.sequences).begin,
-                          sequence_of(min(mine[1], in.tokens - 1), in.cu_seqlens, in.sequences).begin};
-    const float scale = rsqrtf(static_cast<float>(D)) * kLog2e;  // exp2 is what the hardware has
+    const int start[2] = {
+        sequence_of(min(mine[0], in.tokens - 1), in.cu_seqlens, in.sequences).begin,
+        sequence_of(min(mine[1], in.tokens - 1), in.cu_seqlens, in.sequences).begin};
+    const float scale = kLog2e / sqrtf(static_cast<float>(D));  // exp2 is what the hardware has
 
     const std::int64_t width = in.width();
-    load_rows<D>(q_tile, qkv + first * width + in.query(head), width, rows, kRows, threadIdx.x, 128);
+    load_rows<D>(q_tile, qkv + first * width + in.query(head), width, rows, kRows, threadIdx.x,
+                 128);
     float o[D / 8][4] = {}, m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0};
-    for (int j = sequence_of(first, in.cu_seqlens, in.sequences).begin; j < first + rows; j += kRows) {
+    for (int j = sequence_of(first, in.cu_seqlens, in.sequences).begin; j < first + rows;
+         j += kRows) {
         __syncthreads();
         const int keys = min(kRows, first + rows - j);
         load_rows<D>(k_tile, qkv + j * width + in.key(group), width, keys, kRows, threadIdx.x, 128);
-        load_rows<D>(v_tile, qkv + j * width + in.value(group), width, keys, kRows, threadIdx.x, 128);
+        load_rows<D>(v_tile, qkv + j * width + in.value(group), width, keys, kRows, threadIdx.x,
+                     128);
         __syncthreads();
 
         float s[kTiles][4] = {};
@@ -85,13 +202,16 @@ __global__ void __launch_bounds__(128)
                 }
             largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
             largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
-            const float base = largest == -INFINITY ? 0 : largest;  // no key of this row has come yet
+            const float base =
+                largest == -INFINITY ? 0 : largest;  // no key of this row has come yet
             const float shrink = exp2f(m[half] - base);
             m[half] = largest;
             float sum = 0;
             for (int t = 0; t < kTiles; ++t)
-                for (int i = 2 * half; i < 2 * half + 2; ++i) sum += s[t][i] = exp2f(s[t][i] - base);
-            l[half] = l[half] * shrink + sum;  // of this lane's columns; lanes are added up at the end
+                for (int i = 2 * half; i < 2 * half + 2; ++i)
+                    sum += s[t][i] = exp2f(s[t][i] - base);
+            l[half] =
+                l[half] * shrink + sum;  // of this lane's columns; lanes are added up at the end
             for (int d = 0; d < D / 8; ++d) o[d][2 * half] *= shrink, o[d][2 * half + 1] *= shrink;
         }
         multiply<D>(o, s, v_tile);
@@ -100,28 +220,19 @@ __global__ void __launch_bounds__(128)
         l[half] += __shfl_xor_sync(kAllLanes, l[half], 1);
         l[half] += __shfl_xor_sync(kAllLanes, l[half], 2);
         if (mine[half] >= in.tokens) continue;
-        bf16* row = out + mine[half] * std::int64_t{in.shape.q_cols()} + in.query(head) + lane % 4 * 2;
+        bf16* row =
+            out + mine[half] * std::int64_t{in.shape.q_cols()} + in.query(head) + lane % 4 * 2;
         for (int d = 0; d < D / 8; ++d)
             *reinterpret_cast<std::uint32_t*>(row + d * 8) =
                 pack_bf16(o[d][2 * half] / l[half], o[d][2 * half + 1] / l[half]);
         if (lane % 4 == 0)
-            lse[mine[half] * std::int64_t{in.shape.heads} + head] = (m[half] + log2f(l[half])) / kLog2e;
+            lse[mine[half] * std::int64_t{in.shape.heads} + head] =
+                (m[half] + log2f(l[half])) / kLog2e;
     }
 }
 
-/// delta[n, h] = sum_d dout out: what the softmax's gradient subtracts. A warp takes a head of a row.
-template <class T>
-__global__ void attention_delta_kernel(float* delta, const T* dout, const T* out, std::int64_t items, int D) {
-    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
-    if (item >= items) return;
-    float sum = 0;
-    for (int d = threadIdx.x % 32; d < D; d += 32)
-        sum += to_float(dout[item * D + d]) * to_float(out[item * D + d]);
-    sum = warp_reduce(sum, Add());
-    if (threadIdx.x % 32 == 0) delta[item] = sum;
-}
-
-/// dQ of 64 rows of one head: with p = exp(s - lse) and ds = p (dout . v - delta), dq = sum_j ds k / sqrt(D).
+/// dQ of 64 rows of one head: with p = exp(s - lse) and ds = p (dout . v - delta), dq = sum_j ds k
+/// / sqrt(D).
 template <int D>
 __global__ void __launch_bounds__(128)
     flash_backward_q_kernel(bf16* dqkv, const bf16* dout, const float* lse, const float* delta,
@@ -130,8 +241,9 @@ __global__ void __launch_bounds__(128)
          *k_tile = do_tile + kRows * kStride<D>, *v_tile = k_tile + kRows * kStride<D>;
     const int head = blockIdx.y, group = head / (in.shape.heads / in.shape.kv_heads),
               first = blockIdx.x * kRows;
-    const int rows = min(kRows, in.tokens - first), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const float scale = rsqrtf(static_cast<float>(D));
+    const int rows = min(kRows, in.tokens - first), lane = threadIdx.x % 32,
+              warp = threadIdx.x / 32;
+    const float scale = 1 / sqrtf(static_cast<float>(D));
     int mine[2], start[2];
     float row_lse[2], row_delta[2];
     for (int half = 0; half < 2; ++half) {
@@ -142,15 +254,18 @@ __global__ void __launch_bounds__(128)
         row_delta[half] = delta[n * std::int64_t{in.shape.heads} + head];
     }
     const std::int64_t width = in.width();
-    load_rows<D>(q_tile, qkv + first * width + in.query(head), width, rows, kRows, threadIdx.x, 128);
-    load_rows<D>(do_tile, dout + first * std::int64_t{in.shape.q_cols()} + in.query(head), in.shape.q_cols(),
-                 rows, kRows, threadIdx.x, 128);
+    load_rows<D>(q_tile, qkv + first * width + in.query(head), width, rows, kRows, threadIdx.x,
+                 128);
+    load_rows<D>(do_tile, dout + first * std::int64_t{in.shape.q_cols()} + in.query(head),
+                 in.shape.q_cols(), rows, kRows, threadIdx.x, 128);
     float dq[D / 8][4] = {};
-    for (int j = sequence_of(first, in.cu_seqlens, in.sequences).begin; j < first + rows; j += kRows) {
+    for (int j = sequence_of(first, in.cu_seqlens, in.sequences).begin; j < first + rows;
+         j += kRows) {
         __syncthreads();
         const int keys = min(kRows, first + rows - j);
         load_rows<D>(k_tile, qkv + j * width + in.key(group), width, keys, kRows, threadIdx.x, 128);
-        load_rows<D>(v_tile, qkv + j * width + in.value(group), width, keys, kRows, threadIdx.x, 128);
+        load_rows<D>(v_tile, qkv + j * width + in.value(group), width, keys, kRows, threadIdx.x,
+                     128);
         __syncthreads();
 
         float s[kTiles][4] = {}, dp[kTiles][4] = {};
@@ -169,39 +284,47 @@ __global__ void __launch_bounds__(128)
         if (mine[half] >= in.tokens) continue;
         bf16* row = dqkv + mine[half] * width + in.query(head) + lane % 4 * 2;
         for (int d = 0; d < D / 8; ++d)
-            *reinterpret_cast<std::uint32_t*>(row + d * 8) = pack_bf16(dq[d][2 * half], dq[d][2 * half + 1]);
+            *reinterpret_cast<std::uint32_t*>(row + d * 8) =
+                pack_bf16(dq[d][2 * half], dq[d][2 * half + 1]);
     }
 }
 
-/// dK and dV of 64 keys of one key/value head, from every query of its group's heads that sees them:
-/// dv = sum_n p dout, dk = sum_n ds q / sqrt(D). Scores are transposed: rows are keys, columns queries.
+/// dK and dV of 64 keys of one key/value head, from every query of its group's heads that sees
+/// them: dv = sum_n p dout, dk = sum_n ds q / sqrt(D). Scores are transposed: rows are keys,
+/// columns queries.
 template <int D>
 __global__ void __launch_bounds__(128)
     flash_backward_kv_kernel(bf16* dqkv, const bf16* dout, const float* lse, const float* delta,
                              const bf16* qkv, Packed in) {
     bf16 *k_tile = dynamic_shared<bf16>(), *v_tile = k_tile + kRows * kStride<D>,
          *q_tile = v_tile + kRows * kStride<D>, *do_tile = q_tile + kRows * kStride<D>;
-    auto* column_lse = reinterpret_cast<float*>(do_tile + kRows * kStride<D>);  // [64] of the queries at hand
+    auto* column_lse =
+        reinterpret_cast<float*>(do_tile + kRows * kStride<D>);  // [64] of the queries at hand
     float* column_delta = column_lse + kRows;
-    const int group = blockIdx.y, heads = in.shape.heads / in.shape.kv_heads, first = blockIdx.x * kRows;
-    const int rows = min(kRows, in.tokens - first), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int group = blockIdx.y, heads = in.shape.heads / in.shape.kv_heads,
+              first = blockIdx.x * kRows;
+    const int rows = min(kRows, in.tokens - first), lane = threadIdx.x % 32,
+              warp = threadIdx.x / 32;
     int mine[2], end[2];
     for (int half = 0; half < 2; ++half) {
         mine[half] = first + warp * 16 + lane / 4 + 8 * half;
-        end[half] = mine[half] < in.tokens ? sequence_of(mine[half], in.cu_seqlens, in.sequences).end : 0;
+        end[half] =
+            mine[half] < in.tokens ? sequence_of(mine[half], in.cu_seqlens, in.sequences).end : 0;
     }
     const int last = sequence_of(first + rows - 1, in.cu_seqlens, in.sequences).end;
-    const float scale = rsqrtf(static_cast<float>(D));
+    const float scale = 1 / sqrtf(static_cast<float>(D));
     const std::int64_t width = in.width(), out_width = in.shape.q_cols();
     load_rows<D>(k_tile, qkv + first * width + in.key(group), width, rows, kRows, threadIdx.x, 128);
-    load_rows<D>(v_tile, qkv + first * width + in.value(group), width, rows, kRows, threadIdx.x, 128);
+    load_rows<D>(v_tile, qkv + first * width + in.value(group), width, rows, kRows, threadIdx.x,
+                 128);
 
     float dk[D / 8][4] = {}, dv[D / 8][4] = {};
     for (int head = group * heads; head < (group + 1) * heads; ++head)
         for (int n = first; n < last; n += kRows) {
             __syncthreads();
             const int queries = min(kRows, last - n);
-            load_rows<D>(q_tile, qkv + n * width + in.query(head), width, queries, kRows, threadIdx.x, 128);
+            load_rows<D>(q_tile, qkv + n * width + in.query(head), width, queries, kRows,
+                         threadIdx.x, 128);
             load_rows<D>(do_tile, dout + n * out_width + in.query(head), out_width, queries, kRows,
                          threadIdx.x, 128);
             if (threadIdx.x < kRows) {
@@ -238,105 +361,16 @@ __global__ void __launch_bounds__(128)
     }
 }
 
-// ---- for any type and head size ----
-
-constexpr int kLargestHead = 256;
-constexpr int kColumns = kLargestHead / 32;  // of a head, for each lane
-
-template <class T>
-__device__ float dot(const T* a, const T* b, int D) {
-    float sum = 0;
-    for (int d = threadIdx.x % 32; d < D; d += 32) sum += to_float(a[d]) * to_float(b[d]);
-    return warp_reduce(sum, Add());
-}
-
-/// A warp computes one head of one row, key by key, with the online softmax.
-template <class T>
-__global__ void attention_forward_kernel(T* out, float* lse, const T* qkv, Packed in) {
-    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
-    if (item >= std::int64_t{in.tokens} * in.shape.heads) return;
-    const int n = static_cast<int>(item / in.shape.heads), head = static_cast<int>(item % in.shape.heads),
-              group = head / (in.shape.heads / in.shape.kv_heads), D = in.shape.head_dim,
-              lane = threadIdx.x % 32;
-    const std::int64_t width = in.width();
-    const float scale = rsqrtf(static_cast<float>(D));
-    float o[kColumns] = {}, m = -INFINITY, l = 0;
-    for (int j = sequence_of(n, in.cu_seqlens, in.sequences).begin; j <= n; ++j) {
-        const float s = dot(qkv + n * width + in.query(head), qkv + j * width + in.key(group), D) * scale;
-        const float largest = fmaxf(m, s), shrink = expf(m - largest), p = expf(s - largest);
-        m = largest;
-        l = l * shrink + p;
-        const T* v = qkv + j * width + in.value(group);
-        for (int i = 0; i < kColumns; ++i)
-            if (lane + 32 * i < D) o[i] = o[i] * shrink + p * to_float(v[lane + 32 * i]);
-    }
-    for (int i = 0; i < kColumns; ++i)
-        if (lane + 32 * i < D) out[item * D + lane + 32 * i] = from_float<T>(o[i] / l);
-    if (lane == 0) lse[item] = m + logf(l);
-}
-
-template <class T>
-__global__ void attention_backward_q_kernel(T* dqkv, const T* dout, const float* lse, const float* delta,
-                                            const T* qkv, Packed in) {
-    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
-    if (item >= std::int64_t{in.tokens} * in.shape.heads) return;
-    const int n = static_cast<int>(item / in.shape.heads), head = static_cast<int>(item % in.shape.heads),
-              group = head / (in.shape.heads / in.shape.kv_heads), D = in.shape.head_dim,
-              lane = threadIdx.x % 32;
-    const std::int64_t width = in.width();
-    const float scale = rsqrtf(static_cast<float>(D));
-    float dq[kColumns] = {};
-    for (int j = sequence_of(n, in.cu_seqlens, in.sequences).begin; j <= n; ++j) {
-        const T *k = qkv + j * width + in.key(group), *v = qkv + j * width + in.value(group);
-        const float p = expf(dot(qkv + n * width + in.query(head), k, D) * scale - lse[item]);
-        const float ds = p * (dot(dout + item * D, v, D) - delta[item]) * scale;
-        for (int i = 0; i < kColumns; ++i)
-            if (lane + 32 * i < D) dq[i] += ds * to_float(k[lane + 32 * i]);
-    }
-    for (int i = 0; i < kColumns; ++i)
-        if (lane + 32 * i < D) dqkv[n * width + in.query(head) + lane + 32 * i] = from_float<T>(dq[i]);
-}
-
-template <class T>
-__global__ void attention_backward_kv_kernel(T* dqkv, const T* dout, const float* lse, const float* delta,
-                                             const T* qkv, Packed in) {
-    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
-    if (item >= std::int64_t{in.tokens} * in.shape.kv_heads) return;
-    const int j = static_cast<int>(item / in.shape.kv_heads),
-              group = static_cast<int>(item % in.shape.kv_heads), heads = in.shape.heads / in.shape.kv_heads,
-              D = in.shape.head_dim, lane = threadIdx.x % 32;
-    const std::int64_t width = in.width();
-    const float scale = rsqrtf(static_cast<float>(D));
-    const T *k = qkv + j * width + in.key(group), *v = qkv + j * width + in.value(group);
-    const int end = sequence_of(j, in.cu_seqlens, in.sequences).end;
-    float dk[kColumns] = {}, dv[kColumns] = {};
-    for (int head = group * heads; head < (group + 1) * heads; ++head)
-        for (int n = j; n < end; ++n) {
-            const std::int64_t at = n * std::int64_t{in.shape.heads} + head;
-            const T *q = qkv + n * width + in.query(head), *d_o = dout + at * D;
-            const float p = expf(dot(q, k, D) * scale - lse[at]);
-            const float ds = p * (dot(d_o, v, D) - delta[at]) * scale;
-            for (int i = 0; i < kColumns; ++i)
-                if (lane + 32 * i < D) {
-                    dk[i] += ds * to_float(q[lane + 32 * i]);
-                    dv[i] += p * to_float(d_o[lane + 32 * i]);
-                }
-        }
-    for (int i = 0; i < kColumns; ++i)
-        if (lane + 32 * i < D) {
-            dqkv[j * width + in.key(group) + lane + 32 * i] = from_float<T>(dk[i]);
-            dqkv[j * width + in.value(group) + lane + 32 * i] = from_float<T>(dv[i]);
-        }
-}
-
 Packed packed(Tensor qkv, Tensor cu_seqlens, AttentionShape shape) {
     if (shape.head_dim > kLargestHead)
-        fail("heads of ", shape.head_dim, " elements are more than the CUDA backend's ", kLargestHead);
-    return {cu_seqlens.as<std::int32_t>(), static_cast<int>(cu_seqlens.rows) - 1, static_cast<int>(qkv.rows),
-            shape};
+        fail("heads of ", shape.head_dim, " elements are more than the CUDA backend's ",
+             kLargestHead);
+    return {cu_seqlens.as<std::int32_t>(), static_cast<int>(cu_seqlens.rows) - 1,
+            static_cast<int>(qkv.rows), shape};
 }
 
-/// body(std::integral_constant<int, D>) if there is a tensor-core version for this type and head size.
+/// body(std::integral_constant<int, D>) if there is a tensor-core version for this type and head
+/// size.
 template <class Body>
 bool on_tensor_cores(Tensor qkv, AttentionShape shape, Body body) {
     if (qkv.dtype != DType::BF16) return false;
@@ -367,8 +401,8 @@ void CudaBackend::attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor c
         return;
     choose(qkv.dtype == DType::BF16, [&](auto is_bf16) {
         using T = std::conditional_t<is_bf16, bf16, float>;
-        launch(stream_, grid_of(ceil_div(qkv.rows * shape.heads, 4)), 128, 0, attention_forward_kernel<T>,
-               out.as<T>(), lse.as<float>(), qkv.as<T>(), in);
+        launch(stream_, grid_of(ceil_div(qkv.rows * shape.heads, 4)), 128, 0,
+               attention_forward_kernel<T>, out.as<T>(), lse.as<float>(), qkv.as<T>(), in);
     });
 }
 
@@ -380,18 +414,19 @@ void CudaBackend::attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tenso
     auto* delta = scratch<float>(Slot::Delta, items);
     choose(qkv.dtype == DType::BF16, [&](auto is_bf16) {
         using T = std::conditional_t<is_bf16, bf16, float>;
-        launch(stream_, grid_of(ceil_div(items, 4)), 128, 0, attention_delta_kernel<T>, delta, dout.as<T>(),
-               out.as<T>(), items, shape.head_dim);
+        launch(stream_, grid_of(ceil_div(items, 4)), 128, 0, attention_delta_kernel<T>, delta,
+               dout.as<T>(), out.as<T>(), items, shape.head_dim);
     });
     if (on_tensor_cores(qkv, shape, [&](auto d) {
             constexpr int D = d;
             constexpr std::size_t tiles = 4 * kRows * kStride<D> * sizeof(bf16);
             const unsigned blocks = grid_of(ceil_div(qkv.rows, kRows));
-            launch(stream_, dim3(blocks, grid_of(shape.kv_heads)), 128, tiles + 2 * kRows * sizeof(float),
-                   flash_backward_kv_kernel<D>, dqkv.as<bf16>(), dout.as<bf16>(), lse.as<float>(), delta,
-                   qkv.as<bf16>(), in);
-            launch(stream_, dim3(blocks, grid_of(shape.heads)), 128, tiles, flash_backward_q_kernel<D>,
-                   dqkv.as<bf16>(), dout.as<bf16>(), lse.as<float>(), delta, qkv.as<bf16>(), in);
+            launch(stream_, dim3(blocks, grid_of(shape.kv_heads)), 128,
+                   tiles + 2 * kRows * sizeof(float), flash_backward_kv_kernel<D>, dqkv.as<bf16>(),
+                   dout.as<bf16>(), lse.as<float>(), delta, qkv.as<bf16>(), in);
+            launch(stream_, dim3(blocks, grid_of(shape.heads)), 128, tiles,
+                   flash_backward_q_kernel<D>, dqkv.as<bf16>(), dout.as<bf16>(), lse.as<float>(),
+                   delta, qkv.as<bf16>(), in);
         }))
         return;
     choose(qkv.dtype == DType::BF16, [&](auto is_bf16) {
@@ -399,8 +434,8 @@ void CudaBackend::attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tenso
         launch(stream_, grid_of(ceil_div(qkv.rows * shape.kv_heads, 4)), 128, 0,
                attention_backward_kv_kernel<T>, dqkv.as<T>(), dout.as<T>(), lse.as<float>(), delta,
                qkv.as<T>(), in);
-        launch(stream_, grid_of(ceil_div(items, 4)), 128, 0, attention_backward_q_kernel<T>, dqkv.as<T>(),
-               dout.as<T>(), lse.as<float>(), delta, qkv.as<T>(), in);
+        launch(stream_, grid_of(ceil_div(items, 4)), 128, 0, attention_backward_q_kernel<T>,
+               dqkv.as<T>(), dout.as<T>(), lse.as<float>(), delta, qkv.as<T>(), in);
     });
 }
 

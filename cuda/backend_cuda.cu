@@ -7,7 +7,7 @@ namespace r1::cuda {
 namespace {
 
 constexpr std::size_t kCublasWorkspace = std::size_t{32} << 20;  // as NVIDIA recommends for Hopper
-constexpr std::size_t kReserve = std::size_t{256} << 20;         // cuBLAS itself, scratch, fragmentation
+constexpr std::size_t kReserve = std::size_t{256} << 20;  // cuBLAS itself, scratch, fragmentation
 
 /// A version of CUDA as its documents write it: 12040 is 12.4.
 std::string dotted(int version) {
@@ -20,12 +20,13 @@ int driver_version() {
     return version;
 }
 
-/// The functions of cuBLAS that are used here. CUDA 12 and CUDA 13 have the same ones in libraries of
-/// different names; so the library is opened at run time instead of linked, and either serves.
+/// The functions of cuBLAS that are used here. CUDA 12 and CUDA 13 have the same ones in libraries
+/// of different names; so the library is opened at run time instead of linked, and either serves.
 struct Cublas {
     using Gemm = cublasStatus_t(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int,
-                                const void*, const void*, cudaDataType, int, const void*, cudaDataType, int,
-                                const void*, void*, cudaDataType, int, cublasComputeType_t, cublasGemmAlgo_t);
+                                const void*, const void*, cudaDataType, int, const void*,
+                                cudaDataType, int, const void*, void*, cudaDataType, int,
+                                cublasComputeType_t, cublasGemmAlgo_t);
     decltype(&cublasCreate) create = nullptr;
     decltype(&cublasDestroy) destroy = nullptr;
     decltype(&cublasSetStream) set_stream = nullptr;
@@ -42,7 +43,8 @@ struct Cublas {
             if (!library) missing += (missing.empty() ? "" : "; ") + std::string(dlerror());
         }
         if (!library) {
-            missing = "no cuBLAS: " + missing + "; name its folder in LD_LIBRARY_PATH, or install it";
+            missing =
+                "no cuBLAS: " + missing + "; name its folder in LD_LIBRARY_PATH, or install it";
             return;
         }
         missing.clear();
@@ -106,8 +108,9 @@ CudaBackend::CudaBackend(DType activation) : activation_(activation) {
     cuda::check(cudaStreamCreate(&stream_), "stream");
     check(cublas().create(&cublas_));
     check(cublas().set_stream(cublas_, stream_));
-    outgrown_.emplace_back(*this,
-                           kCublasWorkspace);  // one fixed workspace: the same algorithms, the same bits
+    outgrown_.emplace_back(
+        *this,
+        kCublasWorkspace);  // one fixed workspace: the same algorithms, the same bits
     check(cublas().set_workspace(cublas_, outgrown_[0].data(), kCublasWorkspace));
 }
 
@@ -140,21 +143,23 @@ void CudaBackend::release(void* data) { cudaFree(data); }
 
 void CudaBackend::upload(Tensor to, const void* host) {
     if (!to.size()) return;
-    cuda::check(cudaMemcpyAsync(to.data, host, to.bytes(), cudaMemcpyHostToDevice, stream_), "upload");
+    cuda::check(cudaMemcpyAsync(to.data, host, to.bytes(), cudaMemcpyHostToDevice, stream_),
+                "upload");
     if (to.bytes() > 64 * 1024)  // smaller ones are copied aside before the call returns
         cuda::check(cudaStreamSynchronize(stream_), "upload");
 }
 void CudaBackend::download(void* host, Tensor from) {
     if (!from.size()) return;
-    cuda::check(cudaMemcpyAsync(host, from.data, from.bytes(), cudaMemcpyDeviceToHost, stream_), "download");
+    cuda::check(cudaMemcpyAsync(host, from.data, from.bytes(), cudaMemcpyDeviceToHost, stream_),
+                "download");
     cuda::check(cudaStreamSynchronize(stream_), "download");
 }
 void CudaBackend::zero(Tensor t) {
     if (t.size()) cuda::check(cudaMemsetAsync(t.data, 0, t.bytes(), stream_), "zero");
 }
 
-/// The first run is an ordinary one, in which cuBLAS makes its choices and scratch memory grows; the second records a
-/// CUDA graph; from then on the graph is replayed.
+/// The first run is an ordinary one, in which cuBLAS makes its choices and scratch memory grows;
+/// the second records a CUDA graph; from then on the graph is replayed.
 void CudaBackend::replay(std::shared_ptr<void>& recording, const std::function<void()>& body) {
     if (!recording) recording = std::make_shared<Recording>();
     auto& r = *static_cast<Recording*>(recording.get());
@@ -189,23 +194,25 @@ void* CudaBackend::scratch(Slot slot, std::size_t bytes) {
 
 void CudaBackend::gemm(Matrix c, Matrix a, Matrix b, Transposed transposed, bool accumulate) {
     auto round = [&](Matrix& m, Slot slot) {
-        const Tensor to{scratch(slot, static_cast<std::size_t>(m.rows * m.cols) * 2), DType::BF16, m.rows,
-                        m.cols};
-        copy(to, {m.data, m.dtype, m.rows, m.cols});
+        const Tensor to{scratch(slot, static_cast<std::size_t>(m.rows * m.cols) * 2), DType::BF16,
+                        m.rows, m.cols};
+        to_bfloat16(to, {m.data, m.dtype, m.rows, m.cols});
         m = to;
     };
-    if (a.dtype != b.dtype) a.dtype == DType::F32 ? round(a, Slot::RoundedA) : round(b, Slot::RoundedB);
+    if (a.dtype != b.dtype)
+        a.dtype == DType::F32 ? round(a, Slot::RoundedA) : round(b, Slot::RoundedB);
 
-    // Row-major C = A B is column-major C^T = B^T A^T: the factors change places, and nothing is moved.
+    // Row-major C = A B is column-major C^T = B^T A^T: the factors change places, and nothing is
+    // moved.
     const std::int64_t k = transposed == Transposed::Left ? a.rows : a.cols;
     auto type = [](DType t) { return t == DType::BF16 ? CUDA_R_16BF : CUDA_R_32F; };
     const float one = 1, beta = accumulate ? 1 : 0;
     check(cublas().gemm(cublas_, transposed == Transposed::Right ? CUBLAS_OP_T : CUBLAS_OP_N,
-                        transposed == Transposed::Left ? CUBLAS_OP_T : CUBLAS_OP_N, static_cast<int>(c.cols),
-                        static_cast<int>(c.rows), static_cast<int>(k), &one, b.data, type(b.dtype),
-                        static_cast<int>(b.stride), a.data, type(a.dtype), static_cast<int>(a.stride), &beta,
-                        c.data, type(c.dtype), static_cast<int>(c.stride), CUBLAS_COMPUTE_32F,
-                        CUBLAS_GEMM_DEFAULT));
+                        transposed == Transposed::Left ? CUBLAS_OP_T : CUBLAS_OP_N,
+                        static_cast<int>(c.cols), static_cast<int>(c.rows), static_cast<int>(k),
+                        &one, b.data, type(b.dtype), static_cast<int>(b.stride), a.data,
+                        type(a.dtype), static_cast<int>(a.stride), &beta, c.data, type(c.dtype),
+                        static_cast<int>(c.stride), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
 }
 
 void CudaBackend::linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias) {
@@ -214,8 +221,8 @@ void CudaBackend::linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias)
     if (!bias) return;
     choose(y.dtype == DType::BF16, [&](auto is_bf16) {
         using T = std::conditional_t<is_bf16, bf16, float>;
-        launch(stream_, grid_of(std::min<std::int64_t>(ceil_div(y.size(), 256), 4096)), 256, 0, add_bias<T>,
-               y.as<T>(), bias.as<float>(), y.size(), static_cast<int>(y.cols));
+        launch(stream_, grid_of(std::min<std::int64_t>(ceil_div(y.size(), 256), 4096)), 256, 0,
+               add_bias<T>, y.as<T>(), bias.as<float>(), y.size(), static_cast<int>(y.cols));
     });
 }
 
@@ -231,8 +238,8 @@ void CudaBackend::linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy
     auto* partial = scratch<float>(Slot::Partial, parts * dy.cols);
     choose(dy.dtype == DType::BF16, [&](auto is_bf16) {
         using T = std::conditional_t<is_bf16, bf16, float>;
-        launch(stream_, dim3(grid_of(ceil_div(dy.cols, 128)), grid_of(parts)), 128, 0, bias_backward<T>,
-               partial, dy.as<T>(), dy.rows, static_cast<int>(dy.cols));
+        launch(stream_, dim3(grid_of(ceil_div(dy.cols, 128)), grid_of(parts)), 128, 0,
+               bias_backward<T>, partial, dy.as<T>(), dy.rows, static_cast<int>(dy.cols));
     });
     add_column_sums(dbias, partial, parts, dy.cols);
 }
@@ -252,21 +259,20 @@ std::string why_not() {
     cudaDeviceProp properties;
     cuda::check(cudaGetDeviceProperties(&properties, 0), "properties");
     if (properties.major < 8)
-        return std::string(properties.name) + " has compute capability " + std::to_string(properties.major) +
-               "." + std::to_string(properties.minor) + ", but the kernels need 8.0 (Ampere) or newer";
+        return std::string(properties.name) + " has compute capability " +
+               std::to_string(properties.major) + "." + std::to_string(properties.minor) +
+               ", but the kernels need 8.0 (Ampere) or newer";
     return cublas().missing;
 }
 
 }  // namespace
 }  // namespace r1::cuda
 
-/// What the programs look up in the separately loaded library.
-extern "C" r1::Backend* r1_make_cuda_backend(bool bfloat16) {
-    return new r1::cuda::CudaBackend(bfloat16 ? r1::DType::BF16 : r1::DType::F32);
-}
-/// Why no GPU can be used; null where one can.
-extern "C" const char* r1_cuda_missing() {
-    static std::string why;  // the caller reads it after the call
+extern "C" int r1_backend_version() { return r1::kBackendVersion; }
+extern "C" r1::Backend* r1_open_backend(bool bfloat16, const char** why_not) {
+    static std::string why;
     why = r1::cuda::why_not();
-    return why.empty() ? nullptr : why.c_str();
+    *why_not = why.c_str();
+    return why.empty() ? new r1::cuda::CudaBackend(bfloat16 ? r1::DType::BF16 : r1::DType::F32)
+                       : nullptr;
 }

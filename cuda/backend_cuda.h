@@ -1,7 +1,9 @@
-// The CUDA backend: each .cu file beside this one implements a family of its primitives (src/device/backend.h).
+// The CUDA backend: each .cu file beside this one implements a family of its primitives
+// (src/device/backend.h).
 //
-// activation() is BF16, for GEMM and attention on tensor cores, or F32, which computes everything in float32: slower,
-// and made for checking. One stream orders all work. Sums have a fixed order, and there are no atomics on floats.
+// activation() is BF16, for GEMM and attention on tensor cores, or F32, which computes everything
+// in float32: slower, and made for checking. One stream orders all work. Sums have a fixed order,
+// and there are no atomics on floats.
 #pragma once
 #include <cublas_v2.h>
 
@@ -41,17 +43,15 @@ class CudaBackend final : public Backend {
     void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x) override;
 
     // elementwise.cu
-    void copy(Tensor to, Tensor from) override;
+    void to_bfloat16(Tensor to, Tensor from) override;
     void swiglu_forward(Tensor out, Tensor gate_up) override;
     void swiglu_backward(Tensor dgate_up, Tensor dout, Tensor gate_up) override;
     double sum_of_squares(Tensor t) override;
     void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& options) override;
 
     // embedding.cu
-    void embedding_forward(Tensor out, Tensor ids, Tensor table) override;
-    void embedding_backward(Tensor dtable, Tensor ids, Tensor dout) override;
     void gather_rows(Tensor out, Tensor in, Tensor index) override;
-    void scatter_rows(Tensor out, Tensor in, Tensor index) override;
+    void add_rows(Tensor out, Tensor in, Tensor index) override;
 
     // norm.cu
     void rmsnorm_forward(Tensor y, Tensor rstd, Tensor sum, Tensor x, Tensor delta, Tensor weight,
@@ -64,15 +64,16 @@ class CudaBackend final : public Backend {
                             Tensor q_weight, Tensor k_weight, AttentionShape shape) override;
 
     // rope.cu
-    void rope(Tensor qkv, Tensor positions, Tensor inv_freq, AttentionShape shape, bool inverse) override;
-    void rope_append(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, Tensor positions, Tensor inv_freq,
-                     AttentionShape shape) override;
+    void rope(Tensor qkv, Tensor positions, Tensor inv_freq, AttentionShape shape,
+              bool inverse) override;
+    void rope_append(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, Tensor positions,
+                     Tensor inv_freq, AttentionShape shape) override;
 
     // attention.cu
     void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor cu_seqlens,
                            AttentionShape shape) override;
-    void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor cu_seqlens,
-                            AttentionShape shape) override;
+    void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
+                            Tensor cu_seqlens, AttentionShape shape) override;
 
     // decode.cu
     void decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor v_pool, Tensor spans,
@@ -80,8 +81,10 @@ class CudaBackend final : public Backend {
     void advance(Tensor positions, Tensor rows, Tensor spans, Tensor counters) override;
 
     // head.cu
-    void head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight, Tensor targets,
-                      float temperature, Tensor logits) override;
+    void softmax_forward(Tensor logp, Tensor entropy, Tensor logits, Tensor targets,
+                         float temperature) override;
+    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
+                          float temperature) override;
     void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy, Tensor hidden,
                        Tensor weight, Tensor targets, float temperature, Tensor logits) override;
 
@@ -95,17 +98,26 @@ class CudaBackend final : public Backend {
         void* data;
         DType dtype;
         std::int64_t rows, cols, stride;
-        Matrix(Tensor t) : data(t.data), dtype(t.dtype), rows(t.rows), cols(t.cols), stride(t.cols) {}
+        Matrix(Tensor t)
+            : data(t.data), dtype(t.dtype), rows(t.rows), cols(t.cols), stride(t.cols) {}
         Matrix(void* data, DType dtype, std::int64_t rows, std::int64_t cols, std::int64_t stride)
             : data(data), dtype(dtype), rows(rows), cols(cols), stride(stride) {}
     };
     enum class Transposed { None, Left, Right };
-    /// c = a b, with one of them transposed, or c += a b. If one is BF16 the other is rounded to it first.
+    /// c = a b, with one of them transposed, or c += a b. If one is BF16 the other is rounded to it
+    /// first.
     void gemm(Matrix c, Matrix a, Matrix b, Transposed transposed, bool accumulate);
-    /// out[c] += sum_r partial[r, c] for c < cols, rows `stride` apart, in order of r. In elementwise.cu.
+    /// The gradient of the logits in place, as T: a bfloat16 row fills the first half of its
+    /// float32 row. In head.cu.
+    template <class T>
+    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
+                          float temperature);
+    /// out[c] += sum_r partial[r, c] for c < cols, rows `stride` apart, in order of r. In
+    /// elementwise.cu.
     void add_column_sums(Tensor out, const float* partial, std::int64_t rows, std::int64_t stride);
 
-    /// Memory that grows on demand and stays. Recorded work may use a piece that was outgrown, so none is freed.
+    /// Memory that grows on demand and stays. Recorded work may use a piece that was outgrown, so
+    /// none is freed.
     enum class Slot { RoundedA, RoundedB, Partial, Delta, Decode, Count };
     void* scratch(Slot slot, std::size_t bytes);
     template <class T>

@@ -1,47 +1,21 @@
-// What the kernels share: launching, types, vector loads, sums over a warp and a block.
+// What the kernels share: types, vector loads, sums over a warp and a block.
 //
-// Kernels are named after their primitive in src/device/backend.h, whose formula they implement. Each says how many bytes
-// it moves; where that number is the kernel's cost, it is all there is to know about its speed.
+// Kernels are named after their primitive in src/device/backend.h, whose formula they implement.
+// Each says how many bytes it moves; where that number is the kernel's cost, it is all there is to
+// know about its speed.
 #pragma once
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
-
 #include <cstdint>
 #include <type_traits>
 
-#include "src/run/error.h"
+#include "cuda/hardware.cuh"
 
 namespace r1::cuda {
 
-using bf16 = __nv_bfloat16;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-inline void check(cudaError_t status, const char* what) {
-    if (status != cudaSuccess) fail("CUDA: ", what, ": ", cudaGetErrorString(status));
+constexpr std::int64_t ceil_div(std::int64_t count, std::int64_t size) {
+    return (count + size - 1) / size;
 }
-
-// ---- host: launching ----
-
-/// Runs kernel<<<grid, block, shared bytes, stream>>>(arguments...). tests/cuda_on_cpu runs it on the CPU.
-template <class... Parameters, class... Arguments>
-void launch(cudaStream_t stream, dim3 grid, unsigned block, std::size_t shared, void (*kernel)(Parameters...),
-            Arguments... arguments) {
-#ifdef __CUDACC__
-    if (shared > 48 * 1024)
-        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(shared)),
-              "shared memory");
-    kernel<<<grid, block, shared, stream>>>(static_cast<Parameters>(arguments)...);
-    check(cudaGetLastError(), "a kernel could not be launched");
-#else
-    cuda_on_cpu::submit([=] {
-        cuda_on_cpu::launch(grid, block, shared, [=] { kernel(static_cast<Parameters>(arguments)...); });
-    });
-    (void)stream;
-#endif
-}
-
-constexpr std::int64_t ceil_div(std::int64_t count, std::int64_t size) { return (count + size - 1) / size; }
 inline unsigned grid_of(std::int64_t blocks) { return static_cast<unsigned>(blocks); }
 
 /// Threads for a block that goes over `count` items: whole warps, at most 256.
@@ -49,7 +23,8 @@ inline unsigned threads_for(std::int64_t count) {
     return static_cast<unsigned>(count >= 256 ? 256 : count < 32 ? 32 : ceil_div(count, 32) * 32);
 }
 
-/// body(std::true_type) if the condition holds, else body(std::false_type): a template argument from a value.
+/// body(std::true_type) if the condition holds, else body(std::false_type): a template argument
+/// from a value.
 template <class Body>
 void choose(bool condition, Body body) {
     condition ? body(std::true_type()) : body(std::false_type());
@@ -62,17 +37,6 @@ bool eightfold(std::int64_t cols, Pointers... pointers) {
 }
 
 // ---- device ----
-
-/// The dynamic shared memory of the block; the only kind the kernels use.
-template <class T>
-__device__ T* dynamic_shared() {
-#ifdef __CUDACC__
-    extern __shared__ __align__(128) unsigned char shared_bytes[];
-    return reinterpret_cast<T*>(shared_bytes);
-#else
-    return static_cast<T*>(cuda_on_cpu::shared_memory());
-#endif
-}
 
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(bf16 x) { return __bfloat162float(x); }

@@ -1,9 +1,10 @@
 // Attention of one new token a sequence over the key/value cache.
 //
-// All query heads of a group read the same keys, so they are the rows of one 16-row product on tensor cores, and each
-// key and value is read from memory once: B K L (2 D) elements for L cached tokens, which is the kernel's cost. The
-// keys of a sequence are split among the four warps of a block, and, where there are few sequences, among several
-// blocks (flash-decoding); partial softmaxes are merged in a fixed order.
+// All query heads of a group read the same keys, so they are the rows of one 16-row product on
+// tensor cores, and each key and value is read from memory once: B K L (2 D) elements for L cached
+// tokens, which is the kernel's cost. The keys of a sequence are split among the four warps of a
+// block, and, where there are few sequences, among several blocks (flash-decoding); partial
+// softmaxes are merged in a fixed order.
 #include "cuda/backend_cuda.h"
 #include "cuda/tensor_core.cuh"
 
@@ -24,29 +25,32 @@ struct Keys {
     __device__ std::int64_t row(int i) const { return i < shared ? first + i : own + i - shared; }
 };
 
-/// A softmax over some of the keys, unfinished: scores relative to m (base 2), their sum l, weighted values o.
-/// merge() weighs two such by exp2(m - common m).
+/// A softmax over some of the keys, unfinished: scores relative to m (base 2), their sum l,
+/// weighted values o. merge() weighs two such by exp2(m - common m).
 __device__ float weight_of(float m, float common) { return m == -INFINITY ? 0 : exp2f(m - common); }
 
-/// Block (b, k, split) computes the heads of group k for sequence b over every splits-th tile of keys.
+/// Block (b, k, split) computes the heads of group k for sequence b over every splits-th tile of
+/// keys.
 template <int D>
 __global__ void __launch_bounds__(128)
-    flash_decode_kernel(bf16* out, float* partial, const bf16* qkv, const bf16* k_pool, const bf16* v_pool,
-                        const std::int32_t* spans, AttentionShape shape) {
+    flash_decode_kernel(bf16* out, float* partial, const bf16* qkv, const bf16* k_pool,
+                        const bf16* v_pool, const std::int32_t* spans, AttentionShape shape) {
     bf16* q_tile = dynamic_shared<bf16>();
     bf16* tiles = q_tile + kHeads * kStride<D>;
     const int b = blockIdx.x, group = blockIdx.y, split = blockIdx.z, splits = gridDim.z;
-    const int heads = shape.heads / shape.kv_heads, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int heads = shape.heads / shape.kv_heads, lane = threadIdx.x % 32,
+              warp = threadIdx.x / 32;
     const Keys keys(spans + b * 4);
     const std::int64_t cols = shape.kv_cols();
     bf16 *k_tile = tiles + warp * 2 * kKeys * kStride<D>, *v_tile = k_tile + kKeys * kStride<D>;
-    load_rows<D>(q_tile, qkv + b * static_cast<std::int64_t>(shape.qkv_cols()) + group * heads * D, D, heads,
-                 kHeads, threadIdx.x, 128);
+    load_rows<D>(q_tile, qkv + b * static_cast<std::int64_t>(shape.qkv_cols()) + group * heads * D,
+                 D, heads, kHeads, threadIdx.x, 128);
     __syncthreads();
 
-    const float scale = rsqrtf(static_cast<float>(D)) * kLog2e;
+    const float scale = kLog2e / sqrtf(static_cast<float>(D));
     float o[D / 8][4] = {}, m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0};
-    for (int first = (split * kWarps + warp) * kKeys; first < keys.count; first += splits * kWarps * kKeys) {
+    for (int first = (split * kWarps + warp) * kKeys; first < keys.count;
+         first += splits * kWarps * kKeys) {
         using Chunk = Pack<bf16, 8>;
         for (int i = lane; i < kKeys * (D / 8); i += 32) {
             const int key = i / (D / 8), d = i % (D / 8) * 8;
@@ -76,7 +80,8 @@ __global__ void __launch_bounds__(128)
             m[half] = largest;
             float sum = 0;
             for (int t = 0; t < kKeys / 8; ++t)
-                for (int i = 2 * half; i < 2 * half + 2; ++i) sum += s[t][i] = exp2f(s[t][i] - largest);
+                for (int i = 2 * half; i < 2 * half + 2; ++i)
+                    sum += s[t][i] = exp2f(s[t][i] - largest);
             l[half] = l[half] * shrink + sum;
             for (int d = 0; d < D / 8; ++d) o[d][2 * half] *= shrink, o[d][2 * half + 1] *= shrink;
         }
@@ -119,13 +124,15 @@ __global__ void __launch_bounds__(128)
 }
 
 /// Merges the splits. A warp takes a head of a sequence.
-__global__ void merge_splits_kernel(bf16* out, const float* partial, std::int64_t items, int splits, int D) {
+__global__ void merge_splits_kernel(bf16* out, const float* partial, std::int64_t items, int splits,
+                                    int D) {
     const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
     if (item >= items) return;
     const float* rows = partial + item * splits * (D + 2);
     float common = -INFINITY, total = 0;
     for (int s = 0; s < splits; ++s) common = fmaxf(common, rows[s * (D + 2)]);
-    for (int s = 0; s < splits; ++s) total += weight_of(rows[s * (D + 2)], common) * rows[s * (D + 2) + 1];
+    for (int s = 0; s < splits; ++s)
+        total += weight_of(rows[s * (D + 2)], common) * rows[s * (D + 2) + 1];
     for (int d = threadIdx.x % 32; d < D; d += 32) {
         float value = 0;
         for (int s = 0; s < splits; ++s)
@@ -137,19 +144,22 @@ __global__ void merge_splits_kernel(bf16* out, const float* partial, std::int64_
 /// For any type and head size: a warp takes a head of a sequence, key by key.
 template <class T>
 __global__ void decode_attention_kernel(T* out, const T* qkv, const T* k_pool, const T* v_pool,
-                                        const std::int32_t* spans, AttentionShape shape, std::int64_t items) {
+                                        const std::int32_t* spans, AttentionShape shape,
+                                        std::int64_t items) {
     constexpr int kColumns = 8;  // heads of up to 256 elements
     const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
     if (item >= items) return;
     const std::int64_t b = item / shape.heads, cols = shape.kv_cols();
-    const int head = static_cast<int>(item % shape.heads), D = shape.head_dim, lane = threadIdx.x % 32;
+    const int head = static_cast<int>(item % shape.heads), D = shape.head_dim,
+              lane = threadIdx.x % 32;
     const int column = head / (shape.heads / shape.kv_heads) * D;
     const Keys keys(spans + b * 4);
     const T* q = qkv + b * shape.qkv_cols() + head * D;
-    const float scale = rsqrtf(static_cast<float>(D)) * kLog2e;
+    const float scale = kLog2e / sqrtf(static_cast<float>(D));
     float o[kColumns] = {}, m = -INFINITY, l = 0;
     for (int i = 0; i < keys.count; ++i) {
-        const T *k = k_pool + keys.row(i) * cols + column, *v = v_pool + keys.row(i) * cols + column;
+        const T *k = k_pool + keys.row(i) * cols + column,
+                *v = v_pool + keys.row(i) * cols + column;
         float s = 0;
         for (int d = lane; d < D; d += 32) s += to_float(q[d]) * to_float(k[d]);
         s = warp_reduce(s, Add()) * scale;
@@ -176,26 +186,26 @@ __global__ void advance_kernel(std::int32_t* positions, std::int32_t* rows, std:
 }  // namespace
 
 void CudaBackend::advance(Tensor positions, Tensor rows, Tensor spans, Tensor counters) {
-    launch(stream_, grid_of(ceil_div(rows.rows, 128)), 128, 0, advance_kernel, positions.as<std::int32_t>(),
-           rows.as<std::int32_t>(), spans.as<std::int32_t>(), counters.as<std::int32_t>(),
-           static_cast<int>(rows.rows));
+    launch(stream_, grid_of(ceil_div(rows.rows, 128)), 128, 0, advance_kernel,
+           positions.as<std::int32_t>(), rows.as<std::int32_t>(), spans.as<std::int32_t>(),
+           counters.as<std::int32_t>(), static_cast<int>(rows.rows));
 }
 
-void CudaBackend::decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor v_pool, Tensor spans,
-                                   AttentionShape shape) {
+void CudaBackend::decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor v_pool,
+                                   Tensor spans, AttentionShape shape) {
     if (!out.size()) return;
     const std::int64_t items = out.rows * shape.heads, blocks = out.rows * shape.kv_heads;
     auto on_tensor_cores = [&](auto d) {
         constexpr int D = d;
         const std::int64_t splits = std::clamp<std::int64_t>(512 / blocks, 1, kMostSplits);
         auto* partial = scratch<float>(Slot::Decode, items * splits * (D + 2));
-        launch(stream_, dim3(grid_of(out.rows), grid_of(shape.kv_heads), grid_of(splits)), kWarps * 32,
-               (kHeads + kWarps * 2 * kKeys) * kStride<D> * sizeof(bf16), flash_decode_kernel<D>,
-               out.as<bf16>(), partial, qkv.as<bf16>(), k_pool.as<bf16>(), v_pool.as<bf16>(),
-               spans.as<std::int32_t>(), shape);
+        launch(stream_, dim3(grid_of(out.rows), grid_of(shape.kv_heads), grid_of(splits)),
+               kWarps * 32, (kHeads + kWarps * 2 * kKeys) * kStride<D> * sizeof(bf16),
+               flash_decode_kernel<D>, out.as<bf16>(), partial, qkv.as<bf16>(), k_pool.as<bf16>(),
+               v_pool.as<bf16>(), spans.as<std::int32_t>(), shape);
         if (splits > 1)
-            launch(stream_, grid_of(ceil_div(items, 4)), 128, 0, merge_splits_kernel, out.as<bf16>(), partial,
-                   items, static_cast<int>(splits), D);
+            launch(stream_, grid_of(ceil_div(items, 4)), 128, 0, merge_splits_kernel,
+                   out.as<bf16>(), partial, items, static_cast<int>(splits), D);
     };
     if (qkv.dtype == DType::BF16 && shape.heads / shape.kv_heads <= kHeads) {
         if (shape.head_dim == 64) return on_tensor_cores(std::integral_constant<int, 64>());
@@ -204,8 +214,9 @@ void CudaBackend::decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor
     }
     choose(qkv.dtype == DType::BF16, [&](auto is_bf16) {
         using T = std::conditional_t<is_bf16, bf16, float>;
-        launch(stream_, grid_of(ceil_div(items, 4)), 128, 0, decode_attention_kernel<T>, out.as<T>(),
-               qkv.as<T>(), k_pool.as<T>(), v_pool.as<T>(), spans.as<std::int32_t>(), shape, items);
+        launch(stream_, grid_of(ceil_div(items, 4)), 128, 0, decode_attention_kernel<T>,
+               out.as<T>(), qkv.as<T>(), k_pool.as<T>(), v_pool.as<T>(), spans.as<std::int32_t>(),
+               shape, items);
     });
 }
 

@@ -1,6 +1,5 @@
-// Copies, SwiGLU, sums of squares, AdamW: one thread an element or eight.
+// Rounding to bfloat16, SwiGLU, sums of squares, AdamW: one thread an element or eight.
 #include "cuda/backend_cuda.h"
-#include "src/device/philox.h"
 
 namespace r1::cuda {
 namespace {
@@ -9,12 +8,14 @@ namespace {
 unsigned blocks_for(std::int64_t items) {
     return grid_of(std::min<std::int64_t>(ceil_div(items, 256), 8192));
 }
-__device__ std::int64_t thread_index() { return blockIdx.x * std::int64_t{blockDim.x} + threadIdx.x; }
+__device__ std::int64_t thread_index() {
+    return blockIdx.x * std::int64_t{blockDim.x} + threadIdx.x;
+}
 __device__ std::int64_t all_threads() { return std::int64_t{gridDim.x} * blockDim.x; }
 
 /// Reads and writes `packs` x W elements.
-template <int W, class To, class From>
-__global__ void copy_kernel(To* to, const From* from, std::int64_t packs) {
+template <int W>
+__global__ void to_bfloat16_kernel(bf16* to, const float* from, std::int64_t packs) {
     for (std::int64_t i = thread_index(); i < packs; i += all_threads())
         store<W>(to + i * W, load<W>(from + i * W));
 }
@@ -33,10 +34,11 @@ __global__ void swiglu_forward_kernel(T* out, const T* gate_up, std::int64_t row
     }
 }
 
-/// With s = 1 / (1 + exp(-gate)): dup = d gate s, dgate = d up s (1 + gate (1 - s)). Reads 3 N F, writes 2 N F.
+/// With s = 1 / (1 + exp(-gate)): dup = d gate s, dgate = d up s (1 + gate (1 - s)). Reads 3 N F,
+/// writes 2 N F.
 template <class T, int W>
-__global__ void swiglu_backward_kernel(T* dgate_up, const T* dout, const T* gate_up, std::int64_t rows,
-                                       int F) {
+__global__ void swiglu_backward_kernel(T* dgate_up, const T* dout, const T* gate_up,
+                                       std::int64_t rows, int F) {
     const int packs = F / W;
     for (std::int64_t i = thread_index(); i < rows * packs; i += all_threads()) {
         const std::int64_t n = i / packs;
@@ -70,8 +72,8 @@ __global__ void sum_kernel(double* sum, const double* partial, int count) {
 }
 
 /// out[c] += sum_r partial[r, c]. A block sums 32 columns with eight threads each.
-__global__ void column_sums_kernel(float* out, const float* partial, std::int64_t rows, std::int64_t stride,
-                                   int cols) {
+__global__ void column_sums_kernel(float* out, const float* partial, std::int64_t rows,
+                                   std::int64_t stride, int cols) {
     float* shared = dynamic_shared<float>();  // [8][32]
     const int lane = threadIdx.x % 32, part = threadIdx.x / 32, c = blockIdx.x * 32 + lane;
     float sum = 0;
@@ -87,12 +89,12 @@ __global__ void column_sums_kernel(float* out, const float* partial, std::int64_
 /// Stores in float32, or in bfloat16 rounded by 16 random bits.
 __device__ void store_rounded(float* to, float value, std::uint64_t) { *to = value; }
 __device__ void store_rounded(bf16* to, float value, std::uint64_t random) {
-    const std::uint32_t bits = round_stochastically(__float_as_uint(value), random);
+    const std::uint32_t bits = r1_round_stochastically(__float_as_uint(value), random);
     *to = __float2bfloat16(__uint_as_float(bits << 16));  // exact
 }
 
-/// Reads 4 bytes a parameter for the gradient, and reads and writes each state: 28 bytes in all in float32, 16 in
-/// bfloat16.
+/// Reads 4 bytes a parameter for the gradient, and reads and writes each state: 28 bytes in all in
+/// float32, 16 in bfloat16.
 template <class Param, class State>
 __global__ void adamw_kernel(Param* param, const float* grad, State* m, State* v, std::int64_t size,
                              AdamWOptions o, float correction1, float correction2) {
@@ -100,10 +102,12 @@ __global__ void adamw_kernel(Param* param, const float* grad, State* m, State* v
         const float g = o.grad_scale * grad[i], p = to_float(param[i]);
         const float m_i = o.beta1 * to_float(m[i]) + (1 - o.beta1) * g,
                     v_i = o.beta2 * to_float(v[i]) + (1 - o.beta2) * g * g;
-        const std::uint64_t random = std::is_same_v<State, bf16> ? rounding_bits(o.seed, o.step, i) : 0;
-        store_rounded(
-            param + i,
-            p - o.lr * (m_i * correction1 / (sqrtf(v_i * correction2) + o.eps) + o.weight_decay * p), random);
+        const std::uint64_t random =
+            std::is_same_v<State, bf16> ? r1_rounding_bits(o.seed, o.step, i) : 0;
+        store_rounded(param + i,
+                      p - o.lr * (m_i * correction1 / (sqrtf(v_i * correction2) + o.eps) +
+                                  o.weight_decay * p),
+                      random);
         store_rounded(m + i, m_i, random >> 16);
         store_rounded(v + i, v_i, random >> 32);
     }
@@ -111,22 +115,13 @@ __global__ void adamw_kernel(Param* param, const float* grad, State* m, State* v
 
 }  // namespace
 
-void CudaBackend::copy(Tensor to, Tensor from) {
+void CudaBackend::to_bfloat16(Tensor to, Tensor from) {
     const std::int64_t size = to.size();
     if (!size) return;
     choose(eightfold(size, to.data, from.data), [&](auto wide) {
         constexpr int W = wide ? 8 : 1;
-        auto run = [&](auto* out, const auto* in) {
-            using To = std::remove_pointer_t<decltype(out)>;
-            using From = std::remove_const_t<std::remove_pointer_t<decltype(in)>>;
-            launch(stream_, blocks_for(size / W), 256, 0, copy_kernel<W, To, From>, out, in, size / W);
-        };
-        if (from.dtype == DType::BF16)
-            to.dtype == DType::BF16 ? run(to.as<bf16>(), from.as<bf16>())
-                                    : run(to.as<float>(), from.as<bf16>());
-        else
-            to.dtype == DType::BF16 ? run(to.as<bf16>(), from.as<float>())
-                                    : run(to.as<float>(), from.as<float>());
+        launch(stream_, blocks_for(size / W), 256, 0, to_bfloat16_kernel<W>, to.as<bf16>(),
+               from.as<float>(), size / W);
     });
 }
 
@@ -136,8 +131,8 @@ void CudaBackend::swiglu_forward(Tensor out, Tensor gate_up) {
         choose(eightfold(out.cols, out.data, gate_up.data), [&](auto wide) {
             using T = std::conditional_t<is_bf16, bf16, float>;
             constexpr int W = wide ? 8 : 1;
-            launch(stream_, blocks_for(out.size() / W), 256, 0, swiglu_forward_kernel<T, W>, out.as<T>(),
-                   gate_up.as<T>(), out.rows, static_cast<int>(out.cols));
+            launch(stream_, blocks_for(out.size() / W), 256, 0, swiglu_forward_kernel<T, W>,
+                   out.as<T>(), gate_up.as<T>(), out.rows, static_cast<int>(out.cols));
         });
     });
 }
@@ -149,13 +144,15 @@ void CudaBackend::swiglu_backward(Tensor dgate_up, Tensor dout, Tensor gate_up) 
             using T = std::conditional_t<is_bf16, bf16, float>;
             constexpr int W = wide ? 8 : 1;
             launch(stream_, blocks_for(dout.size() / W), 256, 0, swiglu_backward_kernel<T, W>,
-                   dgate_up.as<T>(), dout.as<T>(), gate_up.as<T>(), dout.rows, static_cast<int>(dout.cols));
+                   dgate_up.as<T>(), dout.as<T>(), gate_up.as<T>(), dout.rows,
+                   static_cast<int>(dout.cols));
         });
     });
 }
 
 double CudaBackend::sum_of_squares(Tensor t) {
-    const int blocks = static_cast<int>(std::clamp<std::int64_t>(ceil_div(t.size(), 1024), 1, 1024));
+    const int blocks =
+        static_cast<int>(std::clamp<std::int64_t>(ceil_div(t.size(), 1024), 1, 1024));
     auto* partial = scratch<double>(Slot::Partial, blocks + 1);
     launch(stream_, blocks, 256, 32 * sizeof(double), sum_of_squares_kernel, partial, t.as<float>(),
            t.size());
@@ -165,19 +162,23 @@ double CudaBackend::sum_of_squares(Tensor t) {
     return sum;
 }
 
-void CudaBackend::add_column_sums(Tensor out, const float* partial, std::int64_t rows, std::int64_t stride) {
+void CudaBackend::add_column_sums(Tensor out, const float* partial, std::int64_t rows,
+                                  std::int64_t stride) {
     launch(stream_, grid_of(ceil_div(out.size(), 32)), 256, 256 * sizeof(float), column_sums_kernel,
            out.as<float>(), partial, rows, stride, static_cast<int>(out.size()));
 }
 
 void CudaBackend::adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& o) {
     if (!param.size()) return;
-    auto correction = [&](double beta) { return static_cast<float>(1 / (1 - std::pow(beta, o.step))); };
+    auto correction = [&](double beta) {
+        return static_cast<float>(1 / (1 - std::pow(beta, o.step)));
+    };
     auto run = [&](auto* p, auto* state_m, auto* state_v) {
         using Param = std::remove_pointer_t<decltype(p)>;
         using State = std::remove_pointer_t<decltype(state_m)>;
-        launch(stream_, blocks_for(param.size()), 256, 0, adamw_kernel<Param, State>, p, grad.as<float>(),
-               state_m, state_v, param.size(), o, correction(o.beta1), correction(o.beta2));
+        launch(stream_, blocks_for(param.size()), 256, 0, adamw_kernel<Param, State>, p,
+               grad.as<float>(), state_m, state_v, param.size(), o, correction(o.beta1),
+               correction(o.beta2));
     };
     if (param.dtype == DType::BF16)
         run(param.as<bf16>(), m.as<bf16>(), v.as<bf16>());

@@ -1,4 +1,4 @@
-// Rows of a table by index, and the gradient of that.
+// Rows of a table by index, the embedding's among them, and the gradient of that.
 #include "cuda/backend_cuda.h"
 
 namespace r1::cuda {
@@ -12,23 +12,20 @@ __global__ void gather_kernel(To* out, const From* in, const std::int32_t* index
     for (int c = threadIdx.x * W; c < C; c += blockDim.x * W) store<W>(to + c, load<W>(from + c));
 }
 
-/// out[index[m], :] = in[m, :].
-__global__ void scatter_kernel(float* out, const float* in, const std::int32_t* index, int C) {
-    for (int c = threadIdx.x; c < C; c += blockDim.x)
-        out[index[blockIdx.x] * std::int64_t{C} + c] = in[blockIdx.x * std::int64_t{C} + c];
-}
-
-/// dtable[ids[n], :] += dout[n, :] in order of n, without atomics: the block of an id's first occurrence adds up
-/// all of them. Each block reads all N ids (they stay in the L2 cache), together they read N C elements of dout.
-__global__ void embedding_backward_kernel(float* dtable, const std::int32_t* ids, const float* dout, int N,
-                                          int C) {
-    int* found = dynamic_shared<int>();  // [warps] matches in each warp, then [blockDim] their rows in order
+/// out[index[m], :] += in[m, :] in order of m, without atomics: the block of an index's first
+/// occurrence adds up all of them. Each block reads all M indices (they stay in the L2 cache),
+/// together they read M C elements of in.
+__global__ void add_rows_kernel(float* out, const std::int32_t* index, const float* in, int M,
+                                int C) {
+    int* found =
+        dynamic_shared<int>();  // [warps] matches in each warp, then [blockDim] their rows in order
     int* match = found + 32;
-    const int id = ids[blockIdx.x], lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    const int row = index[blockIdx.x], lane = threadIdx.x % 32, warp = threadIdx.x / 32,
+              warps = blockDim.x / 32;
     const int columns = (C + blockDim.x - 1) / blockDim.x;
-    for (int base = 0; base < N; base += blockDim.x) {
-        const int n = base + threadIdx.x;
-        const bool same = n < N && ids[n] == id;
+    for (int base = 0; base < M; base += blockDim.x) {
+        const int m = base + threadIdx.x;
+        const bool same = m < M && index[m] == row;
         const unsigned votes = __ballot_sync(kAllLanes, same);
         if (lane == 0) found[warp] = __popc(votes);
         __syncthreads();
@@ -37,15 +34,16 @@ __global__ void embedding_backward_kernel(float* dtable, const std::int32_t* ids
             before += w < warp ? found[w] : 0;
             count += found[w];
         }
-        if (same) match[before + __popc(votes & ((1u << lane) - 1))] = n;
+        if (same) match[before + __popc(votes & ((1u << lane) - 1))] = m;
         __syncthreads();
-        if (count > 0 && match[0] < static_cast<int>(blockIdx.x)) return;  // not the first occurrence
+        if (count > 0 && match[0] < static_cast<int>(blockIdx.x))
+            return;  // not the first occurrence
         for (int k = 0; k < columns; ++k) {
             const int c = k * blockDim.x + threadIdx.x;
             if (c >= C || count == 0) break;
-            float sum = dtable[id * std::int64_t{C} + c];
-            for (int i = 0; i < count; ++i) sum += dout[match[i] * std::int64_t{C} + c];
-            dtable[id * std::int64_t{C} + c] = sum;
+            float sum = out[row * std::int64_t{C} + c];
+            for (int i = 0; i < count; ++i) sum += in[match[i] * std::int64_t{C} + c];
+            out[row * std::int64_t{C} + c] = sum;
         }
         __syncthreads();
     }
@@ -60,8 +58,9 @@ void CudaBackend::gather_rows(Tensor out, Tensor in, Tensor index) {
         using From = std::remove_const_t<std::remove_pointer_t<decltype(from)>>;
         choose(eightfold(out.cols, to, from), [&](auto wide) {
             constexpr int W = wide ? 8 : 1;
-            launch(stream_, grid_of(out.rows), threads_for(out.cols / W), 0, gather_kernel<To, From, W>, to,
-                   from, index.as<std::int32_t>(), static_cast<int>(out.cols));
+            launch(stream_, grid_of(out.rows), threads_for(out.cols / W), 0,
+                   gather_kernel<To, From, W>, to, from, index.as<std::int32_t>(),
+                   static_cast<int>(out.cols));
         });
     };
     if (in.dtype == DType::F32)
@@ -72,20 +71,11 @@ void CudaBackend::gather_rows(Tensor out, Tensor in, Tensor index) {
         run(out.as<bf16>(), in.as<bf16>());
 }
 
-void CudaBackend::embedding_forward(Tensor out, Tensor ids, Tensor table) { gather_rows(out, table, ids); }
-
-void CudaBackend::scatter_rows(Tensor out, Tensor in, Tensor index) {
-    zero(out);
+void CudaBackend::add_rows(Tensor out, Tensor in, Tensor index) {
     if (in.size())
-        launch(stream_, grid_of(in.rows), threads_for(in.cols), 0, scatter_kernel, out.as<float>(),
-               in.as<float>(), index.as<std::int32_t>(), static_cast<int>(in.cols));
-}
-
-void CudaBackend::embedding_backward(Tensor dtable, Tensor ids, Tensor dout) {
-    if (dout.size())
-        launch(stream_, grid_of(dout.rows), 256, (32 + 256) * sizeof(int), embedding_backward_kernel,
-               dtable.as<float>(), ids.as<std::int32_t>(), dout.as<float>(), static_cast<int>(dout.rows),
-               static_cast<int>(dout.cols));
+        launch(stream_, grid_of(in.rows), 256, (32 + 256) * sizeof(int), add_rows_kernel,
+               out.as<float>(), index.as<std::int32_t>(), in.as<float>(), static_cast<int>(in.rows),
+               static_cast<int>(in.cols));
 }
 
 }  // namespace r1::cuda

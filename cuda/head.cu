@@ -1,11 +1,13 @@
-// The head: log-probability, entropy and their gradient, from logits that exist for a chunk of rows at a time.
+// The head: log-probability, entropy and their gradient, from logits that exist for a chunk of rows
+// at a time.
 #include "cuda/backend_cuda.h"
 
 namespace r1::cuda {
 namespace {
 
-/// Of one row of scores z: the largest, s = sum exp(z - largest), w = sum exp(z - largest) (z - largest). With these,
-/// log sum exp z = largest + log s, and the entropy of softmax(z) is log s - w / s.
+/// Of one row of scores z: the largest, s = sum exp(z - largest), w = sum exp(z - largest) (z -
+/// largest). With these, log sum exp z = largest + log s, and the entropy of softmax(z) is log s -
+/// w / s.
 struct RowSums {
     float largest = -INFINITY, s = 0, w = 0;
     __device__ void add(float z) {
@@ -40,8 +42,8 @@ __device__ RowSums row_sums(const float* row, float inverse, int V, float* share
 }
 
 /// A block takes a row. Reads V logits once.
-__global__ void head_forward_kernel(float* logp, float* entropy, const float* logits,
-                                    const std::int32_t* targets, float inverse, int V) {
+__global__ void softmax_forward_kernel(float* logp, float* entropy, const float* logits,
+                                       const std::int32_t* targets, float inverse, int V) {
     const float* row = logits + blockIdx.x * std::int64_t{V};
     const RowSums sums = row_sums(row, inverse, V, dynamic_shared<float>());
     if (threadIdx.x != 0) return;
@@ -49,11 +51,11 @@ __global__ void head_forward_kernel(float* logp, float* entropy, const float* lo
     entropy[blockIdx.x] = sums.entropy();
 }
 
-/// The row of logits becomes its gradient, in place, as T: a bfloat16 row fills the first half of its float32 row.
-/// Reads V logits twice and writes V gradients.
+/// The row of logits becomes its gradient, in place, as T: a bfloat16 row fills the first half of
+/// its float32 row. Reads V logits twice and writes V gradients.
 template <class T>
-__global__ void head_backward_kernel(float* logits, const float* dlogp, const float* dentropy,
-                                     const std::int32_t* targets, float inverse, int V) {
+__global__ void softmax_backward_kernel(float* logits, const float* dlogp, const float* dentropy,
+                                        const std::int32_t* targets, float inverse, int V) {
     float* row = logits + blockIdx.x * std::int64_t{V};
     T* gradient = reinterpret_cast<T*>(row);
     const RowSums sums = row_sums(row, inverse, V, dynamic_shared<float>());
@@ -65,7 +67,8 @@ __global__ void head_backward_kernel(float* logits, const float* dlogp, const fl
         const float log_p = v < V ? row[v] * inverse - lse : 0;
         __syncthreads();  // what is written next may lie where another thread has just read
         if (v < V)
-            gradient[v] = from_float<T>((v == target ? d : 0) - expf(log_p) * (d + h * (log_p + entropy)));
+            gradient[v] =
+                from_float<T>((v == target ? d : 0) - expf(log_p) * (d + h * (log_p + entropy)));
     }
 }
 
@@ -73,32 +76,45 @@ constexpr unsigned kThreads = 512;
 
 }  // namespace
 
-void CudaBackend::head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight, Tensor targets,
-                               float temperature, Tensor logits) {
-    for (std::int64_t m = 0; m < hidden.rows; m += logits.rows) {
-        const std::int64_t rows = std::min(logits.rows, hidden.rows - m);
-        const Tensor chunk = logits.slice(0, rows);
-        linear_forward(chunk, hidden.slice(m, rows), weight, {});
-        launch(stream_, grid_of(rows), kThreads, 32 * sizeof(float), head_forward_kernel,
-               logp.as<float>() + m, entropy.as<float>() + m, chunk.as<float>(),
-               targets.as<std::int32_t>() + m, 1 / temperature, static_cast<int>(weight.rows));
-    }
+void CudaBackend::softmax_forward(Tensor logp, Tensor entropy, Tensor logits, Tensor targets,
+                                  float temperature) {
+    if (logits.size())
+        launch(stream_, grid_of(logits.rows), kThreads, 32 * sizeof(float), softmax_forward_kernel,
+               logp.as<float>(), entropy.as<float>(), logits.as<float>(),
+               targets.as<std::int32_t>(), 1 / temperature, static_cast<int>(logits.cols));
 }
 
-void CudaBackend::head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy, Tensor hidden,
-                                Tensor weight, Tensor targets, float temperature, Tensor logits) {
-    const std::int64_t V = weight.rows;
+void CudaBackend::softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
+                                   float temperature) {
+    softmax_backward<float>(logits, dlogp, dentropy, targets, temperature);
+}
+
+template <class T>
+void CudaBackend::softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
+                                   float temperature) {
+    if (logits.size())
+        launch(stream_, grid_of(logits.rows), kThreads, 32 * sizeof(float),
+               softmax_backward_kernel<T>, logits.as<float>(), dlogp.as<float>(),
+               dentropy ? dentropy.as<float>() : nullptr, targets.as<std::int32_t>(),
+               1 / temperature, static_cast<int>(logits.cols));
+}
+
+/// With a matrix in bfloat16 the gradient of the logits is rounded once, where it arises, and not
+/// before each product.
+void CudaBackend::head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy,
+                                Tensor hidden, Tensor weight, Tensor targets, float temperature,
+                                Tensor logits) {
+    if (weight.dtype != DType::BF16)
+        return Backend::head_backward(dhidden, dweight, dlogp, dentropy, hidden, weight, targets,
+                                      temperature, logits);
     for (std::int64_t m = 0; m < hidden.rows; m += logits.rows) {
-        const std::int64_t rows = std::min(logits.rows, hidden.rows - m);
+        const std::int64_t rows = std::min(logits.rows, hidden.rows - m), V = weight.rows;
         const Tensor chunk = logits.slice(0, rows);
         linear_forward(chunk, hidden.slice(m, rows), weight, {});
-        choose(weight.dtype == DType::BF16, [&](auto is_bf16) {
-            using T = std::conditional_t<is_bf16, bf16, float>;
-            launch(stream_, grid_of(rows), kThreads, 32 * sizeof(float), head_backward_kernel<T>,
-                   chunk.as<float>(), dlogp.as<float>() + m, dentropy ? dentropy.as<float>() + m : nullptr,
-                   targets.as<std::int32_t>() + m, 1 / temperature, static_cast<int>(V));
-        });
-        const Matrix gradient(chunk.data, weight.dtype, rows, V, weight.dtype == DType::BF16 ? 2 * V : V);
+        softmax_backward<bf16>(chunk, dlogp.slice(m, rows),
+                               dentropy ? dentropy.slice(m, rows) : Tensor{},
+                               targets.slice(m, rows), temperature);
+        const Matrix gradient(chunk.data, DType::BF16, rows, V, 2 * V);
         gemm(dhidden.slice(m, rows), gradient, weight, Transposed::None, false);
         gemm(dweight, gradient, hidden.slice(m, rows), Transposed::Left, true);
     }

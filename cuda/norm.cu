@@ -4,11 +4,12 @@
 namespace r1::cuda {
 namespace {
 
-/// sum = x + delta; rstd = 1 / sqrt(mean sum^2 + eps); y = sum rstd weight. A block normalises a row. Moves 4 + 4
-/// bytes an element for the residual stream and, in bfloat16, 2 + 2 for delta and y.
+/// sum = x + delta; rstd = 1 / sqrt(mean sum^2 + eps); y = sum rstd weight. A block normalises a
+/// row. Moves 4 + 4 bytes an element for the residual stream and, in bfloat16, 2 + 2 for delta and
+/// y.
 template <class T, int W>
-__global__ void rmsnorm_forward_kernel(T* y, float* rstd, float* sum, const float* x, const T* delta,
-                                       const float* weight, int C, float eps) {
+__global__ void rmsnorm_forward_kernel(T* y, float* rstd, float* sum, const float* x,
+                                       const T* delta, const float* weight, int C, float eps) {
     const std::int64_t row = blockIdx.x * std::int64_t{C};
     float squares = 0;
     for (int c = threadIdx.x * W; c < C; c += blockDim.x * W) {
@@ -21,9 +22,10 @@ __global__ void rmsnorm_forward_kernel(T* y, float* rstd, float* sum, const floa
         for (int i = 0; i < W; ++i) squares += s.v[i] * s.v[i];
     }
     squares = block_sum(squares, dynamic_shared<float>());
-    const float r = rsqrtf(squares / C + eps);
+    const float r = 1 / sqrtf(squares / C + eps);
     if (threadIdx.x == 0) rstd[blockIdx.x] = r;
-    for (int c = threadIdx.x * W; c < C; c += blockDim.x * W) {  // what this thread wrote, from the cache
+    for (int c = threadIdx.x * W; c < C;
+         c += blockDim.x * W) {  // what this thread wrote, from the cache
         auto s = load<W>(sum + row + c);
         const auto w = load<W>(weight + c);
         for (int i = 0; i < W; ++i) s.v[i] *= r * w.v[i];
@@ -31,25 +33,29 @@ __global__ void rmsnorm_forward_kernel(T* y, float* rstd, float* sum, const floa
     }
 }
 
-/// dx += rstd (w dy - x rstd^2 mean(w dy x)); partial[block, :] = the block's share of sum_n dy x rstd. A block takes
-/// every gridDim-th row. Moves 4 + 4 + 4 bytes an element for dx and x, and 2 for dy.
+/// dx += rstd (w dy - x rstd^2 mean(w dy x)); partial[block, :] = the block's share of sum_n dy x
+/// rstd. A block takes every gridDim-th row. Moves 4 + 4 + 4 bytes an element for dx and x, and 2
+/// for dy.
 template <class T, int W>
 __global__ void rmsnorm_backward_kernel(float* dx, float* partial, const T* dy, const float* x,
                                         const float* rstd, const float* weight, int N, int C) {
     float *shared = dynamic_shared<float>(),
           *dweight = shared + 32;  // [32], [C]: each thread its own columns
-    for (int c = threadIdx.x * W; c < C; c += blockDim.x * W) store<W>(dweight + c, Pack<float, W>{});
+    for (int c = threadIdx.x * W; c < C; c += blockDim.x * W)
+        store<W>(dweight + c, Pack<float, W>{});
     for (int n = blockIdx.x; n < N; n += gridDim.x) {
         const std::int64_t row = n * std::int64_t{C};
         float dot = 0;
         for (int c = threadIdx.x * W; c < C; c += blockDim.x * W) {
-            const auto d = load<W>(dy + row + c), in = load<W>(x + row + c), w = load<W>(weight + c);
+            const auto d = load<W>(dy + row + c), in = load<W>(x + row + c),
+                       w = load<W>(weight + c);
             for (int i = 0; i < W; ++i) dot += w.v[i] * d.v[i] * in.v[i];
         }
         dot = block_sum(dot, shared);
         const float r = rstd[n], scale = r * r * dot / C;
         for (int c = threadIdx.x * W; c < C; c += blockDim.x * W) {
-            const auto d = load<W>(dy + row + c), in = load<W>(x + row + c), w = load<W>(weight + c);
+            const auto d = load<W>(dy + row + c), in = load<W>(x + row + c),
+                       w = load<W>(weight + c);
             auto out = load<W>(dx + row + c), dw = load<W>(dweight + c);
             for (int i = 0; i < W; ++i) {
                 out.v[i] += r * (w.v[i] * d.v[i] - in.v[i] * scale);
@@ -82,17 +88,18 @@ __global__ void head_norm_forward_kernel(T* out, float* rstd, const T* in, const
     }
     float squares = 0;
     for (int d = lane; d < D; d += 32) squares += to_float(from[d]) * to_float(from[d]);
-    const float r = rsqrtf(warp_reduce(squares, Add()) / D + eps);
+    const float r = 1 / sqrtf(warp_reduce(squares, Add()) / D + eps);
     if (lane == 0) rstd[n * normed + h] = r;
     const float* weight = h < shape.heads ? q_weight : k_weight;
     for (int d = lane; d < D; d += 32) to[d] = from_float<T>(to_float(from[d]) * r * weight[d]);
 }
 
-/// d becomes the gradient of `in`; partial[warp, 0..D) is the warp's share of dq_weight, [D, 2D) that of dk_weight.
+/// d becomes the gradient of `in`; partial[warp, 0..D) is the warp's share of dq_weight, [D, 2D)
+/// that of dk_weight.
 template <class T>
 __global__ void head_norm_backward_kernel(T* d_out, float* partial, const T* in, const float* rstd,
-                                          const float* q_weight, const float* k_weight, AttentionShape shape,
-                                          std::int64_t rows) {
+                                          const float* q_weight, const float* k_weight,
+                                          AttentionShape shape, std::int64_t rows) {
     const int lane = threadIdx.x % 32, D = shape.head_dim, normed = shape.heads + shape.kv_heads,
               all = normed + shape.kv_heads;
     const std::int64_t warp = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32,
@@ -121,17 +128,19 @@ __global__ void head_norm_backward_kernel(T* d_out, float* partial, const T* in,
 
 }  // namespace
 
-void CudaBackend::rmsnorm_forward(Tensor y, Tensor rstd, Tensor sum, Tensor x, Tensor delta, Tensor weight,
-                                  float eps) {
+void CudaBackend::rmsnorm_forward(Tensor y, Tensor rstd, Tensor sum, Tensor x, Tensor delta,
+                                  Tensor weight, float eps) {
     if (!y.size()) return;
     choose(y.dtype == DType::BF16, [&](auto is_bf16) {
-        choose(eightfold(y.cols, y.data, sum.data, x.data, delta.data, weight.data), [&](auto wide) {
-            using T = std::conditional_t<is_bf16, bf16, float>;
-            constexpr int W = wide ? 8 : 1;
-            launch(stream_, grid_of(y.rows), threads_for(y.cols / W), 32 * sizeof(float),
-                   rmsnorm_forward_kernel<T, W>, y.as<T>(), rstd.as<float>(), sum.as<float>(), x.as<float>(),
-                   static_cast<T*>(delta.data), weight.as<float>(), static_cast<int>(y.cols), eps);
-        });
+        choose(eightfold(y.cols, y.data, sum.data, x.data, delta.data, weight.data),
+               [&](auto wide) {
+                   using T = std::conditional_t<is_bf16, bf16, float>;
+                   constexpr int W = wide ? 8 : 1;
+                   launch(stream_, grid_of(y.rows), threads_for(y.cols / W), 32 * sizeof(float),
+                          rmsnorm_forward_kernel<T, W>, y.as<T>(), rstd.as<float>(),
+                          sum.as<float>(), x.as<float>(), static_cast<T*>(delta.data),
+                          weight.as<float>(), static_cast<int>(y.cols), eps);
+               });
     });
 }
 
@@ -144,37 +153,40 @@ void CudaBackend::rmsnorm_backward(Tensor dx, Tensor dweight, Tensor dy, Tensor 
         choose(eightfold(dy.cols, dx.data, dy.data, x.data, weight.data), [&](auto wide) {
             using T = std::conditional_t<is_bf16, bf16, float>;
             constexpr int W = wide ? 8 : 1;
-            launch(stream_, grid_of(blocks), threads_for(dy.cols / W), (32 + dy.cols) * sizeof(float),
-                   rmsnorm_backward_kernel<T, W>, dx.as<float>(), partial, dy.as<T>(), x.as<float>(),
-                   rstd.as<float>(), weight.as<float>(), static_cast<int>(dy.rows),
-                   static_cast<int>(dy.cols));
+            launch(stream_, grid_of(blocks), threads_for(dy.cols / W),
+                   (32 + dy.cols) * sizeof(float), rmsnorm_backward_kernel<T, W>, dx.as<float>(),
+                   partial, dy.as<T>(), x.as<float>(), rstd.as<float>(), weight.as<float>(),
+                   static_cast<int>(dy.rows), static_cast<int>(dy.cols));
         });
     });
     add_column_sums(dweight, partial, blocks, dy.cols);
 }
 
-void CudaBackend::head_norm_forward(Tensor out, Tensor rstd, Tensor in, Tensor q_weight, Tensor k_weight,
-                                    AttentionShape shape, float eps) {
+void CudaBackend::head_norm_forward(Tensor out, Tensor rstd, Tensor in, Tensor q_weight,
+                                    Tensor k_weight, AttentionShape shape, float eps) {
     if (!out.size()) return;
     choose(out.dtype == DType::BF16, [&](auto is_bf16) {
         using T = std::conditional_t<is_bf16, bf16, float>;
         const std::int64_t items = out.rows * (shape.heads + 2 * shape.kv_heads);
-        launch(stream_, grid_of(ceil_div(items, 8)), 256, 0, head_norm_forward_kernel<T>, out.as<T>(),
-               rstd.as<float>(), in.as<T>(), q_weight.as<float>(), k_weight.as<float>(), shape, eps,
-               out.rows);
+        launch(stream_, grid_of(ceil_div(items, 8)), 256, 0, head_norm_forward_kernel<T>,
+               out.as<T>(), rstd.as<float>(), in.as<T>(), q_weight.as<float>(),
+               k_weight.as<float>(), shape, eps, out.rows);
     });
 }
 
-void CudaBackend::head_norm_backward(Tensor d, Tensor dq_weight, Tensor dk_weight, Tensor in, Tensor rstd,
-                                     Tensor q_weight, Tensor k_weight, AttentionShape shape) {
+void CudaBackend::head_norm_backward(Tensor d, Tensor dq_weight, Tensor dk_weight, Tensor in,
+                                     Tensor rstd, Tensor q_weight, Tensor k_weight,
+                                     AttentionShape shape) {
     if (!d.size()) return;
-    const std::int64_t D = shape.head_dim, blocks = std::min<std::int64_t>(
-                                               ceil_div(d.rows * (shape.heads + shape.kv_heads), 8), 512);
+    const std::int64_t D = shape.head_dim,
+                       blocks = std::min<std::int64_t>(
+                           ceil_div(d.rows * (shape.heads + shape.kv_heads), 8), 512);
     auto* partial = scratch<float>(Slot::Partial, blocks * 8 * 2 * D);
     choose(d.dtype == DType::BF16, [&](auto is_bf16) {
         using T = std::conditional_t<is_bf16, bf16, float>;
-        launch(stream_, grid_of(blocks), 256, 0, head_norm_backward_kernel<T>, d.as<T>(), partial, in.as<T>(),
-               rstd.as<float>(), q_weight.as<float>(), k_weight.as<float>(), shape, d.rows);
+        launch(stream_, grid_of(blocks), 256, 0, head_norm_backward_kernel<T>, d.as<T>(), partial,
+               in.as<T>(), rstd.as<float>(), q_weight.as<float>(), k_weight.as<float>(), shape,
+               d.rows);
     });
     add_column_sums(dq_weight, partial, blocks * 8, 2 * D);
     add_column_sums(dk_weight, partial + D, blocks * 8, 2 * D);

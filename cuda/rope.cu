@@ -4,8 +4,9 @@
 namespace r1::cuda {
 namespace {
 
-/// A block rotates the query and key heads of one token; with a cache, it also stores the token's keys and values.
-/// Reads and writes N (H + K) D elements; angles are formed in float64, once a token.
+/// A block rotates the query and key heads of one token; with a cache, it also stores the token's
+/// keys and values. Reads and writes N (H + K) D elements; angles are formed in float64, once a
+/// token.
 template <class T>
 __global__ void rope_kernel(T* qkv, const std::int32_t* positions, const float* inv_freq,
                             AttentionShape shape, bool inverse, T* k_pool, T* v_pool,
@@ -41,23 +42,25 @@ __global__ void rope_kernel(T* qkv, const std::int32_t* positions, const float* 
 
 }  // namespace
 
-void CudaBackend::rope(Tensor qkv, Tensor positions, Tensor inv_freq, AttentionShape shape, bool inverse) {
+void CudaBackend::rope(Tensor qkv, Tensor positions, Tensor inv_freq, AttentionShape shape,
+                       bool inverse) {
     if (!qkv.size()) return;
     choose(qkv.dtype == DType::BF16, [&](auto is_bf16) {
         using T = std::conditional_t<is_bf16, bf16, float>;
-        launch(stream_, grid_of(qkv.rows), 128, shape.head_dim * sizeof(float), rope_kernel<T>, qkv.as<T>(),
-               positions.as<std::int32_t>(), inv_freq.as<float>(), shape, inverse, nullptr, nullptr, nullptr);
+        launch(stream_, grid_of(qkv.rows), 128, shape.head_dim * sizeof(float), rope_kernel<T>,
+               qkv.as<T>(), positions.as<std::int32_t>(), inv_freq.as<float>(), shape, inverse,
+               nullptr, nullptr, nullptr);
     });
 }
 
-void CudaBackend::rope_append(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, Tensor positions,
-                              Tensor inv_freq, AttentionShape shape) {
+void CudaBackend::rope_append(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows,
+                              Tensor positions, Tensor inv_freq, AttentionShape shape) {
     if (!qkv.size()) return;
     choose(qkv.dtype == DType::BF16, [&](auto is_bf16) {
         using T = std::conditional_t<is_bf16, bf16, float>;
-        launch(stream_, grid_of(qkv.rows), 128, shape.head_dim * sizeof(float), rope_kernel<T>, qkv.as<T>(),
-               positions.as<std::int32_t>(), inv_freq.as<float>(), shape, false, k_pool.as<T>(),
-               v_pool.as<T>(), rows.as<std::int32_t>());
+        launch(stream_, grid_of(qkv.rows), 128, shape.head_dim * sizeof(float), rope_kernel<T>,
+               qkv.as<T>(), positions.as<std::int32_t>(), inv_freq.as<float>(), shape, false,
+               k_pool.as<T>(), v_pool.as<T>(), rows.as<std::int32_t>());
     });
 }
 

@@ -1,9 +1,9 @@
 // Drawing a token from logits, with the same counter-based randomness as the CPU.
 //
-// No sorting: the truncated distribution keeps all tokens above some logit and, of those equal to it, the first few.
-// That logit is found by bisection over the 2^32 possible floats, 32 passes over the row.
+// No sorting: the truncated distribution keeps all tokens above some logit and, of those equal to
+// it, the first few. That logit is found by bisection over the 2^32 possible floats, 32 passes over
+// the row.
 #include "cuda/backend_cuda.h"
-#include "src/device/philox.h"
 
 namespace r1::cuda {
 namespace {
@@ -55,7 +55,8 @@ __device__ std::uint32_t bisect(Condition holds) {
     return low;
 }
 
-/// What is left to draw from: tokens above `order`, and the first `ties` of those at it; their mass.
+/// What is left to draw from: tokens above `order`, and the first `ties` of those at it; their
+/// mass.
 struct Kept {
     std::uint32_t order = 0;
     int ties = 0;
@@ -73,7 +74,8 @@ __device__ Kept truncate(const Row& row, int top_k, float top_p) {
     }
     if (top_p < 1) {
         const double wanted = top_p * kept.mass;
-        const std::uint32_t order = bisect([&](std::uint32_t x) { return row.mass_above(x) < wanted; });
+        const std::uint32_t order =
+            bisect([&](std::uint32_t x) { return row.mass_above(x) < wanted; });
         const double above = row.mass_above(order), each = row.p(float_of(order));
         const int there =
             order > kept.order ? row.count_above(order - 1) - row.count_above(order) : kept.ties;
@@ -87,22 +89,25 @@ __device__ Kept truncate(const Row& row, int top_k, float top_p) {
 
 /// A block draws for a row.
 __global__ void __launch_bounds__(kThreads)
-    sample_kernel(std::int32_t* tokens, float* logp, const float* logits, const std::uint32_t* counters,
-                  SampleOptions options, int V) {
-    double* shared = dynamic_shared<double>();  // [32], then a segment's mass and ties for each warp
+    sample_kernel(std::int32_t* tokens, float* logp, const float* logits,
+                  const std::uint32_t* counters, SampleOptions options, int V) {
+    double* shared =
+        dynamic_shared<double>();  // [32], then a segment's mass and ties for each warp
     double* segment_mass = shared + 32;
     int* segment_ties = reinterpret_cast<int*>(segment_mass + kWarps);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    Row row{logits + blockIdx.x * std::int64_t{V}, V, options.temperature > 0 ? 1 / options.temperature : 1,
-            0, shared};
+    Row row{logits + blockIdx.x * std::int64_t{V}, V,
+            options.temperature > 0 ? 1 / options.temperature : 1, 0, shared};
 
     float largest = -INFINITY;
     int best = V;
     for (int v = threadIdx.x; v < V; v += kThreads)
         if (row.logits[v] > largest) largest = row.logits[v], best = v;
-    const float row_largest = block_reduce(largest, -INFINITY, reinterpret_cast<float*>(shared), Max());
+    const float row_largest =
+        block_reduce(largest, -INFINITY, reinterpret_cast<float*>(shared), Max());
     float sum = 0;
-    for (int v = threadIdx.x; v < V; v += kThreads) sum += expf((row.logits[v] - row_largest) * row.inverse);
+    for (int v = threadIdx.x; v < V; v += kThreads)
+        sum += expf((row.logits[v] - row_largest) * row.inverse);
     sum = block_sum(sum, reinterpret_cast<float*>(shared));
     row.lse = row_largest * row.inverse + logf(sum);
 
@@ -110,19 +115,25 @@ __global__ void __launch_bounds__(kThreads)
         int first = largest == row_largest ? -best : -V;
         first = -block_reduce(first, -V, reinterpret_cast<int*>(shared), Max());
         first = min(first, V - 1);  // logits that are all NaN have no largest
-        if (threadIdx.x == 0) tokens[blockIdx.x] = first, logp[blockIdx.x] = row.logits[first] - row.lse;
+        if (threadIdx.x == 0)
+            tokens[blockIdx.x] = first, logp[blockIdx.x] = row.logits[first] - row.lse;
         return;
     }
     Kept kept{0, V, 1};
     const bool truncated = options.top_k > 0 || options.top_p < 1;
     if (truncated) kept = truncate(row, options.top_k, options.top_p);
 
-    // The first token, counted up, at which the cumulative probability exceeds u: each warp adds up a segment of the
-    // vocabulary, the segments are added up, and warp 0 walks through the one where it happens.
+    // The first token, counted up, at which the cumulative probability exceeds u: each warp adds up
+    // a segment of the vocabulary, the segments are added up, and warp 0 walks through the one
+    // where it happens.
     const double u = philox_uniform(options.seed, counters + blockIdx.x * 4) * kept.mass;
     const int segment = (V + kThreads - 1) / kThreads * 32;
-    auto is_tie = [&](int v) { return v < V && truncated && order_of(row.logits[v]) == kept.order; };
-    auto is_above = [&](int v) { return v < V && (!truncated || order_of(row.logits[v]) > kept.order); };
+    auto is_tie = [&](int v) {
+        return v < V && truncated && order_of(row.logits[v]) == kept.order;
+    };
+    auto is_above = [&](int v) {
+        return v < V && (!truncated || order_of(row.logits[v]) > kept.order);
+    };
     double mass = 0;
     int ties = 0, possible = -1;
     for (int v = warp * segment + lane; v < (warp + 1) * segment; v += 32) {
@@ -146,12 +157,13 @@ __global__ void __launch_bounds__(kThreads)
         before = with;
         ties_before += segment_ties[at];
     }
-    int token = max(possible, 0);  // rounding may leave the sum just below u: then the last possible token
+    int token =
+        max(possible, 0);  // rounding may leave the sum just below u: then the last possible token
     for (int base = at * segment; base < (at + 1) * segment; base += 32) {
         const int v = base + lane;
         const unsigned tied = __ballot_sync(kAllLanes, is_tie(v));
-        const bool in =
-            is_above(v) || (is_tie(v) && ties_before + __popc(tied & ((1u << lane) - 1)) < kept.ties);
+        const bool in = is_above(v) ||
+                        (is_tie(v) && ties_before + __popc(tied & ((1u << lane) - 1)) < kept.ties);
         double cumulative = in ? row.p(row.logits[v]) : 0;
         for (int offset = 1; offset < 32; offset *= 2) {
             const double other = __shfl_up_sync(kAllLanes, cumulative, offset);
@@ -177,8 +189,9 @@ __global__ void __launch_bounds__(kThreads)
 void CudaBackend::sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters,
                          const SampleOptions& options) {
     if (!logits.size()) return;
-    launch(stream_, grid_of(logits.rows), kThreads, (32 + kWarps) * sizeof(double) + kWarps * sizeof(int),
-           sample_kernel, tokens.as<std::int32_t>(), logp.as<float>(), logits.as<float>(),
+    launch(stream_, grid_of(logits.rows), kThreads,
+           (32 + kWarps) * sizeof(double) + kWarps * sizeof(int), sample_kernel,
+           tokens.as<std::int32_t>(), logp.as<float>(), logits.as<float>(),
            counters.as<std::uint32_t>(), options, static_cast<int>(logits.cols));
 }
 

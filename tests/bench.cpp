@@ -1,16 +1,16 @@
-// `make bench`: training and decoding speed of the tiny model and of Qwen2.5-0.5B's shape with random
-// weights, beside the GEMM and memory peaks measured in the same run. Medians of several repeats; compare
-// within one run, machines are noisy.
+// `make bench`: training and decoding speed of the tiny model and of Qwen2.5-0.5B's shape with
+// random weights, beside the GEMM and memory peaks measured in the same run. Medians of several
+// repeats; compare within one run, machines are noisy.
 #include <algorithm>
 #include <cstdio>
 #include <functional>
 #include <numeric>
 #include <vector>
 
-#include "src/run/flags.h"
 #include "src/device/device.h"
-#include "src/model/optimizer.h"
 #include "src/device/parallel.h"
+#include "src/model/optimizer.h"
+#include "src/run/flags.h"
 #include "src/run/log.h"
 
 using namespace r1;
@@ -23,7 +23,8 @@ double median_seconds(Backend& backend, int repeats, const std::function<void()>
     const Tensor flag = arena.take(DType::I32, 1);
     std::int32_t ignored = 0;
     std::vector<double> seconds;
-    for (int i = -2; i < repeats; ++i) {  // two to warm up: libraries compile and choose, pages are touched
+    for (int i = -2; i < repeats;
+         ++i) {  // two to warm up: libraries compile and choose, pages are touched
         backend.download(&ignored, flag);
         const Stopwatch clock;
         body();
@@ -34,31 +35,39 @@ double median_seconds(Backend& backend, int repeats, const std::function<void()>
     return seconds[repeats / 2];
 }
 
-/// FLOP/s of a square matrix product of the backend, on random numbers: zeros cost a GPU less power, and so run faster.
+/// FLOP/s of a square matrix product of the backend, on random numbers: zeros cost a GPU less
+/// power, and so run faster.
 double gemm_peak(Backend& backend, DType weights, std::int64_t n) {
-    Arena arena(backend, 6 * n * n * 4 + 1024);
+    Arena arena(backend, 3 * n * n * 4 + 1024);
     std::vector<float> random(static_cast<std::size_t>(n) * n);
     for (std::uint32_t i = 0; i < random.size(); ++i) {
         const std::uint32_t counter[4] = {i, 0, 0, 0};
         random[i] = static_cast<float>(philox_uniform(1, counter) - 0.5);
     }
-    const Tensor wide = arena.take(DType::F32, n, n), x = arena.take(backend.activation(), n, n),
+    const Tensor x = arena.take(backend.activation(), n, n),
                  y = arena.take(backend.activation(), n, n), w = arena.take(weights, n, n);
-    backend.upload(wide, random.data());
-    backend.copy(x, wide), backend.copy(w, wide);
-    return 2.0 * n * n * n / median_seconds(backend, 5, [&] { backend.linear_forward(y, x, w, {}); });
+    upload_floats(backend, x, random);
+    upload_floats(backend, w, random);
+    return 2.0 * n * n * n /
+           median_seconds(backend, 5, [&] { backend.linear_forward(y, x, w, {}); });
 }
 
-/// Bytes/s that the device moves between its memory and itself: reading 512 MiB on all threads of the CPU, copying as
-/// much (bytes read and written) on another device.
+/// Bytes/s that the device moves between its memory and itself: reading 512 MiB on all threads of
+/// the CPU, gathering as much (bytes read and written) on another device.
 double memory_bandwidth(Backend& backend, bool is_cpu) {
     constexpr std::int64_t chunk = 1 << 17, chunks = 512;  // 64-bit words
     constexpr double bytes = chunk * chunks * 8.0;
     if (!is_cpu) {
-        Arena arena(backend, static_cast<std::size_t>(2 * bytes) + 1024);
-        const Tensor from = arena.take(DType::F32, chunk, 2 * chunks),
-                     to = arena.take(DType::F32, chunk, 2 * chunks);
-        return 2 * bytes / median_seconds(backend, 9, [&] { backend.copy(to, from); });
+        Arena arena(backend, static_cast<std::size_t>(2 * bytes) + (1 << 20));
+        constexpr std::int64_t rows = chunk / 4;
+        const Tensor from = arena.take(DType::F32, rows, 8 * chunks),
+                     to = arena.take(DType::F32, rows, 8 * chunks),
+                     index = arena.take(DType::I32, rows);
+        std::vector<std::int32_t> in_order(rows);
+        std::iota(in_order.begin(), in_order.end(), 0);
+        backend.upload(index, in_order.data());
+        return 2 * bytes /
+               median_seconds(backend, 9, [&] { backend.gather_rows(to, from, index); });
     }
     const std::vector<std::uint64_t> words(chunk * chunks, 1);
     std::vector<std::uint64_t> sums(chunks);
@@ -69,13 +78,15 @@ double memory_bandwidth(Backend& backend, bool is_cpu) {
             sums[c] = sum;
         });
     });
-    if (std::accumulate(sums.begin(), sums.end(), std::uint64_t{0}) != words.size()) fail("the sum is wrong");
+    if (std::accumulate(sums.begin(), sums.end(), std::uint64_t{0}) != words.size())
+        fail("the sum is wrong");
     return bytes / seconds;
 }
 
 /// 6 FLOPs a token and parameter, and 6 L C T for attention in a sequence of T tokens.
 double train_flops(const Config& c, std::int64_t parameters, double T) {
-    return 6.0 * static_cast<double>(parameters) + 6.0 * c.num_hidden_layers * c.attention().q_cols() * T;
+    return 6.0 * static_cast<double>(parameters) +
+           6.0 * c.num_hidden_layers * c.attention().q_cols() * T;
 }
 
 struct Case {
@@ -105,7 +116,8 @@ void bench_model(Backend& backend, const Case& c, double peak, double bandwidth)
         model.forward(batch);
         model.backward(dlogp);
     });
-    const double flops = static_cast<double>(N) * train_flops(c.config, model.parameters().layout().total, c.length);
+    const double flops =
+        static_cast<double>(N) * train_flops(c.config, model.parameters().layout().total, c.length);
     std::printf(
         "%-13s %-8s train  %3d x %-4d  %9.0f tokens/s  %7.1f GFLOP/s = %4.1f%% of the GEMM peak; update %.1f "
         "ms\n",
@@ -118,7 +130,8 @@ void bench_model(Backend& backend, const Case& c, double peak, double bandwidth)
     for (const Tensor& t : cache.v) backend.zero(t);
     Arena arena(backend, static_cast<std::size_t>(most) * 64 + 1024);
     for (int B : c.rows) {
-        std::vector<std::int32_t> ids(B, 1), positions(B, c.context), places(B), spans, counters(B * 4);
+        std::vector<std::int32_t> ids(B, 1), positions(B, c.context), places(B), spans,
+            counters(B * 4);
         for (int b = 0; b < B; ++b) {
             places[b] = b * own + c.context;
             spans.insert(spans.end(), {0, 0, b * own, c.context + 1});
@@ -131,26 +144,31 @@ void bench_model(Backend& backend, const Case& c, double peak, double bandwidth)
         const auto input = model.upload_decode_input(ids, positions, places, spans);
         std::shared_ptr<void> recording;
         const double step = median_seconds(backend, 3 * c.repeats, [&] {
-            backend.replay(recording,
-                           [&] { backend.sample(drawn, logp, model.decode(input, cache), counter, {}); });
+            backend.replay(recording, [&] {
+                backend.sample(drawn, logp, model.decode(input, cache), counter, {});
+            });
         });
-        // One step must read every weight once (tied embeddings are read as the head) and the cache of every
-        // sequence.
+        // One step must read every weight once (tied embeddings are read as the head) and the cache
+        // of every sequence.
         const double bytes =
-            static_cast<double>(model.parameters().layout().matrices) * static_cast<double>(bytes_of(c.dtype)) +
+            static_cast<double>(model.parameters().layout().matrices) *
+                static_cast<double>(bytes_of(c.dtype)) +
             static_cast<double>(
                 KvCache::bytes(c.config, static_cast<std::int64_t>(B) * (c.context + 1), backend));
-        std::printf("%-13s %-8s decode B = %-4d   %9.0f tokens/s  %7.1f GB/s    = %4.1f%% of the bandwidth\n",
-                    c.name, name_of(c.dtype), B, B / step, bytes / step / 1e9,
-                    100 * bytes / step / bandwidth);
+        std::printf(
+            "%-13s %-8s decode B = %-4d   %9.0f tokens/s  %7.1f GB/s    = %4.1f%% of the bandwidth\n",
+            c.name, name_of(c.dtype), B, B / step, bytes / step / 1e9,
+            100 * bytes / step / bandwidth);
     }
     std::fflush(stdout);
 }
 
-/// Qwen2.5's shapes, https://huggingface.co/Qwen/Qwen2.5-0.5B/blob/main/config.json and Qwen2.5-1.5B's.
+/// Qwen2.5's shapes, https://huggingface.co/Qwen/Qwen2.5-0.5B/blob/main/config.json and
+/// Qwen2.5-1.5B's.
 Config qwen(int hidden_size, int intermediate_size, int layers, int heads, int head_dim) {
     Config c;
-    c.hidden_size = hidden_size, c.intermediate_size = intermediate_size, c.num_hidden_layers = layers;
+    c.hidden_size = hidden_size, c.intermediate_size = intermediate_size,
+    c.num_hidden_layers = layers;
     c.num_attention_heads = heads, c.num_key_value_heads = 2, c.head_dim = head_dim;
     c.vocab_size = 151936, c.max_position_embeddings = 32768, c.rope_theta = 1e6,
     c.tie_word_embeddings = true;
@@ -160,30 +178,38 @@ Config qwen(int hidden_size, int intermediate_size, int layers, int heads, int h
 int bench(const std::string& tiny, const std::string& device_name, bool quick) {
     const Device device = make_device(device_name, "auto");
     Backend& backend = *device.backend;
-    const bool is_cpu = std::string(backend.name()) == "cpu";
+    const bool is_cpu = backend.on_host();
     const double bandwidth = memory_bandwidth(backend, is_cpu);
     const double peak16 = gemm_peak(backend, DType::BF16, is_cpu ? quick ? 512 : 2048 : 8192);
     const Config half = qwen(896, 4864, 24, 14, 64);
-    std::printf("%s; GEMM peak %.0f GFLOP/s in bfloat16; memory bandwidth %.1f GB/s\n", backend.name(),
-                peak16 / 1e9, bandwidth / 1e9);
+    std::printf("%s; GEMM peak %.0f GFLOP/s in bfloat16; memory bandwidth %.1f GB/s\n",
+                backend.name(), peak16 / 1e9, bandwidth / 1e9);
     if (!is_cpu) {
-        bench_model(backend, {"tiny", Config::load(tiny), DType::BF16, 80, 100, {256, 1}, 100, 9}, peak16,
-                    bandwidth);
-        bench_model(backend, {"Qwen2.5-0.5B", half, DType::BF16, 32, 512, {256, 32, 1}, 512, 7}, peak16,
-                    bandwidth);
-        bench_model(
-            backend,
-            {"Qwen2.5-1.5B", qwen(1536, 8960, 28, 12, 128), DType::BF16, 32, 512, {256, 32, 1}, 512, 7},
-            peak16, bandwidth);
+        bench_model(backend, {"tiny", Config::load(tiny), DType::BF16, 80, 100, {256, 1}, 100, 9},
+                    peak16, bandwidth);
+        bench_model(backend, {"Qwen2.5-0.5B", half, DType::BF16, 32, 512, {256, 32, 1}, 512, 7},
+                    peak16, bandwidth);
+        bench_model(backend,
+                    {"Qwen2.5-1.5B",
+                     qwen(1536, 8960, 28, 12, 128),
+                     DType::BF16,
+                     32,
+                     512,
+                     {256, 32, 1},
+                     512,
+                     7},
+                    peak16, bandwidth);
         return 0;
     }
     const double peak32 = gemm_peak(backend, DType::F32, quick ? 512 : 2048);
     std::printf("%d threads; GEMM peak %.0f GFLOP/s in float32\n", threads(), peak32 / 1e9);
-    bench_model(backend, {"tiny", Config::load(tiny), DType::F32, 80, 100, {256, 1}, 100, 9}, peak32,
-                bandwidth);
+    bench_model(backend, {"tiny", Config::load(tiny), DType::F32, 80, 100, {256, 1}, 100, 9},
+                peak32, bandwidth);
     if (quick) return 0;
-    bench_model(backend, {"Qwen2.5-0.5B", half, DType::F32, 2, 512, {32, 1}, 256, 3}, peak32, bandwidth);
-    bench_model(backend, {"Qwen2.5-0.5B", half, DType::BF16, 2, 512, {32, 1}, 256, 3}, peak16, bandwidth);
+    bench_model(backend, {"Qwen2.5-0.5B", half, DType::F32, 2, 512, {32, 1}, 256, 3}, peak32,
+                bandwidth);
+    bench_model(backend, {"Qwen2.5-0.5B", half, DType::BF16, 2, 512, {32, 1}, 256, 3}, peak16,
+                bandwidth);
     return 0;
 }
 
@@ -191,7 +217,7 @@ int bench(const std::string& tiny, const std::string& device_name, bool quick) {
 struct Options : Flags {
     Options() : Flags("r1_bench", "Training and decoding speed beside the machine's peaks") {}
     const std::string& tiny = flag("--tiny", "data/world/base", "folder of the tiny model");
-    const std::string& device = choice("--device", {"auto", "cpu", "cuda"}, "where to compute");
+    const std::string& device = flag("--device", "auto", "where to compute: auto, cpu, reference, or a libr1_NAME.so's NAME");
     const int& threads = flag("--threads", 0, "CPU threads, 0: one a core", kNonNegative);
     const bool& quick = flag("--quick", false, "the tiny model only");
 };

@@ -1,11 +1,12 @@
-// What the tests share: a backend with tensors that clean up after themselves, random numbers, finite
-// differences.
+// What the tests share: a backend with tensors that clean up after themselves, random numbers,
+// finite differences.
 #pragma once
 #include <doctest/doctest.h>
 
 #include <bit>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <deque>
 #include <filesystem>
 #include <fstream>
@@ -18,8 +19,8 @@
 
 #include "src/run/files.h"
 #include "src/device/backend.h"
-#include "src/run/error.h"
 #include "src/model/transformer.h"
+#include "src/run/error.h"
 
 namespace r1::test {
 
@@ -47,8 +48,8 @@ inline void skip(const std::string& why) {
               << std::endl;
 }
 
-/// Checks that the expression throws an Error whose sentence contains `part`. doctest has its own word
-/// for that only since 2.4.9, and Ubuntu 22.04 has 2.4.8.
+/// Checks that the expression throws an Error whose sentence contains `part`. doctest has its own
+/// word for that only since 2.4.9, and Ubuntu 22.04 has 2.4.8.
 #define CHECK_ERROR(expression, part)                    \
     do {                                                 \
         std::string sentence = "(no error)";             \
@@ -70,18 +71,22 @@ inline std::optional<std::filesystem::path> fixtures() {
     return std::nullopt;
 }
 
-/// A backend and the memory of one test. In float64 the primitives are differentiable by finite differences;
-/// in float32 they are what runs.
+/// A backend and the memory of one test. In float64 the primitives are differentiable by finite
+/// differences; in float32 they are what runs.
 struct Bench {
-    explicit Bench(DType real, unsigned seed) : Bench(make_cpu_backend(real), seed) {}
+    explicit Bench(DType real, unsigned seed)
+        : Bench(real == DType::F64 ? make_reference_backend(real) : make_cpu_backend(), seed) {}
     /// round: random numbers are rounded to bfloat16, so that every type holds the same.
     Bench(std::unique_ptr<Backend> backend, unsigned seed, bool round = false)
         : backend(std::move(backend)), random(seed), round(round) {}
-    void round_inputs() { round = true; }
 
-    Tensor tensor(std::int64_t rows, std::int64_t cols = 1) { return raw(backend->real(), rows, cols); }
+    Tensor tensor(std::int64_t rows, std::int64_t cols = 1) {
+        return raw(backend->real(), rows, cols);
+    }
     /// What passes between matrices.
-    Tensor activation(std::int64_t rows, std::int64_t cols) { return raw(backend->activation(), rows, cols); }
+    Tensor activation(std::int64_t rows, std::int64_t cols) {
+        return raw(backend->activation(), rows, cols);
+    }
     /// Normal random numbers.
     Tensor normal(std::int64_t rows, std::int64_t cols = 1, double scale = 1) {
         return from(normal_values(rows * cols, scale), rows, cols);
@@ -95,19 +100,22 @@ struct Bench {
     Tensor from(const std::vector<double>& values, std::int64_t rows, std::int64_t cols = 1,
                 std::optional<DType> dtype = std::nullopt) {
         Tensor t = raw(dtype.value_or(backend->real()), rows, cols);
-        if (t.dtype == DType::F64) {
-            backend->upload(t, values.data());
-        } else if (t.dtype == DType::F32) {
-            backend->upload(t, std::vector<float>(values.begin(), values.end()).data());
-        } else {
-            const Tensor wide = from(values, rows, cols);
-            backend->copy(t, wide);
-        }
+        put(t, values);
         return t;
     }
     Tensor ints(const std::vector<std::int32_t>& values, std::int64_t cols = 1) {
         Tensor t = raw(DType::I32, static_cast<std::int64_t>(values.size()) / cols, cols);
-        backend->upload(t, values.data());
+        upload(t, values);
+        return t;
+    }
+    /// As parameters lie: not where an allocation begins, but one element behind.
+    Tensor parameter(std::int64_t rows, std::int64_t cols = 1, double scale = 1,
+                     std::optional<DType> dtype = {}) {
+        const auto values = normal_values(rows * cols, scale);
+        const Tensor t = raw(dtype.value_or(backend->real()), rows * cols + 1, 1)
+                             .slice(1, rows * cols)
+                             .reshape(rows, cols);
+        put(t, values);
         return t;
     }
     std::vector<double> values(Tensor t) {
@@ -125,8 +133,7 @@ struct Bench {
         } else {
             std::vector<std::uint16_t> narrow(t.size());
             backend->download(narrow.data(), t);
-            for (std::size_t i = 0; i < wide.size(); ++i)
-                wide[i] = std::bit_cast<float>(static_cast<std::uint32_t>(narrow[i]) << 16);
+            for (std::size_t i = 0; i < wide.size(); ++i) wide[i] = from_bfloat16(narrow[i]);
         }
         return wide;
     }
@@ -140,17 +147,30 @@ struct Bench {
 
     std::unique_ptr<Backend> backend;
     std::mt19937 random;
+    bool bf16_matrices = false;
 
   private:
+    void put(Tensor t, const std::vector<double>& values) {
+        if (t.dtype == DType::F64) return upload(t, values);
+        const std::vector<float> floats(values.begin(), values.end());
+        if (t.dtype == DType::F32) return upload(t, floats);
+        std::vector<std::uint16_t> narrow;
+        for (float x : floats) narrow.push_back(to_bfloat16(x));
+        upload(t, narrow);
+    }
+    /// The host's copy is scribbled over right after: upload() must have read it.
+    template <class T>
+    void upload(Tensor t, std::vector<T> host) {
+        backend->upload(t, host.data());
+        std::memset(host.data(), 0xa5, host.size() * sizeof(T));
+    }
     std::vector<double> normal_values(std::int64_t count, double scale) {
         std::normal_distribution<double> d(0, scale);
         std::vector<double> values(static_cast<std::size_t>(count));
         for (double& v : values) {
             v = d(random);
             if (!round) continue;
-            const auto bits =
-                std::bit_cast<std::uint32_t>(static_cast<float>(v));  // to the nearest, but for ties
-            v = std::bit_cast<float>((bits + 0x8000u) & 0xffff0000u);
+            v = from_bfloat16(to_bfloat16(static_cast<float>(v)));
         }
         return values;
     }
@@ -158,6 +178,8 @@ struct Bench {
         Tensor t{nullptr, dtype, rows, cols};
         memory.emplace_back(*backend, t.bytes());
         t.data = memory.back().data();
+        backend->upload(
+            t, std::vector<unsigned char>(t.bytes(), 0xff).data());  // NaN, until it is written
         return t;
     }
     bool round = false;
@@ -171,17 +193,19 @@ inline double weighted(const std::vector<double>& values, const std::vector<doub
     return sum;
 }
 
-/// Compares `gradient` (of a float64 tensor) with central differences of `loss` at up to `samples` of its
-/// elements. Central differences with h = 1e-5 have an error of about 1e-10 relative to the loss' third
-/// derivative.
+/// Compares `gradient` (of a float64 tensor) with central differences of `loss` at up to `samples`
+/// of its elements. Central differences with h = 1e-5 have an error of about 1e-10 relative to the
+/// loss' third derivative.
 inline void check_gradient(Bench& bench, Tensor input, const std::vector<double>& gradient,
-                           const std::function<double()>& loss, int samples = 40, double tolerance = 1e-6) {
+                           const std::function<double()>& loss, int samples = 40,
+                           double tolerance = 1e-6) {
     auto* x = input.as<double>();
     double scale = 1e-3;  // a gradient of zeros is compared absolutely
     for (double g : gradient) scale = std::max(scale, std::abs(g));
     for (int s = 0; s < samples; ++s) {
-        const std::int64_t i =
-            samples >= input.size() ? s % input.size() : bench.between(0, static_cast<int>(input.size()) - 1);
+        const std::int64_t i = samples >= input.size()
+                                   ? s % input.size()
+                                   : bench.between(0, static_cast<int>(input.size()) - 1);
         const double kept = x[i], h = 1e-5;
         x[i] = kept + h;
         const double up = loss();
@@ -240,7 +264,9 @@ inline void randomize(Bench& bench, Transformer& model, double scale = 0.3) {
     std::normal_distribution<double> d(0, scale);
     std::vector<float> values(model.parameters().layout().total);
     for (float& v : values) v = static_cast<float>(d(bench.random));
-    for (std::int64_t i = model.parameters().layout().matrices; i < model.parameters().layout().total; ++i) values[i] += 0.5f;
+    for (std::int64_t i = model.parameters().layout().matrices;
+         i < model.parameters().layout().total; ++i)
+        values[i] += 0.5f;
     model.parameters().upload(values);
 }
 

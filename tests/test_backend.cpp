@@ -1,6 +1,6 @@
-// Every primitive of the CPU backend: values against the formula of backend.h written out in float64,
-// gradients against central differences in float64, float32 against float64 with tolerances that follow from
-// the length of the reductions.
+// Every primitive of the CPU backend: values against the formula of backend.h written out in
+// float64, gradients against central differences in float64, float32 against float64 with
+// tolerances that follow from the length of the reductions.
 #include <algorithm>
 #include <map>
 #include <set>
@@ -13,9 +13,9 @@ using namespace r1::test;
 
 namespace {
 
-/// Runs `body` on ten random benches in float64 and compares what it returns with the same in float32.
-/// body(bench) builds its inputs from bench.normal (the same numbers in both precisions) and returns all its
-/// outputs.
+/// Runs `body` on ten random benches in float64 and compares what it returns with the same in
+/// float32. body(bench) builds its inputs from bench.normal (the same numbers in both precisions)
+/// and returns all its outputs.
 void check_float32(const std::function<std::vector<double>(Bench&)>& body, double tolerance) {
     for (unsigned seed = 100; seed < 110; ++seed) {
         Bench wide(DType::F64, seed), narrow(DType::F32, seed);
@@ -46,11 +46,11 @@ TEST_CASE("embedding: rows are copied, gradients of repeated ids add up") {
         const int N = b.between(1, 90), C = b.between(1, 70), V = b.between(1, 9);
         std::vector<std::int32_t> id(N);
         for (auto& x : id) x = b.between(0, V - 1);
-        Tensor ids = b.ints(id), table = b.normal(V, C), out = b.tensor(N, C), dout = b.normal(N, C),
-               dtable = b.normal(V, C);
+        Tensor ids = b.ints(id), table = b.normal(V, C), out = b.tensor(N, C),
+               dout = b.normal(N, C), dtable = b.normal(V, C);
         const auto before = b.values(dtable), d = b.values(dout), t = b.values(table);
-        b.backend->embedding_forward(out, ids, table);
-        b.backend->embedding_backward(dtable, ids, dout);
+        b.backend->gather_rows(out, table, ids);
+        b.backend->add_rows(dtable, dout, ids);
         const auto o = b.values(out), after = b.values(dtable);
         std::vector<double> expected = before;
         for (int n = 0; n < N; ++n)
@@ -60,16 +60,6 @@ TEST_CASE("embedding: rows are copied, gradients of repeated ids add up") {
             }
         CHECK(after == expected);
     }
-}
-
-TEST_CASE("gather and scatter of rows are each other's transpose") {
-    Bench b(DType::F32, 1);
-    Tensor in = b.normal(7, 5), index = b.ints({6, 0, 3}), out = b.tensor(3, 5), back = b.normal(7, 5);
-    b.backend->gather_rows(out, in, index);
-    b.backend->scatter_rows(back, out, index);
-    const auto i = b.values(in), r = b.values(back);
-    for (int n = 0; n < 7; ++n)
-        for (int c = 0; c < 5; ++c) CHECK(r[n * 5 + c] == (n == 6 || n == 0 || n == 3 ? i[n * 5 + c] : 0));
 }
 
 TEST_CASE("RMSNorm with the residual add") {
@@ -115,7 +105,8 @@ TEST_CASE("RMSNorm with the residual add") {
 TEST_CASE("RMSNorm of query and key heads") {
     for (unsigned seed = 0; seed < 4; ++seed) {
         Bench b(DType::F64, seed);
-        const int K = b.between(1, 3), H = K * b.between(1, 3), D = 2 * b.between(1, 20), N = b.between(1, 9);
+        const int K = b.between(1, 3), H = K * b.between(1, 3), D = 2 * b.between(1, 20),
+                  N = b.between(1, 9);
         const AttentionShape shape{H, K, D};
         Tensor in = b.normal(N, shape.qkv_cols()), qw = b.normal(D), kw = b.normal(D),
                out = b.tensor(N, shape.qkv_cols()), rstd = b.tensor(N, H + K),
@@ -135,7 +126,8 @@ TEST_CASE("RMSNorm of query and key heads") {
                 for (int c = 0; c < D; ++c) {
                     const double norm = head[c] / std::sqrt(ms + 1e-6);
                     const double expected = h < H ? norm * q[c] : h < H + K ? norm * k[c] : head[c];
-                    CHECK(y[n * shape.qkv_cols() + h * D + c] == doctest::Approx(expected).epsilon(1e-12));
+                    CHECK(y[n * shape.qkv_cols() + h * D + c] ==
+                          doctest::Approx(expected).epsilon(1e-12));
                 }
             }
         b.backend->head_norm_backward(d, dq, dk, in, rstd, qw, kw, shape);
@@ -164,7 +156,8 @@ TEST_CASE("RoPE: the half-split rotation, explicit positions, and its inverse") 
         const int N = b.between(1, 80), D = shape.head_dim, half = D / 2;
         std::vector<std::int32_t> position(N);
         for (auto& p : position) p = b.between(0, 100000);
-        Tensor qkv = b.normal(N, shape.qkv_cols()), freq = b.normal(half), positions = b.ints(position);
+        Tensor qkv = b.normal(N, shape.qkv_cols()), freq = b.normal(half),
+               positions = b.ints(position);
         const auto before = b.values(qkv), f = b.values(freq);
         b.backend->rope(qkv, positions, freq, shape, false);
         const auto after = b.values(qkv);
@@ -174,9 +167,10 @@ TEST_CASE("RoPE: the half-split rotation, explicit positions, and its inverse") 
                 double expected = before[row + col];
                 if (col < shape.q_cols() + shape.kv_cols()) {
                     const double a = position[n] * f[i % half];
-                    expected = i < half
-                                   ? before[row + col] * std::cos(a) - before[row + col + half] * std::sin(a)
-                                   : before[row + col] * std::cos(a) + before[row + col - half] * std::sin(a);
+                    expected = i < half ? before[row + col] * std::cos(a) -
+                                              before[row + col + half] * std::sin(a)
+                                        : before[row + col] * std::cos(a) +
+                                              before[row + col - half] * std::sin(a);
                 }
                 CHECK(after[row + col] == doctest::Approx(expected).epsilon(1e-9));
             }
@@ -187,7 +181,8 @@ TEST_CASE("RoPE: the half-split rotation, explicit positions, and its inverse") 
     }
 }
 
-TEST_CASE("linear layers: y = x W^T + b and its gradients, in float64, float32 and with bfloat16 weights") {
+TEST_CASE(
+    "linear layers: y = x W^T + b and its gradients, in float64, float32 and with bfloat16 weights") {
     for (unsigned seed = 0; seed < 4; ++seed) {
         Bench b(DType::F64, seed);
         const int N = b.between(1, 20), I = b.between(1, 20), O = b.between(1, 20);
@@ -207,9 +202,10 @@ TEST_CASE("linear layers: y = x W^T + b and its gradients, in float64, float32 a
         check_gradient(b, w, b.values(dw), loss);
         if (bias) check_gradient(b, bias, b.values(dbias), loss);
     }
-    auto run = [](Bench& b) {  // shapes across every blocking boundary: a row, a few, a tail, several blocks
-        const int N = std::vector{1, 3, 5, 63, 64, 129, 300}[b.between(0, 6)], I = b.between(1, 150),
-                  O = b.between(1, 1200);
+    auto run = [](Bench& b) {  // shapes across every blocking boundary: a row, a few, a tail,
+                               // several blocks
+        const int N = std::vector{1, 3, 5, 63, 64, 129, 300}[b.between(0, 6)],
+                  I = b.between(1, 150), O = b.between(1, 1200);
         Tensor x = b.normal(N, I), w = b.normal(O, I), bias = b.normal(O), y = b.tensor(N, O);
         Tensor dy = b.normal(N, O), dx = b.tensor(N, I), dw = b.normal(O, I), dbias = b.normal(O);
         b.backend->linear_forward(y, x, w, bias);
@@ -219,8 +215,8 @@ TEST_CASE("linear layers: y = x W^T + b and its gradients, in float64, float32 a
     };
     check_float32(run, 1200 * kEps32);
     check_float32(
-        [](Bench&
-               b) {  // inputs and weights that bfloat16 holds exactly: the product must be exact to float32
+        [](Bench& b) {  // inputs and weights that bfloat16 holds exactly: the product must be exact
+                        // to float32
             const int N = b.between(1, 200), I = b.between(1, 90), O = b.between(1, 90);
             auto rounded = [&](int rows, int cols) {
                 std::vector<double> v(static_cast<std::size_t>(rows * cols));
@@ -231,7 +227,7 @@ TEST_CASE("linear layers: y = x W^T + b and its gradients, in float64, float32 a
                    dy = b.from(rounded(N, O), N, O), y = b.tensor(N, O), dx = b.tensor(N, I);
             Buffer memory(*b.backend, w.size() * 2);
             const Tensor narrow{memory.data(), DType::BF16, O, I};
-            b.backend->copy(narrow, w);
+            b.backend->to_bfloat16(narrow, w);
             b.backend->linear_forward(y, x, narrow, {});
             b.backend->linear_backward_input(dx, dy, narrow);
             return join({b.values(y), b.values(dx)});
@@ -246,7 +242,8 @@ TEST_CASE("attention: causal, grouped-query, over packed sequences, forward and 
         const AttentionShape shape{K * group, K, b.between(1, 9)};
         const auto cu = b.sequences(b.between(1, 4), 9);
         const int N = cu.back(), D = shape.head_dim, H = shape.heads, W = shape.qkv_cols();
-        Tensor qkv = b.normal(N, W), out = b.tensor(N, H * D), lse = b.tensor(N, H), seq = b.ints(cu);
+        Tensor qkv = b.normal(N, W), out = b.tensor(N, H * D), lse = b.tensor(N, H),
+               seq = b.ints(cu);
         Tensor dout = b.normal(N, H * D), dqkv = b.normal(N, W);
         const auto weights = b.values(dout);
         auto loss = [&] {
@@ -271,7 +268,8 @@ TEST_CASE("attention: causal, grouped-query, over packed sequences, forward and 
                     for (int d = 0; d < D; ++d) {
                         double expected = 0;
                         for (int j = cu[s]; j <= i; ++j)
-                            expected += p[j - cu[s]] / sum * x[j * W + (H + K) * D + h / group * D + d];
+                            expected +=
+                                p[j - cu[s]] / sum * x[j * W + (H + K) * D + h / group * D + d];
                         CHECK(o[i * H * D + h * D + d] == doctest::Approx(expected).epsilon(1e-10));
                     }
                 }
@@ -293,7 +291,8 @@ TEST_CASE("attention: causal, grouped-query, over packed sequences, forward and 
         200 * kEps32);
 }
 
-TEST_CASE("decode attention over a shared prompt and own rows equals the last row of packed attention") {
+TEST_CASE(
+    "decode attention over a shared prompt and own rows equals the last row of packed attention") {
     for (DType real : {DType::F64, DType::F32}) {
         for (unsigned seed = 0; seed < 8; ++seed) {
             Bench b(real, seed);
@@ -301,9 +300,10 @@ TEST_CASE("decode attention over a shared prompt and own rows equals the last ro
             const AttentionShape shape{4, 2, D};
             const int B = b.between(1, 6), prefix = b.between(0, 70), rows = 9 * 3 * kKvBlock,
                       W = shape.qkv_cols();
-            Tensor k_pool = b.normal(rows, shape.kv_cols()), v_pool = b.normal(rows, shape.kv_cols());
-            // Sequence s: `prefix` shared rows, then its own. The packed oracle holds a copy of the prefix
-            // for each.
+            Tensor k_pool = b.normal(rows, shape.kv_cols()),
+                   v_pool = b.normal(rows, shape.kv_cols());
+            // Sequence s: `prefix` shared rows, then its own. The packed oracle holds a copy of the
+            // prefix for each.
             const auto shared = b.values(b.normal(std::max(prefix, 1), W));
             std::vector<std::int32_t> cu{0}, append, spans;
             std::vector<double> packed;
@@ -318,14 +318,16 @@ TEST_CASE("decode attention over a shared prompt and own rows equals the last ro
                 spans.insert(spans.end(), {0, prefix, base, own});
             }
             const int N = cu.back();
-            Tensor qkv = b.from(packed, N, W), out = b.tensor(N, shape.q_cols()), lse = b.tensor(N, 4),
-                   query = b.tensor(B, W), decoded = b.tensor(B, shape.q_cols());
-            // rope_append() rotates qkv as it stores it; the queries, which it has rotated too, are taken from there.
+            Tensor qkv = b.from(packed, N, W), out = b.tensor(N, shape.q_cols()),
+                   lse = b.tensor(N, 4), query = b.tensor(B, W),
+                   decoded = b.tensor(B, shape.q_cols());
+            // rope_append() rotates qkv as it stores it; the queries, which it has rotated too, are
+            // taken from there.
             std::vector<std::int32_t> position(N);
             for (int s = 0; s < B; ++s)
                 for (int t = cu[s]; t < cu[s + 1]; ++t) position[t] = t - cu[s];
-            b.backend->rope_append(k_pool, v_pool, qkv, b.ints(append), b.ints(position), b.normal(D / 2),
-                                   shape);
+            b.backend->rope_append(k_pool, v_pool, qkv, b.ints(append), b.ints(position),
+                                   b.normal(D / 2), shape);
             b.backend->attention_forward(out, lse, qkv, b.ints(cu), shape);
             std::vector<std::int32_t> ends;
             for (int s = 0; s < B; ++s) ends.push_back(cu[s + 1] - 1);
@@ -357,7 +359,8 @@ TEST_CASE("SwiGLU") {
         for (int n = 0; n < N; ++n)
             for (int f = 0; f < F; ++f) {
                 const double gate = x[n * 2 * F + f];
-                CHECK(o[n * F + f] == doctest::Approx(gate / (1 + std::exp(-gate)) * x[n * 2 * F + F + f]));
+                CHECK(o[n * F + f] ==
+                      doctest::Approx(gate / (1 + std::exp(-gate)) * x[n * 2 * F + F + f]));
             }
         b.backend->swiglu_backward(din, dout, in);
         check_gradient(b, in, b.values(din), loss);
@@ -381,18 +384,20 @@ TEST_CASE("head: log-probability, entropy and their gradients, at any temperatur
         const float temperature = seed % 3 == 0 ? 1.0f : seed % 3 == 1 ? 0.5f : 2.0f;
         std::vector<std::int32_t> target(M);
         for (auto& t : target) t = b.between(0, V - 1);
-        Tensor hidden = b.normal(M, C), w = b.normal(V, C), targets = b.ints(target), logp = b.tensor(M),
-               entropy = b.tensor(M);
+        Tensor hidden = b.normal(M, C), w = b.normal(V, C), targets = b.ints(target),
+               logp = b.tensor(M), entropy = b.tensor(M);
         Tensor chunk = b.tensor(b.between(1, M), V), dlogp = b.normal(M),
                dentropy = seed % 2 ? b.normal(M) : Tensor{};
         Tensor dhidden = b.tensor(M, C), dw = b.zeros(V, C);
-        const auto wl = b.values(dlogp), we = dentropy ? b.values(dentropy) : std::vector<double>(M, 0.0);
+        const auto wl = b.values(dlogp),
+                   we = dentropy ? b.values(dentropy) : std::vector<double>(M, 0.0);
         auto loss = [&] {
             b.backend->head_forward(logp, entropy, hidden, w, targets, temperature, chunk);
             return weighted(b.values(logp), wl) + weighted(b.values(entropy), we);
         };
         loss();
-        const auto h = b.values(hidden), table = b.values(w), lp = b.values(logp), en = b.values(entropy);
+        const auto h = b.values(hidden), table = b.values(w), lp = b.values(logp),
+                   en = b.values(entropy);
         for (int m = 0; m < M; ++m) {
             std::vector<double> logit(V);
             double sum = 0, expected_entropy = 0;
@@ -406,7 +411,8 @@ TEST_CASE("head: log-probability, entropy and their gradients, at any temperatur
             CHECK(lp[m] == doctest::Approx(logit[target[m]] - std::log(sum)).epsilon(1e-9));
             CHECK(en[m] == doctest::Approx(expected_entropy).epsilon(1e-9));
         }
-        b.backend->head_backward(dhidden, dw, dlogp, dentropy, hidden, w, targets, temperature, chunk);
+        b.backend->head_backward(dhidden, dw, dlogp, dentropy, hidden, w, targets, temperature,
+                                 chunk);
         check_gradient(b, hidden, b.values(dhidden), loss);
         check_gradient(b, w, b.values(dw), loss);
     }
@@ -415,8 +421,8 @@ TEST_CASE("head: log-probability, entropy and their gradients, at any temperatur
             const int M = b.between(1, 150), C = b.between(1, 60), V = b.between(2, 500);
             std::vector<std::int32_t> target(M);
             for (auto& t : target) t = b.between(0, V - 1);
-            Tensor hidden = b.normal(M, C), w = b.normal(V, C), targets = b.ints(target), logp = b.tensor(M),
-                   entropy = b.tensor(M);
+            Tensor hidden = b.normal(M, C), w = b.normal(V, C), targets = b.ints(target),
+                   logp = b.tensor(M), entropy = b.tensor(M);
             Tensor chunk = b.tensor(64, V), dlogp = b.normal(M), dentropy = b.normal(M),
                    dhidden = b.tensor(M, C), dw = b.normal(V, C);
             b.backend->head_forward(logp, entropy, hidden, w, targets, 1, chunk);
@@ -476,14 +482,15 @@ TEST_CASE(
         }
         if (o.temperature == 0) continue;
         for (int v = 0; v < V; ++v) {  // five standard deviations of a binomial
-            CHECK(std::abs(count[v] - draws * p[v]) <= 5 * std::sqrt(draws * p[v] * (1 - p[v])) + 1e-9);
+            CHECK(std::abs(count[v] - draws * p[v]) <=
+                  5 * std::sqrt(draws * p[v] * (1 - p[v])) + 1e-9);
         }
     }
 }
 
 TEST_CASE("Philox4x32-10: known answers, and uniform numbers") {
-    // Known-answer vector of the Random123 distribution (kat_vectors): zero key and counter give 6627e8d5
-    // e169c58d ...
+    // Known-answer vector of the Random123 distribution (kat_vectors): zero key and counter give
+    // 6627e8d5 e169c58d ...
     const std::uint32_t zero[4] = {0, 0, 0, 0};
     const double expected =
         (static_cast<double>((0x6627e8d5ull << 21) ^ (0xe169c58dull >> 11)) + 0.5) * 0x1p-53;
@@ -513,7 +520,8 @@ TEST_CASE("AdamW follows its formula over several steps; the gradient norm is ex
             double squares = 0;
             for (double x : grad) squares += x * x;
             CHECK(b.backend->sum_of_squares(g) == doctest::Approx(squares).epsilon(1e-12));
-            const AdamWOptions o{.lr = 0.01f, .weight_decay = 0.1f, .step = step, .grad_scale = 0.5f};
+            const AdamWOptions o{
+                .lr = 0.01f, .weight_decay = 0.1f, .step = step, .grad_scale = 0.5f};
             b.backend->adamw(p, g, m, v, o);
             const double b1 = o.beta1, b2 = o.beta2, lr = o.lr, eps = o.eps, wd = o.weight_decay;
             for (int i = 0; i < n; ++i) {
@@ -536,7 +544,8 @@ TEST_CASE("parallel_for runs every task once, with any number of threads, nested
         set_threads(count);
         for (int repeat = 0; repeat < 200; ++repeat) {
             std::vector<int> runs(97, 0);
-            parallel_for(97, [&](std::int64_t i) { parallel_for(2, [&](std::int64_t) { ++runs[i]; }); });
+            parallel_for(
+                97, [&](std::int64_t i) { parallel_for(2, [&](std::int64_t) { ++runs[i]; }); });
             REQUIRE(std::count(runs.begin(), runs.end(), 2) == 97);
         }
     }

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "data/world/world.h"
+#include "src/device/device.h"
 #include "src/rl/generate.h"
 #include "src/rl/judge.h"
 #include "src/model/memory_plan.h"
@@ -115,15 +116,14 @@ TEST_CASE("infer --sample: distinct texts, filtered, and the same file whether i
     CHECK(refused.out.find("--keep: \"nice\" is none of") != std::string::npos);
 }
 
-extern "C" r1::Backend* r1_make_cuda_backend(
-    bool bfloat16);  // the kernels on the CPU, which plan as on a GPU
-
 TEST_CASE(
     "the settings for Qwen2.5, and the README's table of cards, say how much of a GPU's memory they want") {
     const auto root = fixtures();
     if (!root) return;
     const TemporaryFolder f;
-    const std::unique_ptr<Backend> gpu(r1_make_cuda_backend(true));
+    std::string why_not;
+    const auto gpu = open_backend("cuda-on-cpu", true, why_not);  // it plans as a GPU does
+    REQUIRE(gpu);
     const Tokenizer tokenizer = Tokenizer::load(*root / "tokenizers/qwen2.5");
     int longest = 0;
     for (const char* part : {"train", "test"})

@@ -376,7 +376,7 @@ TEST_CASE("memory plans of real models: Qwen2.5-1.5B trains in 24 GB, 3B in 80 G
 TEST_CASE(
     "exact arithmetic: sampled and trained log-probabilities agree to the last bit where matrices are "
     "large") {
-    Bench bench(make_cpu_backend(DType::F32, true), 4);
+    Bench bench(make_cpu_backend(true), 4);
     Config config;
     config.hidden_size = 512, config.intermediate_size = 1024, config.num_hidden_layers = 2;
     config.num_attention_heads = 8, config.num_key_value_heads = 2, config.head_dim = 64,

@@ -1,32 +1,50 @@
-// THE porting contract: every primitive a device must provide. A new accelerator implements this class,
-// passes tests/test_conformance.cpp, and everything above it runs.
+// THE porting contract: what a device must provide so that everything above it runs. A first port
+// implements the functions that are `= 0`: seven for memory and eighteen kernels. The others have
+// definitions in backend.cpp, made of those or computed on the host; a device replaces them one at
+// a time where they are too slow for it. reference.cpp has every primitive as a plain loop;
+// tests/test_conformance.cpp holds a device to it; README, "Port it", says how to start.
 //
 // Conventions, for every primitive unless it says otherwise:
-//   Shapes       [rows, cols], row-major, contiguous. N = tokens of a packed batch, B = sequences, C = hidden
-//                size, H = query heads, K = key/value heads, D = head size, F = feed-forward size,
-//                V = vocabulary.
-//   Types        real() (float32; float64 in tests): the residual stream and its gradient, statistics, logits,
-//                vectors, gradients of parameters. activation() (real() or BF16): what passes between matrices,
-//                and its gradient; marked "act" below. Matrices (weights, embedding) are real() or BF16; they
-//                must be BF16 where activation() is. Ids, positions, offsets and counters are I32.
-//   Accumulator  at least float32, at least as wide as real(); bfloat16 is a storage format only.
+//   Shapes       [rows, cols], row-major, contiguous. N = tokens of a packed batch, B = sequences,
+//   C = hidden size,
+//                H = query heads, K = key/value heads, D = head size (even, at most 256), F =
+//                feed-forward size, V = vocabulary. A tensor may have no rows: then nothing is read
+//                or written, and its address means nothing. Indices, positions and spans are in
+//                range: the caller has checked them.
+//   Types        real() (float32; float64 in tests): the residual stream and its gradient,
+//   statistics, logits, vectors,
+//                gradients of parameters. activation() (real() or BF16): what passes between
+//                matrices, and its gradient; marked "act" below. Matrices (weights, embedding) are
+//                real() or BF16, and a device takes both, {real() x, BF16 W} too; where
+//                activation() is BF16 they are always BF16. Ids, positions, offsets and counters
+//                are I32. No other combination occurs.
+//   Precision    sums in float32 or wider, bfloat16 for storage only; + - x / and square roots
+//   round correctly (OpenCL:
+//                -cl-fp32-correctly-rounded-divide-sqrt), exp, log, sin and cos err by a few units
+//                in the last place. Where "float64" is written, pairs of floats or tables made on
+//                the host do as well.
+//   Softmax      of any scores: subtract the largest before exp().
 //   Aliasing     outputs must not overlap inputs, except where "in place" is written.
-//   Accumulates  "+=" adds to the output, "=" overwrites it (its former contents may be anything, even NaN).
-//   Determinism  the order of every reduction depends on shapes alone: same input, same bits, whatever the
-//                number of threads. No floating-point atomics.
-//   Ordering     calls take effect in the order they are made; download() waits for all that came before.
+//   Accumulates  "+=" adds to the output, "=" overwrites it (its former contents may be anything,
+//   even NaN). Determinism  the order of every reduction depends on shapes alone: same input, same
+//   bits, whatever the number of
+//                threads. No floating-point atomics.
+//   Ordering     calls come from one thread and take effect in the order they are made; download()
+//   waits for all that
+//                came before. Several backends may live at once, each used by itself.
 #pragma once
 #include <functional>
 #include <memory>
 #include <span>
 
-#include "src/device/philox.h"
+#include "src/device/formulas.h"
 #include "src/device/tensor.h"
 
 namespace r1 {
 
-/// How attention reads one packed buffer: columns [0, H*D) are queries, then K*D keys, then K*D values. Query
-/// head h uses key/value head h / (H / K) (grouped-query attention, arXiv 2305.13245).
+/// How attention reads one packed buffer: columns [0, H*D) are queries, then K*D keys, then K*D
+/// values. Query head h uses key/value head h / (H / K) (grouped-query attention, arXiv
+/// 2305.13245).
 struct AttentionShape {
     int heads = 0, kv_heads = 0, head_dim = 0;
     constexpr int q_cols() const { return heads * head_dim; }
@@ -55,8 +73,9 @@ struct AdamWOptions {
 
 /// What a backend runs best with. None of it changes results.
 struct Preferences {
-    int decode_tokens =
-        1;  ///< between two looks of the host; those decoded behind a stop token are thrown away
+    /// Tokens between two looks of the host, at most 16; those decoded behind a stop token are
+    /// thrown away.
+    int decode_tokens = 1;
     int decode_rows = 1;   ///< batches that are a multiple of this
     int logit_rows = 256;  ///< rows of logits at a time: memory against passes over the head
 };
@@ -70,165 +89,193 @@ class Backend {
     virtual Preferences preferences() const { return {}; }
 
     // ---- memory ----
-    /// Whether its memory is the host's, where what programs keep for themselves counts too.
-    virtual bool on_host() const { return false; }
-    virtual std::size_t available_memory() const = 0;  ///< bytes that allocate() could still give
-    /// Bytes that this process holds, and has held at most: of the memory that allocate() gives, with what programs
-    /// and libraries take of it themselves.
-    virtual std::size_t used_memory() const = 0;
-    virtual std::size_t peak_memory() const = 0;
-    /// 64-byte aligned; throws Error when there is not enough.
+    /// 64-byte aligned; throws Error when there is not enough. allocate(0) gives what release()
+    /// takes. A caller makes few allocations and cuts tensors out of them, at any element, by
+    /// arithmetic on the address; nothing but the backend reads or writes through it. An API of
+    /// handles gives out ranges of numbers and looks a handle up by them.
     virtual void* allocate(std::size_t bytes) = 0;
     virtual void release(void* data) = 0;
-    virtual void upload(Tensor to, const void* host) = 0;  ///< host holds to.bytes() bytes of to.dtype
-    virtual void download(void* host, Tensor from) = 0;    ///< waits
-    /// Same size; real() -> real(), or real() -> BF16 (nearest even).
-    virtual void copy(Tensor to, Tensor from) = 0;
-    virtual void zero(Tensor t) = 0;
-    /// Runs `body`, which makes the same calls with the same tensors whenever it is given the same `recording`.
-    /// A backend may record them the first time (into `recording`, which the caller keeps), and replay them
-    /// afterwards; upload(), download(), and what returns a value must not be among them.
-    virtual void replay(std::shared_ptr<void>& recording, const std::function<void()>& body) {
-        (void)recording;
-        body();
-    }
+    virtual void upload(Tensor to,
+                        const void* host) = 0;  ///< to.bytes() bytes; has read them when it returns
+    virtual void download(void* host, Tensor from) = 0;  ///< waits
+    /// Bytes that allocate() could still give, less what the backend wants for itself: scratch that
+    /// it takes on demand, such as partial sums, is in no memory plan.
+    virtual std::size_t available_memory() const = 0;
+    /// Bytes that this process holds, and has held at most. By default those allocated through
+    /// Buffer.
+    virtual std::size_t used_memory() const { return used_; }
+    virtual std::size_t peak_memory() const { return peak_; }
+    /// Whether its memory is the host's, where what programs keep for themselves counts too.
+    virtual bool on_host() const { return false; }
+    virtual void zero(Tensor t);
+    /// to BF16 = from real(), by r1_round_to_bfloat16(). Same size.
+    virtual void to_bfloat16(Tensor to, Tensor from);
+    /// Runs `body`, which makes the same calls with the same tensors whenever it is given the same
+    /// `recording`. A backend may record them the first time (into `recording`, which the caller
+    /// keeps), and replay them afterwards; upload(), download(), and what returns a value are not
+    /// among them.
+    virtual void replay(std::shared_ptr<void>& recording, const std::function<void()>& body);
 
-    // ---- embedding ----
-    /// out[n, :] = table[ids[n], :]                       out [N, C], ids [N] in [0, V), table [V, C] real or
-    /// BF16
-    virtual void embedding_forward(Tensor out, Tensor ids, Tensor table) = 0;
-    /// dtable[ids[n], :] += dout[n, :] in order of n      dtable [V, C], dout [N, C]
-    virtual void embedding_backward(Tensor dtable, Tensor ids, Tensor dout) = 0;
-    /// out[m, :] = in[index[m], :]                        out [M, C], in [N, C] (both real or act), index [M]
-    /// in [0, N)
+    // ---- rows of a table: the embedding, and the choice of the rows that are scored ----
+    /// out[m, :] = in[index[m], :]             out [M, C], index [M]; in and out both real(), both
+    /// act, or a matrix and real()
     virtual void gather_rows(Tensor out, Tensor in, Tensor index) = 0;
-    /// out = 0; out[index[m], :] = in[m, :]               out [N, C], in [M, C], index [M], all different
-    virtual void scatter_rows(Tensor out, Tensor in, Tensor index) = 0;
+    /// out[index[m], :] += in[m, :], in order of m: the gradient of gather_rows().     in [M, C];
+    /// both real()
+    virtual void add_rows(Tensor out, Tensor in, Tensor index) = 0;
 
     // ---- RMSNorm with the residual add (arXiv 1910.07467) ----
     /// sum = x + delta; rstd[n] = 1 / sqrt(mean_c sum[n,c]^2 + eps); y = sum * rstd * weight
-    /// y, delta act [N, C]; sum, x [N, C], rstd [N], weight [C]. sum may be x (in place); it must be where
-    /// delta is empty.
-    virtual void rmsnorm_forward(Tensor y, Tensor rstd, Tensor sum, Tensor x, Tensor delta, Tensor weight,
-                                 float eps) = 0;
-    /// dx += rstd * (w dy - x rstd^2 mean_c(w dy x));  dweight += sum_n dy x rstd.        dy act; x: the sum
-    /// of the forward pass
+    /// y, delta act [N, C]; sum, x [N, C], rstd [N], weight [C]. sum may be x (in place); it must
+    /// be where delta is empty.
+    virtual void rmsnorm_forward(Tensor y, Tensor rstd, Tensor sum, Tensor x, Tensor delta,
+                                 Tensor weight, float eps) = 0;
+    /// dx += rstd * (w dy - x rstd^2 mean_c(w dy x));  dweight += sum_n dy x rstd.   dy act; x: the
+    /// sum of the forward pass
     virtual void rmsnorm_backward(Tensor dx, Tensor dweight, Tensor dy, Tensor x, Tensor rstd,
                                   Tensor weight) = 0;
 
     // ---- RMSNorm of every query and key head (Qwen3, arXiv 2505.09388, section 2) ----
-    /// For each of the H + K query and key heads of a row: rstd[n,h] = 1 / sqrt(mean_d in[n,h,d]^2 + eps);
-    /// out[n,h,:] = in[n,h,:] * rstd[n,h] * weight, where weight is q_weight or k_weight; values are copied.
-    /// out, in act [N, (H + 2K) D], rstd [N, H + K], q_weight, k_weight [D]
-    virtual void head_norm_forward(Tensor out, Tensor rstd, Tensor in, Tensor q_weight, Tensor k_weight,
-                                   AttentionShape shape, float eps) = 0;
+    /// For each of the H + K query and key heads of a row: rstd[n,h] = 1 / sqrt(mean_d in[n,h,d]^2
+    /// + eps); out[n,h,:] = in[n,h,:] * rstd[n,h] * weight, where weight is q_weight or k_weight;
+    /// values are copied. out, in act [N, (H + 2K) D], rstd [N, H + K], q_weight, k_weight [D]
+    virtual void head_norm_forward(Tensor out, Tensor rstd, Tensor in, Tensor q_weight,
+                                   Tensor k_weight, AttentionShape shape, float eps) = 0;
     /// d: the gradient of out, in place that of in, as in rmsnorm_backward;
     /// dq_weight += sum over n and query heads of d in rstd, and dk_weight likewise.
-    virtual void head_norm_backward(Tensor d, Tensor dq_weight, Tensor dk_weight, Tensor in, Tensor rstd,
-                                    Tensor q_weight, Tensor k_weight, AttentionShape shape) = 0;
+    virtual void head_norm_backward(Tensor d, Tensor dq_weight, Tensor dk_weight, Tensor in,
+                                    Tensor rstd, Tensor q_weight, Tensor k_weight,
+                                    AttentionShape shape) = 0;
 
     // ---- rotary position embedding (arXiv 2104.09864), Hugging Face's half-split layout ----
-    /// In place on the query and key columns of qkv act [N, (H + 2K) D]: for i < D/2 and angle a = positions[n]
-    /// inv_freq[i]: (x[i], x[i + D/2]) -> (x[i] cos a - x[i + D/2] sin a, x[i + D/2] cos a + x[i] sin a).
-    /// `inverse` rotates by -a, which is the backward pass. inv_freq [D/2] real. Angles are formed in
-    /// float64.
-    virtual void rope(Tensor qkv, Tensor positions, Tensor inv_freq, AttentionShape shape, bool inverse) = 0;
+    /// In place on the query and key columns of qkv act [N, (H + 2K) D]: for i < D/2 and angle a =
+    /// positions[n] inv_freq[i]: (x[i], x[i + D/2]) -> (x[i] cos a - x[i + D/2] sin a, x[i + D/2]
+    /// cos a + x[i] sin a). `inverse` rotates by -a, which is the backward pass. inv_freq [D/2]
+    /// real(). Angles are formed in float64.
+    virtual void rope(Tensor qkv, Tensor positions, Tensor inv_freq, AttentionShape shape,
+                      bool inverse) = 0;
 
     // ---- linear layers (GEMM) ----
-    // x, y and their gradients: real or act, each as it comes.
-    /// y = x W^T + bias           y [N, O], x [N, I], weight [O, I] real or BF16, bias [O] or empty.
-    /// With BF16 weights x is rounded to bfloat16 first (N > 1) and products are summed in float32.
+    // x, y and their gradients: real() or act, each as it comes. Where the matrix, or the other
+    // factor, is BF16 and x or dy is not, a backend may round it to bfloat16 before it multiplies,
+    // or not.
+    /// y = x W^T + bias           y [N, O], x [N, I], weight [O, I] a matrix, bias [O] or empty
     virtual void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias) = 0;
     /// dx = dy W                  dx [N, I], dy [N, O]
     virtual void linear_backward_input(Tensor dx, Tensor dy, Tensor weight) = 0;
-    /// dW += dy^T x, dbias += sum_n dy[n, :]      dW [O, I], dbias [O] or empty; both always real
+    /// dW += dy^T x, dbias += sum_n dy[n, :]      dW [O, I], dbias [O] or empty; both always real()
     virtual void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x) = 0;
 
     // ---- attention over packed sequences ----
     /// Causal within each sequence; sequence b owns rows [cu_seqlens[b], cu_seqlens[b+1]).
-    /// out[n, h] = sum_{j <= n} softmax_j(q[n,h] . k[j,g] / sqrt(D)) v[j,g];
-    /// lse[n, h] = log sum_j exp(q[n,h] . k[j,g] / sqrt(D))
-    /// out act [N, H D], lse [N, H], qkv act [N, (H + 2K) D], cu_seqlens [B + 1]. Nothing of size T x T may be
-    /// stored.
+    /// out[n, h] = sum_{j <= n} softmax_j(q[n,h] . k[j,g] / sqrt(D)) v[j,g]; lse[n, h] = log sum_j
+    /// exp(q[n,h] . k[j,g] / sqrt(D)) out act [N, H D], lse [N, H], qkv act [N, (H + 2K) D],
+    /// cu_seqlens [B + 1]. Nothing of size T x T may be stored.
     virtual void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor cu_seqlens,
                                    AttentionShape shape) = 0;
-    /// dqkv = gradient of the above, given out and lse of the forward pass (arXiv 2205.14135, appendix B.4).
+    /// dqkv = gradient of the above, given out and lse of the forward pass (arXiv 2205.14135,
+    /// appendix B.4).
     virtual void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
                                     Tensor cu_seqlens, AttentionShape shape) = 0;
 
     // ---- decoding with a key/value cache ----
-    /// The cache of one layer is a pool of rows: k_pool, v_pool act [R, K D], R a multiple of kKvBlock.
-    /// rope() of qkv, and cache[rows[n]] = keys, values of qkv[n]; a negative row is skipped. Within a block of
-    /// kKvBlock rows a backend may lay them out as it likes.
-    virtual void rope_append(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, Tensor positions,
-                             Tensor inv_freq, AttentionShape shape) = 0;
-    /// One query a sequence. spans [B, 4]: the keys of query b are pool rows [s0, s0 + s1), a prompt that
-    /// many samples may share, followed by [s2, s2 + s3), its own; s0 and s2 are multiples of kKvBlock.
-    /// out act [B, H D]; only the query columns of qkv act [B, (H + 2K) D] are read.
-    virtual void decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor v_pool, Tensor spans,
-                                  AttentionShape shape) = 0;
-
-    /// On to the next token: where rows[b] >= 0, one is added to it, to positions[b], to spans[b, 3] and to
-    /// counters[b, 3]. All in place; counters [B, 4] as in sample().
-    virtual void advance(Tensor positions, Tensor rows, Tensor spans, Tensor counters) = 0;
+    /// The cache of one layer is a pool of rows: k_pool, v_pool act [R, K D], R a multiple of
+    /// kKvBlock. rope() of qkv, and cache[rows[n]] = keys, values of qkv[n]; a negative row is
+    /// skipped. Within a block of kKvBlock rows a backend may lay them out as it likes.
+    virtual void rope_append(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows,
+                             Tensor positions, Tensor inv_freq, AttentionShape shape) = 0;
+    /// One query a sequence. spans [B, 4]: the keys of query b are pool rows [s0, s0 + s1), a
+    /// prompt that many samples may share, followed by [s2, s2 + s3), its own; s0 and s2 are
+    /// multiples of kKvBlock. out act [B, H D]; only the query columns of qkv act [B, (H + 2K) D]
+    /// are read.
+    virtual void decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor v_pool,
+                                  Tensor spans, AttentionShape shape) = 0;
+    /// On to the next token: where rows[b] >= 0, one is added to it, to positions[b], to spans[b,
+    /// 3] and to counters[b, 3]. All in place; counters [B, 4] as in sample().
+    virtual void advance(Tensor positions, Tensor rows, Tensor spans, Tensor counters);
 
     // ---- SwiGLU (arXiv 2002.05202) ----
-    /// out = silu(gate) * up            gate_up act [N, 2F]: gate first; out act [N, F];
-    /// silu(z) = z / (1 + exp(-z))
+    /// out = silu(gate) * up            gate_up act [N, 2F]: gate first; out act [N, F]; silu(z) =
+    /// z / (1 + exp(-z))
     virtual void swiglu_forward(Tensor out, Tensor gate_up) = 0;
     virtual void swiglu_backward(Tensor dgate_up, Tensor dout, Tensor gate_up) = 0;
 
-    // ---- the head: log-probability and entropy without N x V logits ----
-    /// With p = softmax(hidden W^T / temperature): logp[m] = log p[m, targets[m]],
-    /// entropy[m] = -sum_v p log p.
-    /// hidden act [M, C], weight [V, C] real or BF16, targets [M], logp and entropy [M]; logits: scratch
-    /// [chunk, V], rows of which are filled and forgotten chunk by chunk.
-    virtual void head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight, Tensor targets,
-                              float temperature, Tensor logits) = 0;
-    /// Gradient of sum_m (dlogp[m] logp[m] + dentropy[m] entropy[m]):
-    /// dlogits = (dlogp (1[v = target] - p) - dentropy p (log p + entropy)) / temperature;
-    /// dhidden = dlogits W, dweight += dlogits^T hidden.
-    /// Recomputes logits. dhidden act; dlogp, dentropy [M]; dentropy may be empty.
-    virtual void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy, Tensor hidden,
-                               Tensor weight, Tensor targets, float temperature, Tensor logits) = 0;
+    // ---- the head: log-probability and entropy ----
+    /// With p = softmax(logits / temperature) of each row: logp[m] = log p[m, targets[m]],
+    /// entropy[m] = -sum_v p log p. logits [M, V], targets, logp, entropy [M]
+    virtual void softmax_forward(Tensor logp, Tensor entropy, Tensor logits, Tensor targets,
+                                 float temperature) = 0;
+    /// Gradient of sum_m (dlogp[m] logp[m] + dentropy[m] entropy[m]), in place of the logits:
+    /// dlogits = (dlogp (1[v = target] - p) - dentropy p (log p + entropy)) / temperature. dentropy
+    /// [M] or empty
+    virtual void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
+                                  float temperature) = 0;
+    /// softmax_forward() of hidden W^T, without N x V logits: rows of `logits`, scratch [chunk, V],
+    /// are filled and forgotten chunk by chunk. hidden act [M, C], weight [V, C] a matrix.
+    virtual void head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight,
+                              Tensor targets, float temperature, Tensor logits);
+    /// dhidden = dlogits W, dweight += dlogits^T hidden, from logits computed once more. dhidden
+    /// act
+    virtual void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy,
+                               Tensor hidden, Tensor weight, Tensor targets, float temperature,
+                               Tensor logits);
 
     // ---- sampling ----
-    /// tokens[b] ~ softmax(logits[b] / temperature), truncated to the top_k likeliest and then to the
-    /// smallest set that holds top_p of the rest's mass (of equal logits the lower ids first), renormalised: the
-    /// first id, counted up, at which the cumulative probability exceeds a uniform number. logp[b] is its log-probability under
-    /// that very distribution (greedy: under the softmax at temperature 1). The only randomness is
-    /// Philox4x32-10 (Salmon et al., SC 2011) with key = seed and counter = counters[b, 0..3], so a sample
-    /// does not depend on its batch. logits [B, V], counters [B, 4], tokens [B] I32, logp [B].
+    /// tokens[b] ~ softmax(logits[b] / temperature), truncated to the top_k likeliest and then to
+    /// the smallest set that holds top_p of the rest's mass (of equal logits the lower ids first),
+    /// renormalised: the first id, counted up, at which the cumulative probability exceeds a
+    /// uniform number. logp[b] is its log-probability under that very distribution (greedy, the
+    /// first of the largest: under the softmax at temperature 1). The only randomness is
+    /// philox_uniform() of seed and counters[b, 0..3], so a sample does not depend on its batch.
+    /// Probabilities are summed in float64: the suite wants the reference's tokens. logits [B, V],
+    /// counters [B, 4], tokens [B] I32, logp [B].
     virtual void sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters,
-                        const SampleOptions& options) = 0;
+                        const SampleOptions& options);
 
     // ---- optimizer ----
     /// sum of squares, in float64
-    virtual double sum_of_squares(Tensor t) = 0;
+    virtual double sum_of_squares(Tensor t);
     /// AdamW (arXiv 1711.05101, algorithm 2, with lr as the schedule): g = grad_scale grad;
     /// m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
-    /// param -= lr (m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + eps) + weight_decay param)
-    /// grad real; param, m and v real or BF16. What is BF16 is rounded stochastically, up or down with probabilities
-    /// that make the mean exact (rounding_bits() of seed, step and index), so that updates too small for bfloat16 are
-    /// not lost on average.
-    virtual void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& options) = 0;
+    /// param -= lr (m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + eps) + weight_decay param), with
+    /// m and v as they are before they are rounded. grad real(); all of param, m and v real(), m
+    /// and v BF16, or all of them BF16. What is BF16 is rounded by r1_round_stochastically() and
+    /// r1_rounding_bits() of seed, step and the element's index in this call's tensors, so that
+    /// updates too small for bfloat16 are not lost on average.
+    virtual void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& options);
+
+  private:
+    friend class Buffer;
+    void count(std::size_t taken, std::size_t given);
+    std::size_t used_ = 0, peak_ = 0;  ///< bytes in Buffers
 };
 
-/// The reference backend: plain loops on the CPU, oneDNN for GEMM. real: F32, or F64 for tests. exact: a row's result
-/// does not depend, not even in its last bit, on how many rows there are, so that sampling and training give a token the
-/// same log-probability. Without it that holds for matrices of up to 2^18 weights; larger ones are multiplied in
-/// whatever blocks are fastest.
-std::unique_ptr<Backend> make_cpu_backend(DType real = DType::F32, bool exact = false);
+/// float32, fast: src/device/cpu.cpp. exact: a row's result does not depend, not even in its last
+/// bit, on how many rows there are, so that sampling and training give a token the same
+/// log-probability. Without it that holds for matrices of up to 2^18 weights; larger ones are
+/// multiplied in whatever blocks are fastest.
+std::unique_ptr<Backend> make_cpu_backend(bool exact = false);
+/// Plain loops in float32, or in float64 for tests: src/device/reference.cpp.
+std::unique_ptr<Backend> make_reference_backend(DType real = DType::F32);
 
-/// F32 or BF16 (F64, in tests), element by element, from and to floats on the host; a BF16 tensor is
-/// given what bfloat16 holds exactly.
+/// F32 or BF16 (F64, in tests), element by element, from and to floats on the host; a BF16 tensor
+/// is given the nearest.
 void download_floats(Backend& backend, Tensor from, std::span<float> to);
 void upload_floats(Backend& backend, Tensor to, std::span<const float> from);
 
-inline Buffer::Buffer(Backend& backend, std::size_t bytes)
-    : backend_(&backend), data_(backend.allocate(bytes)), bytes_(bytes) {}
-inline Buffer::~Buffer() {
-    if (data_) backend_->release(data_);
-}
+// ---- the door: what libr1_NAME.so exports, so that `--device NAME` finds it (src/device/device.h)
+// ----
+
+/// Raise it with every change to the classes of this file and tensor.h: a library built for others
+/// is turned away.
+constexpr int kBackendVersion = 1;
 
 }  // namespace r1
+
+extern "C" {
+/// Returns kBackendVersion.
+int r1_backend_version();
+/// A new backend; null, and a reason that stays readable, where it cannot be used here. With
+/// `bfloat16` its activation() may be BF16; without, it must be real().
+r1::Backend* r1_open_backend(bool bfloat16, const char** why_not);
+}

@@ -2,46 +2,90 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "src/run/error.h"
 
 namespace r1 {
+namespace {
 
-std::unique_ptr<Backend> make_cuda_backend(bool bfloat16, std::string& why_not) {
-    const auto library = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "libr1_cuda.so";
-    if (!std::filesystem::exists(library)) {
-        why_not = "this build has no libr1_cuda.so (it needs nvcc)";
+namespace fs = std::filesystem;
+
+/// What "auto" tries, in this order, before the CPU.
+const std::string kAuto[] = {"cuda"};
+
+fs::path folder() { return fs::read_symlink("/proc/self/exe").parent_path(); }
+
+/// Opens libr1_NAME.so.
+std::unique_ptr<Backend> load(const std::string& name, bool bfloat16, std::string& why_not) {
+    const fs::path library = folder() / ("libr1_" + name + ".so");
+    if (!fs::exists(library)) {
+        why_not = library.filename().string() + " is not beside the program";
         return nullptr;
     }
-    void* handle = dlopen(library.c_str(), RTLD_NOW);  // never closed: the backend's code lives in it
+    void* handle =
+        dlopen(library.c_str(), RTLD_NOW);  // it stays open: the backend's code lives in it
     if (!handle) {
         why_not = dlerror();
         return nullptr;
     }
-    const auto missing = reinterpret_cast<const char* (*)()>(dlsym(handle, "r1_cuda_missing"));
-    const auto make = reinterpret_cast<Backend* (*)(bool)>(dlsym(handle, "r1_make_cuda_backend"));
-    if (!missing || !make) fail(library.string(), ": not this program's CUDA backend; build it anew");
-    if (const char* reason = missing()) {
-        why_not = reason;
-        return nullptr;
-    }
-    return std::unique_ptr<Backend>(make(bfloat16));
+    const auto version =
+        reinterpret_cast<decltype(&r1_backend_version)>(dlsym(handle, "r1_backend_version"));
+    const auto open =
+        reinterpret_cast<decltype(&r1_open_backend)>(dlsym(handle, "r1_open_backend"));
+    if (!version || !open || version() != kBackendVersion)
+        fail(library.string(), ": it was built for another version of this program; build it anew");
+    const char* reason = "it does not say why";
+    std::unique_ptr<Backend> backend(open(bfloat16, &reason));
+    if (!backend) why_not = reason;
+    return backend;
 }
 
-Device make_device(const std::string& device, const std::string& dtype, bool exact) {
-    if (exact && device == "cuda")
-        fail("--exact: only the CPU backend has exact arithmetic; choose --device cpu");
-    std::string why_not;
-    if (device != "cpu" && !exact) {
-        if (auto cuda = make_cuda_backend(dtype != "float32", why_not)) {
-            const bool bf16 = cuda->activation() == DType::BF16;
-            return {std::move(cuda), bf16};
-        }
-        if (device == "cuda") fail("--device cuda: no GPU can be used: ", why_not);
-        why_not = "; no GPU: " + why_not;
+}  // namespace
+
+std::vector<std::string> backend_names() {
+    std::vector<std::string> names{"cpu", "reference"};
+    for (const auto& entry : fs::directory_iterator(folder())) {
+        const std::string file = entry.path().stem().string();
+        if (file.starts_with("libr1_") && entry.path().extension() == ".so")
+            names.push_back(file.substr(6));
     }
-    return {make_cpu_backend(DType::F32, exact), dtype == "bfloat16", why_not};
+    std::sort(names.begin() + 2, names.end());
+    return names;
+}
+
+std::unique_ptr<Backend> open_backend(const std::string& name, bool bfloat16,
+                                      std::string& why_not) {
+    if (name == "cpu") return make_cpu_backend();
+    if (name == "reference") return make_reference_backend();
+    return load(name, bfloat16, why_not);
+}
+
+Device make_device(const std::string& name, const std::string& dtype, bool exact) {
+    const auto device = [&](std::unique_ptr<Backend> backend, const std::string& note = "") {
+        const bool bf16 = backend->activation() == DType::BF16 || dtype == "bfloat16";
+        return Device{std::move(backend), bf16, note};
+    };
+    if (exact) {
+        if (name == "reference") return device(make_reference_backend());
+        if (name == "cpu" || name == "auto") return device(make_cpu_backend(true));
+        fail("--exact: --device ", name, " has no exact arithmetic; choose --device cpu");
+    }
+    std::string why_not, note;
+    if (name != "auto") {
+        if (auto backend = open_backend(name, dtype != "float32", why_not))
+            return device(std::move(backend));
+        std::string known = "auto";
+        for (const std::string& other : backend_names()) known += ", " + other;
+        fail("--device ", name, ": ", why_not, "; the devices here are ", known);
+    }
+    for (const std::string& gpu : kAuto) {
+        if (auto backend = open_backend(gpu, dtype != "float32", why_not))
+            return device(std::move(backend));
+        note += "; no " + gpu + ": " + why_not;
+    }
+    return device(make_cpu_backend(), note);
 }
 
 }  // namespace r1

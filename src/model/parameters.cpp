@@ -130,7 +130,7 @@ void Parameters::all_reduce_gradients(const Comm& comm) {
 }
 
 void Parameters::changed() {
-    if (options_.bf16_matrices && !options_.bf16_master) backend_.copy(bf16_matrices_, matrices_);
+    if (options_.bf16_matrices && !options_.bf16_master) backend_.to_bfloat16(bf16_matrices_, matrices_);
 }
 
 void Parameters::initialize(std::uint64_t seed) {

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <set>
 
+#include "src/device/formulas.h"
 #include "src/run/json.h"
 
 namespace r1 {
@@ -72,17 +73,6 @@ float from_f16(std::uint16_t half) {
     else  // infinity, NaN
         bits = (magnitude << 13) | 0x7f800000;
     return std::bit_cast<float>(bits | sign);
-}
-
-float from_bf16(std::uint16_t half) {
-    return std::bit_cast<float>(static_cast<std::uint32_t>(half) << 16);
-}
-
-std::uint16_t to_bf16(float value) {
-    auto bits = std::bit_cast<std::uint32_t>(value);
-    if ((bits & 0x7fffffff) > 0x7f800000)
-        return static_cast<std::uint16_t>(bits >> 16 | 0x40);  // stays a NaN
-    return static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 }  // namespace
@@ -236,7 +226,7 @@ void SafeTensors::read_f32(
             read_into(part.data());
         } else {
             read_into(narrow.data());
-            const auto convert = view.dtype == SafeDtype::F16 ? from_f16 : from_bf16;
+            const auto convert = view.dtype == SafeDtype::F16 ? from_f16 : from_bfloat16;
             std::transform(narrow.begin(),
                            narrow.begin() + static_cast<std::ptrdiff_t>(part.size()), part.begin(),
                            convert);
@@ -325,7 +315,7 @@ void write_safetensors(const std::filesystem::path& file, const std::vector<Safe
                 put(part.data(), part.size() * sizeof(float));
             } else {
                 narrow.resize(part.size());
-                std::ranges::transform(part, narrow.begin(), to_bf16);
+                std::ranges::transform(part, narrow.begin(), to_bfloat16);
                 put(narrow.data(), narrow.size() * sizeof(std::uint16_t));
             }
         }

@@ -40,9 +40,9 @@ template <class Attend>
 Transformer::LayerActivations Transformer::run_layers(Tensor tokens, Attend attend) {
     const Tensor delta = work_.delta.slice(0, tokens.rows);
     LayerActivations a = activations(0, tokens.rows);
-    backend_.embedding_forward(
-        a.x, tokens,
-        weights_.matrix(weights_.layout().embed, config_.vocab_size, config_.hidden_size));
+    backend_.gather_rows(
+        a.x, weights_.matrix(weights_.layout().embed, config_.vocab_size, config_.hidden_size),
+        tokens);
     forward_layer(0, a, a.x, {}, attend);
     for (std::size_t layer = 1; layer < weights_.layout().layers.size(); ++layer) {
         const Tensor x2 = a.x2;
@@ -111,7 +111,9 @@ void Transformer::backward(const std::vector<float>& dlogp, const std::vector<fl
     backend_.rmsnorm_backward(dscored, weights_.gradient(weights_.layout().final_norm, C), dhidden,
                               work_.scored.slice(0, M), work_.rstd.slice(0, M),
                               weights_.vector(weights_.layout().final_norm, C));
-    backend_.scatter_rows(work_.dx.slice(0, N), dscored, batch_.score_rows);
+    const Tensor dx = work_.dx.slice(0, N);
+    backend_.zero(dx);
+    backend_.add_rows(dx, dscored, batch_.score_rows);
     for (std::size_t layer = weights_.layout().layers.size(); layer-- > 0;) {
         const auto a = activations(layer, N);
         if (options_.recompute && layer + 1 < weights_.layout().layers.size())
@@ -119,8 +121,7 @@ void Transformer::backward(const std::vector<float>& dlogp, const std::vector<fl
                           [&](std::size_t, const LayerActivations& a) { rotate_and_attend(a); });
         backward_layer(layer, a);
     }
-    backend_.embedding_backward(weights_.gradient(weights_.layout().embed, V, C), batch_.tokens,
-                                work_.dx.slice(0, N));
+    backend_.add_rows(weights_.gradient(weights_.layout().embed, V, C), dx, batch_.tokens);
 }
 
 /// forward_layer read from the bottom up. work_.dx holds the gradient of the residual stream behind

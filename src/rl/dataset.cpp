@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <numeric>
 
-#include "src/device/philox.h"
+#include "src/device/formulas.h"
 #include "src/run/files.h"
 #include "src/run/json.h"
 

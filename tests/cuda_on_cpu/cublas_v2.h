@@ -15,7 +15,8 @@ cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t);
 cublasStatus_t cublasSetWorkspace(cublasHandle_t, void* workspace, std::size_t bytes);
 const char* cublasGetStatusString(cublasStatus_t);
 /// C = alpha op(A) op(B) + beta C, column-major, with float32 accumulation.
-cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t transpose_a, cublasOperation_t transpose_b,
-                            int m, int n, int k, const void* alpha, const void* a, cudaDataType a_type,
-                            int lda, const void* b, cudaDataType b_type, int ldb, const void* beta, void* c,
+cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t transpose_a,
+                            cublasOperation_t transpose_b, int m, int n, int k, const void* alpha,
+                            const void* a, cudaDataType a_type, int lda, const void* b,
+                            cudaDataType b_type, int ldb, const void* beta, void* c,
                             cudaDataType c_type, int ldc, cublasComputeType_t, cublasGemmAlgo_t);

@@ -1,7 +1,8 @@
-// Stands in for CUDA's header of this name when cuda/*.cu is compiled by an ordinary C++ compiler, so that every
-// kernel runs, and can be tested, without a GPU. Every CUDA thread is a fiber; see shim.cpp. What it shows: wrong
-// results, missing barriers, memory out of bounds (under AddressSanitizer) or never written (it is filled with
-// NaN). What it cannot show: races between blocks, asynchrony, speed.
+// Stands in for CUDA's header of this name when cuda/*.cu is compiled by an ordinary C++ compiler,
+// so that every kernel runs, and can be tested, without a GPU. Every CUDA thread is a fiber; see
+// shim.cpp. What it shows: wrong results, missing barriers, memory out of bounds (under
+// AddressSanitizer) or never written (it is filled with NaN). What it cannot show: races between
+// blocks, asynchrony, speed.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -25,8 +26,8 @@ struct dim3 {
 
 namespace cuda_on_cpu {
 
-/// Runs a grid: block after block, the threads of each as fibers that change at barriers and warp operations.
-/// Shared memory is `shared_bytes` of fresh NaN.
+/// Runs a grid: block after block, the threads of each as fibers that change at barriers and warp
+/// operations. Shared memory is `shared_bytes` of fresh NaN.
 void launch(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& thread);
 void* shared_memory();
 /// The last of a warp's lanes to arrive runs operation(the arguments of all 32) for all of them.
@@ -99,7 +100,6 @@ inline float __uint_as_float(unsigned bits) {
 }
 using std::max;
 using std::min;
-inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 
 // ---- the runtime's functions, as far as cuda/ calls them ----
 
@@ -130,7 +130,8 @@ cudaError_t cudaSetDevice(int device);
 cudaError_t cudaMalloc(void** data, std::size_t bytes);
 cudaError_t cudaFree(void* data);
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total);
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
+                            cudaStream_t);
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t);
 cudaError_t cudaStreamCreate(cudaStream_t*);
 cudaError_t cudaStreamDestroy(cudaStream_t);

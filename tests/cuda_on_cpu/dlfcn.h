@@ -1,5 +1,5 @@
-// Stands in for the system's header of this name, by which cuda/ opens cuBLAS: it finds the functions
-// of the cublas_v2.h beside it.
+// Stands in for the system's header of this name, by which cuda/ opens cuBLAS: it finds the
+// functions of the cublas_v2.h beside it.
 #pragma once
 #include <string_view>
 

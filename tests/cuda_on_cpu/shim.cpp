@@ -1,4 +1,5 @@
-// The scheduler of the fibers that stand for CUDA threads, and the runtime and cuBLAS functions that cuda/ calls.
+// The scheduler of the fibers that stand for CUDA threads, and the runtime and cuBLAS functions
+// that cuda/ calls.
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
@@ -27,13 +28,14 @@ namespace cuda_on_cpu {
 namespace {
 
 [[noreturn]] void die(const char* what) {
-    std::fprintf(stderr, "cuda_on_cpu: %s (block %u %u %u, thread %u)\n", what, blockIdx.x, blockIdx.y,
-                 blockIdx.z, threadIdx.x);
+    std::fprintf(stderr, "cuda_on_cpu: %s (block %u %u %u, thread %u)\n", what, blockIdx.x,
+                 blockIdx.y, blockIdx.z, threadIdx.x);
     std::abort();
 }
 
 #ifdef __x86_64__
-/// Saves the callee-saved registers and the stack pointer, and takes up another stack where it left off.
+/// Saves the callee-saved registers and the stack pointer, and takes up another stack where it left
+/// off.
 extern "C" void r1_switch_stack(void** save, void* load);
 asm(R"(
 .text
@@ -85,7 +87,8 @@ struct Warp {
 struct Block {
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
-    std::vector<int> priority;  ///< warps, the one that runs first first: drawn anew at every barrier
+    std::vector<int>
+        priority;  ///< warps, the one that runs first first: drawn anew at every barrier
     std::size_t threads = 0, running = 0, done = 0, at_barrier = 0;
     const std::function<void()>* body = nullptr;
     std::unique_ptr<void, void (*)(void*)> shared{nullptr, std::free};
@@ -133,9 +136,11 @@ void prepare(Fiber& fiber) {
     fiber.state = State::Ready;
     fiber.fake_stack = nullptr;
 #ifdef __x86_64__
-    auto top = reinterpret_cast<std::uintptr_t>(fiber.stack.get() + kStackBytes) & ~std::uintptr_t{63};
+    auto top =
+        reinterpret_cast<std::uintptr_t>(fiber.stack.get() + kStackBytes) & ~std::uintptr_t{63};
     auto* stack = reinterpret_cast<void**>(top);
-    *--stack = nullptr;  // where a return address would be, so that the stack is aligned as after a call
+    *--stack =
+        nullptr;  // where a return address would be, so that the stack is aligned as after a call
     *--stack = reinterpret_cast<void*>(&fiber_main);
     for (int i = 0; i < 6; ++i) *--stack = nullptr;  // the callee-saved registers
     fiber.stack_pointer = stack;
@@ -279,7 +284,9 @@ const char* cudaGetErrorString(cudaError_t error) {
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) { return *properties = {}, cudaSuccess; }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+    return *properties = {}, cudaSuccess;
+}
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 cudaError_t cudaMalloc(void** data, std::size_t bytes) {
     if (bytes > std::size_t{1} << 40) return cudaErrorMemoryAllocation;
@@ -292,7 +299,8 @@ cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
     *free = *total = std::size_t{16} << 30;
     return cudaSuccess;
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
+                            cudaStream_t) {
     submit([=] { std::memcpy(to, from, bytes); });
     return cudaSuccess;
 }
@@ -314,7 +322,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
     *graph = std::exchange(capturing, nullptr);
     return cudaSuccess;
 }
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
+                                 unsigned long long) {
     *executable = new std::vector<std::function<void()>>(*graph);
     return cudaSuccess;
 }
@@ -325,27 +334,35 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return delete graph, cudaSuccess; }
 
-cublasStatus_t cublasCreate(cublasHandle_t* handle) { return *handle = nullptr, CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasCreate(cublasHandle_t* handle) {
+    return *handle = nullptr, CUBLAS_STATUS_SUCCESS;
+}
 cublasStatus_t cublasDestroy(cublasHandle_t) { return CUBLAS_STATUS_SUCCESS; }
 cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasSetWorkspace(cublasHandle_t, void*, std::size_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetWorkspace(cublasHandle_t, void*, std::size_t) {
+    return CUBLAS_STATUS_SUCCESS;
+}
 const char* cublasGetStatusString(cublasStatus_t) { return "success"; }
 
-cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t transpose_a, cublasOperation_t transpose_b,
-                            int m, int n, int k, const void* alpha, const void* a, cudaDataType a_type,
-                            int lda, const void* b, cudaDataType b_type, int ldb, const void* beta, void* c,
+cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t transpose_a,
+                            cublasOperation_t transpose_b, int m, int n, int k, const void* alpha,
+                            const void* a, cudaDataType a_type, int lda, const void* b,
+                            cudaDataType b_type, int ldb, const void* beta, void* c,
                             cudaDataType c_type, int ldc, cublasComputeType_t, cublasGemmAlgo_t) {
     if (a_type != b_type) die("cublasGemmEx: A and B must have one type");
-    if (lda < (transpose_a == CUBLAS_OP_N ? m : k) || ldb < (transpose_b == CUBLAS_OP_N ? k : n) || ldc < m)
+    if (lda < (transpose_a == CUBLAS_OP_N ? m : k) || ldb < (transpose_b == CUBLAS_OP_N ? k : n) ||
+        ldc < m)
         die("cublasGemmEx: a leading dimension is too small");
     const float alpha_value = *static_cast<const float*>(alpha),
                 beta_value = *static_cast<const float*>(beta);
     submit([=] {
         auto element = [](const void* data, cudaDataType type, std::int64_t i) {
-            return type == CUDA_R_32F ? static_cast<const float*>(data)[i]
-                                      : __bfloat162float(static_cast<const __nv_bfloat16*>(data)[i]);
+            return type == CUDA_R_32F
+                       ? static_cast<const float*>(data)[i]
+                       : __bfloat162float(static_cast<const __nv_bfloat16*>(data)[i]);
         };
-        std::vector<float> wide_a(static_cast<std::size_t>(m) * k), wide_b(static_cast<std::size_t>(k) * n);
+        std::vector<float> wide_a(static_cast<std::size_t>(m) * k),
+            wide_b(static_cast<std::size_t>(k) * n);
         for (std::int64_t i = 0; i < m; ++i)
             for (std::int64_t p = 0; p < k; ++p)
                 wide_a[i * k + p] =
