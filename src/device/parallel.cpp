@@ -49,12 +49,14 @@ class Pool {
   private:
     void drain() {
         inside = true;
-        for (std::int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) (*task_)(i);
+        for (std::int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;)
+            (*task_)(i);
         inside = false;
     }
     void work() {
         for (unsigned seen = 0;;) {
-            for (int spin = 0; spin < 2000 && generation_.load(std::memory_order_acquire) == seen; ++spin)
+            for (int spin = 0; spin < 2000 && generation_.load(std::memory_order_acquire) == seen;
+                 ++spin)
                 relax();
             generation_.wait(seen);
             seen = generation_.load(std::memory_order_acquire);

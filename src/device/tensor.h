@@ -1,4 +1,5 @@
-// Tensor = shape + dtype + pointer. A Buffer owns memory; an Arena hands out pieces of one. Nothing clever.
+// Tensor = shape + dtype + pointer. A Buffer owns memory; an Arena hands out pieces of one. Nothing
+// clever.
 #pragma once
 #include <array>
 #include <cassert>
@@ -14,9 +15,7 @@ namespace r1 {
 /// F64 exists for tests (finite differences), I32 for ids, positions and lengths.
 enum class DType : std::uint8_t { F64, F32, BF16, I32 };
 
-constexpr std::size_t bytes_of(DType t) {
-    return t == DType::F64 ? 8 : t == DType::BF16 ? 2 : 4;
-}
+constexpr std::size_t bytes_of(DType t) { return t == DType::F64 ? 8 : t == DType::BF16 ? 2 : 4; }
 constexpr const char* name_of(DType t) {
     return t == DType::F64    ? "float64"
            : t == DType::F32  ? "float32"
@@ -43,7 +42,8 @@ struct Tensor {
     /// Rows [begin, begin + count).
     Tensor slice(std::int64_t begin, std::int64_t count) const {
         assert(begin >= 0 && count >= 0 && begin + count <= rows);
-        return {static_cast<std::byte*>(data) + static_cast<std::size_t>(begin * cols) * bytes_of(dtype),
+        return {static_cast<std::byte*>(data) +
+                    static_cast<std::size_t>(begin * cols) * bytes_of(dtype),
                 dtype, count, cols};
     }
     Tensor reshape(std::int64_t new_rows, std::int64_t new_cols) const {
@@ -79,9 +79,9 @@ class Buffer {
     std::size_t bytes_ = 0;
 };
 
-/// A bump allocator over one Buffer. An Arena without a buffer only measures: the same code that takes
-/// activations from a real arena says beforehand how many bytes they need, so a plan cannot drift from the
-/// truth.
+/// A bump allocator over one Buffer. An Arena without a buffer only measures: the same code that
+/// takes activations from a real arena says beforehand how many bytes they need, so a plan cannot
+/// drift from the truth.
 class Arena {
   public:
     Arena() = default;  ///< measures
