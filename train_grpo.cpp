@@ -26,13 +26,12 @@
 using namespace r1;
 
 namespace {
-
 // clang-format off
 struct Options : Flags {
     Options() : Flags("train_grpo", "GRPO with rule rewards: R1-Zero on a base model. Under mpirun the ranks share the questions") {
         // What is shown and kept, how memory is cut, and what one turns when a run goes wrong.
-        let_differ({"steps", "eval-every", "eval-samples", "eval-limit", "eval-first", "show-every", "keep-best", "token-budget"});
-        let_differ({"min-entropy", "entropy-bonus", "reward-program", "reward-seconds"});
+        let_differ({"steps", "eval-every", "eval-samples", "eval-limit", "eval-first", "show-every", "keep-best", "token-budget",
+                    "min-entropy", "entropy-bonus", "reward-program", "reward-seconds"});
     }
 
     Group model_and_data = group("Model and data");
@@ -86,6 +85,7 @@ struct Options : Flags {
     const int& show_every = flag("--show-every", 20, "steps between sampled traces", kPositive);
     const bool& explain = flag("--explain", false, "print one step on one question, number by number, and end");
 
+    int longest_response(const Config& c) const { return std::min(max_new_tokens, c.max_position_embeddings - 1); }
     ScoreOptions scoring() const { return {temperature, optimizer.token_budget}; }
     ObjectiveOptions objective_options() const { return {epsilon_low, epsilon_high, beta, ratio == "sequence", importance_cap}; }
 };
@@ -95,8 +95,8 @@ struct Options : Flags {
 struct Setup {
     Setup(const Options& o, const Comm& comm);
     const Comm& comm;  ///< each rank rolls out and trains on its share of the questions
-    Judge judge;
     ModelFolder folder;
+    Judge judge;
     std::vector<Problem> train, held_out;
     Order order;  ///< of the training problems
     GenerateOptions sampling;
@@ -124,13 +124,13 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
     Setup s(o, comm);
     State state = begin(s, o, run);
     const auto save = [&] {
-        const std::string questions = std::to_string(state.questions);
         if (state.log) state.log->sync();
-        run.save(*s.trainee, state.step, {{"questions", questions}}, state.reference);
+        const auto questions = std::pair("questions", std::to_string(state.questions));
+        run.save(*s.trainee, state.step, {questions}, state.reference);
     };
     const LearningRate learning_rate = o.optimizer.learning_rate(o.steps);
     Watch watch;
-    if (state.step == 0 && o.eval_first == "on") evaluate(s, state, o);
+    if (o.eval_first == "on" && state.step == 0 && state.evaluations.last < 0) evaluate(s, state, o);
     while (state.step < o.steps && !s.comm.any(stop_requested())) {
         Metrics metrics;
         std::vector<Response> responses = rollout(s, state, o, metrics);
@@ -140,7 +140,6 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
         if (updates > 1) score(s.model(), responses, o.scoring(), &Response::old_logp);
         if (o.beta > 0) score_reference(s, state, o, responses);
         metrics.lap("seconds/reference");
-
         const double lr = learning_rate.at(state.step + 1);
         for (int update = 0; update < updates; ++update) {
             // A mini-batch is made of whole groups.
@@ -275,7 +274,8 @@ void accumulate_gradient(Setup& s, const Options& o, std::span<Response> respons
             const std::span<const float> old = r->old_logp.empty() ? policy : r->old_logp;
             const auto terms = objective({policy, old, r->ref_logp, r->sampled_logp}, r->advantage,
                                          o.objective_options());
-            const double weight = token_weight(r->length(), size, aggregation, o.max_new_tokens);
+            const double weight =
+                token_weight(r->length(), size, aggregation, s.sampling.max_new_tokens);
             for (int t = 0; t < r->length(); ++t) {
                 const TokenObjective& term = terms[t];
                 const double entropy = scores.entropy[begin + t];
@@ -334,8 +334,8 @@ void evaluate(Setup& s, State& state, const Options& o) {
 
 Setup::Setup(const Options& o, const Comm& comm)
     : comm(comm),
-      judge(o.reward.options(o.max_new_tokens, o.overlong == "soft")),
       folder(o.model, o.prompt.choice, o.prompt.form(), o.prompt.stop_texts),
+      judge(o.reward.options(o.longest_response(folder.config), o.overlong == "soft")),
       train(load_problems(o.train, folder.prompt_template, judge.answers())),
       order(train.size(), static_cast<std::uint64_t>(o.seed)) {
     const Config& config = folder.config;
@@ -352,7 +352,7 @@ Setup::Setup(const Options& o, const Comm& comm)
     sampling = {.sample = {.temperature = static_cast<float>(o.temperature),
                            .seed = static_cast<std::uint64_t>(o.seed)},
                 .samples_per_prompt = o.group_size,
-                .max_new_tokens = std::min(o.max_new_tokens, context - 1),
+                .max_new_tokens = o.longest_response(config),
                 .stop_tokens = config.eos_token_ids};
     const int longest_prompt = std::max(encode_prompts(train, folder.tokenizer, context),
                                         encode_prompts(held_out, folder.tokenizer, context));
@@ -399,9 +399,9 @@ int explain(Options& o, const Comm& comm) {
     std::vector<Response> responses = rollout(s, state, o, metrics);
     set_advantages(responses, s, o, metrics);
     const LossAggregation loss = loss_aggregation(o.loss);
-    ExplainedStep step{s.judge,     s.folder.tokenizer,       responses,
-                       o.scoring(), advantage_scale(o.scale), o.objective_options(),
-                       loss,        o.max_new_tokens,         o.entropy_bonus};
+    ExplainedStep step{s.judge,     s.folder.tokenizer,        responses,
+                       o.scoring(), advantage_scale(o.scale),  o.objective_options(),
+                       loss,        s.sampling.max_new_tokens, o.entropy_bonus};
     if (step.teaches()) {
         if (o.beta > 0) score_reference(s, state, o, responses);
         const UpdateSize size = update_size(s.comm, responses);

@@ -46,6 +46,7 @@ struct Sequence {
     std::vector<bool> scored;
     std::int64_t size() const { return static_cast<std::int64_t>(tokens.size()); }
     std::int64_t learnt() const { return std::ranges::count(scored, true); }
+    bool can_be_learnt(std::int64_t longest) const { return size() <= longest && learnt() > 0; }
 };
 
 /// Segments are encoded one by one: a trained one begins where a prompt ends when the model is
@@ -73,31 +74,18 @@ Sequence encode(const SftExample& example, const Tokenizer& tokenizer, std::int3
 /// Reads examples as sequences, those that can be trained on.
 struct Examples {
     const Options& o;
-    const Config& config;
     const Tokenizer& tokenizer;
     const std::int32_t eos;
+    const std::int64_t longest;
     SftReader reader;
-    std::int64_t skipped = 0;
 
     /// A batch of about --batch-tokens tokens.
     std::vector<Sequence> next_batch() {
         std::vector<Sequence> batch;
         std::int64_t fed = 0;
-        const std::int64_t longest =
-            std::min<std::int64_t>(config.max_position_embeddings, o.optimizer.token_budget);
-        for (std::size_t useless = 0; fed < o.batch_tokens;) {
+        while (fed < o.batch_tokens) {
             Sequence s = encode(reader.next(), tokenizer, eos);
-            if (s.size() > longest || s.learnt() == 0) {
-                ++skipped;
-                if (++useless == reader.size())
-                    fail(
-                        o.data,
-                        ": holds no example that has something to learn and fits --token-budget and the "
-                        "model's context of ",
-                        config.max_position_embeddings, " tokens");
-                continue;
-            }
-            useless = 0;
+            if (!s.can_be_learnt(longest)) continue;
             fed += s.size() - 1;
             batch.push_back(std::move(s));
         }
@@ -158,21 +146,32 @@ struct Origin {
 
 /// Reads all of the data before the run. Where it holds chats, the end of a turn joins the model's
 /// end-of-sequence tokens, for it is learnt as one.
-void check_data(SftReader& reader, Origin& origin) {
+void check_data(SftReader& reader, Origin& origin, std::int64_t longest) {
     const Tokenizer& tokenizer = origin.tokenizer;
     std::vector<int>& ends = origin.config.eos_token_ids;
     LackingNote note;
+    std::size_t left_out = 0;
     for (std::size_t i = 0; i < reader.size(); ++i) {
         const SftExample example = reader.next();
         std::string lacking;
         try {
-            encode(example, tokenizer, ends[0], &lacking);
+            const Sequence s = encode(example, tokenizer, ends[0], &lacking);
+            left_out += !s.can_be_learnt(longest);
         } catch (const Error& e) {
             fail(example.place, ": ", e.what());
         }
         note.add(example.place, lacking);
     }
     note.print();
+    if (left_out == reader.size())
+        fail(reader.name(),
+             ": holds no example that has something to learn and fits --token-budget "
+             "and the model's context, ",
+             longest, " tokens");
+    if (left_out)
+        std::printf(
+            "%zu of %zu examples are left out: they have nothing to learn, or more than %lld tokens\n",
+            left_out, reader.size(), static_cast<long long>(longest));
     if (!reader.chat()) return;
     const auto end = end_of_turn(*reader.chat(), tokenizer);
     if (!end)
@@ -211,10 +210,12 @@ int train(const Options& o, TrainingRun& run) {
     const Config& config = origin.config;
     const std::int32_t eos = end_of_answer(origin.tokenizer_folder, config, origin.tokenizer);
     SftReader reader(o.data, std::nullopt, origin.tokenizer_folder);
-    check_data(reader, origin);
+    const auto longest =
+        std::min<std::int64_t>(config.max_position_embeddings, o.optimizer.token_budget);
+    check_data(reader, origin, longest);
     reader.seek(0);
     if (!o.no_shuffle) reader.shuffle(static_cast<std::uint64_t>(o.seed));
-    Examples examples{o, config, origin.tokenizer, eos, std::move(reader)};
+    Examples examples{o, origin.tokenizer, eos, longest, std::move(reader)};
     const Trainee trainee(config, o.device, o.optimizer, o.run, o.seed);
     std::int64_t step = begin(o, origin, run, trainee, examples.reader);
     JsonLines log = run.open_log(step);
@@ -237,9 +238,8 @@ int train(const Options& o, TrainingRun& run) {
         loss = accumulate_gradient(*trainee.model, sequences, o.optimizer.token_budget);
         const double lr = learning_rate.at(++step), norm = trainee.optimizer->step(lr, o.optimizer);
         if (!std::isfinite(loss) || !std::isfinite(norm))
-            fail("step ", step,
-                 ": the loss or its gradient is not finite; the last good checkpoint is in ",
-                 o.run.out, "; lower --lr and start again with --resume");
+            fail("step ", step, ": the loss or its gradient is not finite; lower --lr",
+                 advice_to_resume(o.run.out));
         log.write({{"step", step},
                    {"loss", loss},
                    {"grad_norm", norm},
@@ -260,9 +260,6 @@ int train(const Options& o, TrainingRun& run) {
         std::printf("step %lld: loss %.4f, %s\n", static_cast<long long>(step), loss,
                     speed().c_str());
     }
-    if (examples.skipped)
-        std::printf("%lld examples were too long or empty and left out\n",
-                    static_cast<long long>(examples.skipped));
     if (step < o.steps) return run.stopped(step);
     save_model(*trainee.model, origin.files, run.out(),
                choose_dtype(o.run.save_dtype, origin.dtype));

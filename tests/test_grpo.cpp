@@ -172,3 +172,20 @@ TEST_CASE("a forgotten temperature would show: the ratio of a token sampled and 
     CHECK(token_objective(logp(0.6), logp(0.6), 0, 1, {}).ratio == 1.0f);
     CHECK(std::abs(token_objective(logp(1.0), logp(0.6), 0, 1, {}).ratio - 1) > 0.05);
 }
+
+TEST_CASE("the gradient of a sequence's ratio under truncated importance sampling is that of its own loss") {
+    const std::vector<float> policy = {-1.0f, -1.0f, -0.7f}, old = {-1.0f, -1.1f, -0.9f}, sampled = {-1.0f, -1.5f, -3.0f};
+    const ObjectiveOptions options{.epsilon_low = 10, .epsilon_high = 10, .sequence_ratio = true, .importance_cap = 2};
+    const auto loss = [&](std::vector<float> p) {
+        double sum = 0;
+        for (const auto& term : objective({p, old, {}, sampled}, 0.5f, options)) sum += term.loss;
+        return sum;
+    };
+    const auto terms = objective({policy, old, {}, sampled}, 0.5f, options);
+    for (std::size_t t = 0; t < policy.size(); ++t) {
+        auto up = policy, down = policy;
+        up[t] += 0x1p-10f;
+        down[t] -= 0x1p-10f;
+        CHECK(terms[t].dloss_dlogp == doctest::Approx((loss(up) - loss(down)) / 0x1p-9).epsilon(1e-4));
+    }
+}

@@ -87,6 +87,7 @@ std::uint64_t Checkpoint::count(const std::string& name) const {
 void save_checkpoint(const fs::path& folder, const Transformer& model, const Optimizer& optimizer,
                      const Checkpoint& checkpoint, int keep) {
     const std::int64_t total = model.parameters().layout().total;
+    remove_checkpoints(folder, std::max(keep, 2) - 1);  // there is room for two at a time
     std::vector<SafeTensorOut> out;
     for (const auto& [name, tensor] : tensors_of(model, optimizer))
         out.push_back(
@@ -104,7 +105,6 @@ void save_checkpoint(const fs::path& folder, const Transformer& model, const Opt
     values["updates"] = std::to_string(optimizer.updates);
     write_safetensors(folder / ("checkpoint-" + values.at("step") + ".safetensors"), out,
                       SafeDtype::F32, values);
-    remove_checkpoints(folder, std::max(keep, 2));
 }
 
 Checkpoint load_checkpoint(const fs::path& folder, Transformer& model, Optimizer& optimizer,
@@ -137,6 +137,12 @@ void remove_checkpoints(const fs::path& folder, int keep) {
 }
 
 bool has_checkpoint(const fs::path& folder) { return !checkpoints(folder).empty(); }
+
+std::string advice_to_resume(const fs::path& folder) {
+    return has_checkpoint(folder)
+               ? ", and go on from the last checkpoint in " + folder.string() + " with --resume"
+               : ", and begin again with --overwrite; there is no checkpoint yet";
+}
 
 ModelFiles read_model_files(const fs::path& config_folder, const fs::path& tokenizer_folder) {
     ModelFiles files;

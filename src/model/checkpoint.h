@@ -36,6 +36,8 @@ Checkpoint load_checkpoint(const std::filesystem::path& folder, Transformer& mod
 /// Removes the checkpoints of a run that is done, but for the newest `keep`.
 void remove_checkpoints(const std::filesystem::path& folder, int keep = 0);
 bool has_checkpoint(const std::filesystem::path& folder);
+/// The end of a sentence about a run that must be changed: how to go on, or begin again.
+std::string advice_to_resume(const std::filesystem::path& folder);
 
 /// The files of a model folder beside its weights, by name, as they were when the run began: what
 /// is exported is what was loaded.

@@ -97,6 +97,7 @@ class SftReader {
     SftExample next();
     /// The chat format, once messages have been read.
     const std::optional<ChatFormat>& chat() const { return chat_; }
+    const std::string& name() const { return name_; }
     /// Examples in the file.
     std::size_t size() const { return lines_.size(); }
     /// Examples read so far: with the same file and seed, all that a resumed run needs.

@@ -6,6 +6,7 @@
 #include <map>
 #include <sstream>
 
+#include "src/model/checkpoint.h"
 #include "src/rl/dataset.h"
 #include "src/run/error.h"
 
@@ -61,15 +62,16 @@ std::string why_nothing_is_learnt(std::span<const Response> responses, int max_n
 }
 
 void Watch::check(int step, const Metrics& metrics, double min_entropy, const std::string& out) {
+    const std::string resume = advice_to_resume(out);
     if (!std::isfinite(metrics["grad_norm"]))
-        fail("step ", step, ": the gradient is not finite; the last good checkpoint is in ", out,
-             "; lower --lr and go on with --resume");
+        fail("step ", step, ": the gradient is not finite; lower --lr", resume);
     collapsed_steps_ = metrics["entropy"] < min_entropy ? collapsed_steps_ + 1 : 0;
     if (collapsed_steps_ == 10)
-        fail("step ", step, ": the entropy has been below ", min_entropy,
-             " for 10 steps: every response is the same, and nothing more can be learnt; the last "
-             "checkpoint is in ",
-             out, "; lower --lr or raise --entropy-bonus (--min-entropy 0 goes on regardless)");
+        fail(
+            "step ", step, ": the entropy has been below ", min_entropy,
+            " for 10 steps: every response is the same, and nothing more can be learnt; lower --lr "
+            "or raise --entropy-bonus (--min-entropy 0 goes on regardless)",
+            resume);
 }
 
 void Watch::say_if_nothing_is_learnt(const Metrics& metrics, std::span<const Response> responses,

@@ -66,9 +66,16 @@ std::vector<TokenObjective> objective(const TokenLogProbabilities& logp, float a
     auto difference = [](std::span<const float> a, std::span<const float> b, std::size_t t) {
         return static_cast<double>(a[t]) - b[t];
     };
-    double mean_log_ratio = 0;
-    for (std::size_t t = 0; t < length; ++t)
+    double mean_log_ratio = 0, mean_importance = 0;
+    std::vector<double> importance(length, 1);  // of a token: pi_old / pi_sampled, truncated
+    for (std::size_t t = 0; t < length; ++t) {
         mean_log_ratio += difference(logp.policy, logp.old, t) / static_cast<double>(length);
+        if (options.importance_cap > 0)
+            importance[t] = std::min<double>(
+                options.importance_cap,
+                std::exp(std::min(kLargestLogRatio, difference(logp.old, logp.sampled, t))));
+        mean_importance += importance[t] / static_cast<double>(length);
+    }
 
     std::vector<TokenObjective> terms(length);
     const double low = 1 - static_cast<double>(options.epsilon_low),
@@ -83,17 +90,12 @@ std::vector<TokenObjective> objective(const TokenLogProbabilities& logp, float a
             -std::min(term.ratio * advantage, std::clamp(term.ratio, low, high) * advantage);
         term.clipped_low = advantage < 0 && term.ratio < low;
         term.clipped_high = advantage > 0 && term.ratio > high;
+        term.loss *= importance[t];
         // d rho = rho d log rho. Of a sequence's ratio each token moves 1/length, and each of the
-        // sequence's length terms moves with it: the same number again.
+        // sequence's length terms moves with it, each with its own importance.
         if (!term.clipped_low && !term.clipped_high && bounded == log_ratio)
-            term.dloss_dlogp = -term.ratio * advantage;
-        if (options.importance_cap > 0) {
-            const double weight = std::min<double>(
-                options.importance_cap,
-                std::exp(std::min(kLargestLogRatio, difference(logp.old, logp.sampled, t))));
-            term.loss *= weight;
-            term.dloss_dlogp *= weight;
-        }
+            term.dloss_dlogp = -term.ratio * advantage *
+                               (options.sequence_ratio ? mean_importance : importance[t]);
         if (options.beta != 0) {
             const double from_reference = difference(logp.reference, logp.policy, t),
                          d = std::clamp(from_reference, -kLargestLogRatio, kLargestLogRatio);

@@ -12,6 +12,13 @@ void print_sample(const char* what, const Response& r) {
                 r.accuracy.reason.c_str());
 }
 
+/// A dash for what was not measured, such as the entropy where every response is masked.
+std::string number(const char* format, double value) {
+    char text[32] = "-";
+    if (!std::isnan(value)) std::snprintf(text, sizeof text, format, value);
+    return text;
+}
+
 }  // namespace
 
 void TrainingLog::step(int step, const Metrics& m) {
@@ -23,10 +30,12 @@ void TrainingLog::step(int step, const Metrics& m) {
     if (step % 20 == 1)
         std::printf(
             "   step  reward  accuracy  format  length  no spread  entropy  grad norm  logp gap  s/step\n");
-    std::printf("%7d  %6.3f  %8s  %6s  %6.1f  %9s  %7.3f  %9.3f  %8.1e  %6.2f\n", step, m["reward"],
-                percent(m["accuracy"]).c_str(), percent(m["format"]).c_str(), m["length"],
-                percent(m["groups_without_spread"]).c_str(), m["entropy"], m["grad_norm"],
-                m["logp_gap_max"], m["seconds/step"]);
+    std::printf("%7d  %6s  %8s  %6s  %6s  %9s  %7s  %9s  %8s  %6s\n", step,
+                number("%.3f", m["reward"]).c_str(), percent(m["accuracy"]).c_str(),
+                percent(m["format"]).c_str(), number("%.1f", m["length"]).c_str(),
+                percent(m["groups_without_spread"]).c_str(), number("%.3f", m["entropy"]).c_str(),
+                number("%.3f", m["grad_norm"]).c_str(), number("%.1e", m["logp_gap_max"]).c_str(),
+                number("%.2f", m["seconds/step"]).c_str());
 }
 
 void TrainingLog::samples(int step, const Judge& judge, std::span<const Response> group) {

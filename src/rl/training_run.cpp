@@ -55,8 +55,9 @@ TrainingRun::TrainingRun(const Flags& flags, const RunFlags& run, const std::str
     : flags_(flags), run_(run), record_(describe_run(flags.app(), argc, argv)), is_root_(is_root) {
     if (run.dry_run) return;
     if (run.out.empty()) fail("--out is empty; a folder is wanted");
-    if (is_root && !fs::exists(run.out)) fs::create_directories(run.out);
-    if (is_root && fs::is_directory(run.out)) lock_ = lock_folder(run.out);
+    std::error_code unknown;
+    if (is_root && !fs::exists(run.out, unknown)) fs::create_directories(run.out);
+    if (is_root && fs::is_directory(run.out, unknown)) lock_ = lock_folder(run.out);
     resuming_ = check_run_folder(run.out, model, run.resume, run.overwrite);
 }
 

@@ -176,6 +176,8 @@ int Flags::main(int argc, char** argv, const std::function<int()>& body) {
         return complain(e.what() + std::string("; see --help"), 2);
     } catch (const Error& e) {
         return complain(e.what(), 2);
+    } catch (const std::filesystem::filesystem_error& e) {
+        return complain(e.path1().string() + ": " + e.code().message(), 2);
     } catch (const std::exception& e) {
         return complain(std::string("internal error: ") + e.what(), 1);
     }
