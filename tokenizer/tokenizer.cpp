@@ -645,7 +645,8 @@ void read_post_processor(const json& step, const std::map<std::string, int>& add
             ++side;
             continue;
         }
-        const json& token = step.at("special_tokens").at(piece.at("SpecialToken").at("id"));
+        const json& token =
+            step.at("special_tokens").at(piece.at("SpecialToken").at("id").get<std::string>());
         for (size_t i = 0; i < token.at("ids").size(); ++i) {
             const std::string text = token.at("tokens").at(i);
             if (!added.contains(text) || added.at(text) != token.at("ids")[i])
