@@ -336,10 +336,13 @@ Setup::Setup(const Options& o, const Comm& comm)
     : comm(comm),
       judge(o.reward.options(o.max_new_tokens, o.overlong == "soft")),
       folder(o.model, o.prompt.choice, o.prompt.form(), o.prompt.stop_texts),
-      train(load_problems(o.train, folder.prompt_template, judge.answers())),
+      train(load_problems(o.train, folder.prompt_template, judge.answers(),
+                          o.reward.skip_unreadable)),
       order(train.size(), static_cast<std::uint64_t>(o.seed)) {
     const Config& config = folder.config;
-    if (!o.eval.empty()) held_out = load_problems(o.eval, folder.prompt_template, judge.answers());
+    if (!o.eval.empty())
+        held_out = load_problems(o.eval, folder.prompt_template, judge.answers(),
+                                 o.reward.skip_unreadable);
     held_out = limited(std::move(held_out), o.eval_limit);
     if (config.eos_token_ids.empty() && folder.stop_texts.empty())
         fail(o.model, ": config.json has no eos_token_id; give --stop-text, which ends a response");

@@ -102,6 +102,25 @@ Ptr with_sign(const Ptr& node, bool plus) {
     return std::make_shared<Node>(std::move(copy));
 }
 
+/// Whether an expression is made of integers and + - * / alone, and the integers in it.
+bool is_calculation(const Node& n, std::vector<string>& integers) {
+    const bool plain = !n.name.empty() && n.name.find_first_not_of("0123456789") == string::npos;
+    if (n.is("#") && plain && n.value == mpz_class(n.name, 10)) {
+        integers.push_back(n.value.get_str());
+        return true;
+    }
+    if (n.is("+") && n.name == "-" && n.children[0]->is("#")) {
+        if (!is_calculation(*n.children[0], integers)) return false;
+        integers.back() = "-" + integers.back();
+        return true;
+    }
+    const char* signs = n.is("+") ? "+-" : "*/";
+    return (n.is("+") || n.is("*")) && n.name[0] == signs[0] &&
+           n.name.find_first_not_of(signs) == string::npos &&
+           std::ranges::all_of(n.children,
+                               [&](const Ptr& c) { return is_calculation(*c, integers); });
+}
+
 class Comparison {
   public:
     bool equal(const Ptr& a, const Ptr& b) {
@@ -128,6 +147,34 @@ class Comparison {
         if (a->is("tuple") || b->is("tuple"))
             return a->op == b->op && a->name == b->name && equal_in_order(*a, *b);
         return equal_values(*a, *b);
+    }
+
+    Number number(const Node& n) {
+        if (n.is("#")) return n.value;
+        if (n.is("x")) {
+            if (n.name == free_) return at_;
+            if (n.name == "i") return Number::i();
+            if (n.name == "pi") return Number::pi();
+            if (n.name == "e") return elementary("exp", 1);
+            if (n.name == "infty" || n.name.starts_with("mathbb")) throw Undefined{};
+            return value_of(n.name, round_);
+        }
+        if (n.is("unit") || n.is("base") || (n.is("word") && !n.children.empty()))
+            return number(*n.children[0]);
+        if (n.is("%")) return number(*n.children[0]) / 100;
+        if (n.is("^")) {
+            const Number base = number(*n.children[0]), exponent = number(*n.children[1]);
+            if (exponent.rational() && exponent.rational()->get_den() == 1)
+                spend(100);
+            else
+                spend(500);
+            return power(base, exponent);
+        }
+        if (n.is("call")) return call(n);
+        if (!n.is("+") && !n.is("*")) throw Undefined{};
+        Value single = value(n);
+        if (single.columns != 0) throw Undefined{};
+        return single.cells[0];
     }
 
   private:
@@ -169,6 +216,8 @@ class Comparison {
     bool equal_lists(const Ptr& a, const Ptr& b) {
         for (const auto& [list, other] : {std::pair(a, b), std::pair(b, a)}) {
             if (!is_list(*list)) continue;
+            if (other->is("chain") && other->name == "i" && is_list(*other->children[1]))
+                return equal(list, other->children[1]);  // x \\in \\{1, 2\\}
             if (other->is("tuple") && other->name == "()" && !list->children.empty())
                 return equal_in_order(*list, *other);  // {1,3} for (1,3)
             if (list->name == "," && list->children.size() == 2 && other->is("#") &&
@@ -233,34 +282,6 @@ class Comparison {
             return {std::move(cells), n.columns};
         }
         return number(n);
-    }
-
-    Number number(const Node& n) {
-        if (n.is("#")) return n.value;
-        if (n.is("x")) {
-            if (n.name == free_) return at_;
-            if (n.name == "i") return Number::i();
-            if (n.name == "pi") return Number::pi();
-            if (n.name == "e") return elementary("exp", 1);
-            if (n.name == "infty" || n.name.starts_with("mathbb")) throw Undefined{};
-            return value_of(n.name, round_);
-        }
-        if (n.is("unit") || n.is("base") || (n.is("word") && !n.children.empty()))
-            return number(*n.children[0]);
-        if (n.is("%")) return number(*n.children[0]) / 100;
-        if (n.is("^")) {
-            const Number base = number(*n.children[0]), exponent = number(*n.children[1]);
-            if (exponent.rational() && exponent.rational()->get_den() == 1)
-                spend(100);
-            else
-                spend(500);
-            return power(base, exponent);
-        }
-        if (n.is("call")) return call(n);
-        if (!n.is("+") && !n.is("*")) throw Undefined{};
-        Value single = value(n);
-        if (single.columns != 0) throw Undefined{};
-        return single.cells[0];
     }
 
     Number call(const Node& n) {
@@ -345,8 +366,9 @@ class Comparison {
     static std::optional<std::pair<Ptr, Ptr>> assignment(const Node& n) {
         if (!n.is("chain") || n.name.find_first_not_of("=~i") != string::npos) return std::nullopt;
         if (!is_name(*n.children[0])) {
-            if (!has_variable(n) && n.name.find('i') == string::npos)
-                return std::pair(n.children[0], n.children.back());  // 2 + 3 = 5
+            if (n.name.find('i') == string::npos && !has_variable(*n.children.back()) &&
+                (n.name.size() > 1 || !has_variable(*n.children[0])))
+                return std::pair(n.children[0], n.children.back());  // 2 + 3 = 5, 1 = a = x = 0
             if (n.name != "=" || !is_name(*n.children[1])) return std::nullopt;
             return std::pair(n.children[1], n.children[0]);
         }
@@ -465,6 +487,9 @@ class Comparison {
         }
         if (set.is("tuple") && set.children.size() == 2) {
             const int low = order(*set.children[0], x), high = order(*set.children[1], x);
+            if ((infinite(*set.children[0]) && set.name[0] == '[') ||
+                (infinite(*set.children[1]) && set.name[1] == ']'))
+                throw Undefined{};
             return (low < 0 || (low == 0 && set.name[0] == '[')) &&
                    (high > 0 || (high == 0 && set.name[1] == ']'));
         }
@@ -493,6 +518,23 @@ class Comparison {
 };
 
 }  // namespace
+
+std::optional<Calculation> calculate(const MathAnswer& answer) {
+    Calculation result;
+    const Node& root = *answer.root_;
+    const bool stated = root.is("chain") && root.name == "=" && root.children.size() == 2;
+    const Node& left = stated ? *root.children[0] : root;
+    if (!is_calculation(left, result.integers)) return std::nullopt;
+    std::vector<string> others;
+    if (stated && (!is_calculation(*root.children[1], others) ||
+                   !Comparison().equal(root.children[0], root.children[1])))
+        return std::nullopt;
+    try {
+        result.value = Comparison().number(left).digits();
+    } catch (const Undefined&) {
+    }
+    return result;
+}
 
 bool equal(const MathAnswer& a, const MathAnswer& b) {
     return Comparison().equal(a.root_, b.root_);

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace r1 {
 
@@ -23,6 +24,7 @@ class MathAnswer {
 
   private:
     friend bool equal(const MathAnswer& a, const MathAnswer& b);
+    friend std::optional<struct Calculation> calculate(const MathAnswer& answer);
     std::shared_ptr<const Node> root_;
 };
 
@@ -33,6 +35,15 @@ class MathAnswer {
 /// decimal of four places and digits or more equals what it is rounded from. The work is bounded,
 /// whatever the answers are: what would take more is not equal.
 bool equal(const MathAnswer& a, const MathAnswer& b);
+
+/// Integers joined by + - * / and parentheses, each with its sign, in the order in which they
+/// stand, and what they come to: "7", "-3/5", or nothing for a division by zero.
+struct Calculation {
+    std::vector<std::string> integers;
+    std::string value;
+};
+/// Of "(8 - 3) * -2" and "(8 - 3) * -2 = -10"; nothing for whatever else an answer may hold.
+std::optional<Calculation> calculate(const MathAnswer& answer);
 
 /// The content of the last \boxed{...}; of several, "1, 2", where only commas, "and" and the like
 /// stand between them. Nothing if the last one is not finished.

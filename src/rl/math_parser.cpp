@@ -59,16 +59,16 @@ const Names kNoUnits = names(
     "and or not no but nor if is are was to than then of from between except about more less least "
     "most minus plus times over under by into divided multiplied added mod modulo half halve third "
     "quarter fourth fifth sixth seventh eighth ninth tenth hundredth thousandth millionth "
-    "billionth squared cubed square cube root factorial log one two three four five six seven eight "
+    "billionth squared cubed root factorial log one two three four five six seven eight "
     "nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty "
     "thirty forty fifty sixty seventy eighty ninety zero point pi imaginary negative positive "
     "score gross pair couple double triple twice once infinity infinite wrong false incorrect");
 
 /// The letters from U+03B1.
 constexpr const char* kGreek[] = {
-    "alpha", "beta", "gamma", "delta", "epsilon", "zeta",     "eta",   "theta", "iota",
-    "kappa", "lambda", "mu",  "nu",    "xi",      "omicron",  "pi",    "rho",   "varsigma",
-    "sigma", "tau",  "upsilon", "phi", "chi",     "psi",      "omega"};
+    "alpha", "beta",   "gamma",   "delta", "epsilon", "zeta",    "eta",  "theta", "iota",
+    "kappa", "lambda", "mu",      "nu",    "xi",      "omicron", "pi",   "rho",   "varsigma",
+    "sigma", "tau",    "upsilon", "phi",   "chi",     "psi",     "omega"};
 /// What can stand between two expressions or behind one; every other macro begins one.
 const Names kOperators = names(
     "le ge ne in approx equiv = < > cup cap setminus pm mp deg end rfloor rceil and or to "
@@ -318,7 +318,8 @@ class Tokenizer {
                 }
         mpq_class value(mpz_class("0" + digits + fraction, 10));
         if (!repeated.empty())
-            value += mpq_class(mpz_class(repeated, 10), mpz_class(string(repeated.size(), '9'), 10));
+            value +=
+                mpq_class(mpz_class(repeated, 10), mpz_class(string(repeated.size(), '9'), 10));
         int power = -static_cast<int>(fraction.size());
         const bool negative = peek(1) == '-', signed_power = negative || peek(1) == '+';
         std::size_t places = 0;
@@ -675,7 +676,8 @@ class Parser {
             for (char c : first.text) letters.push_back(make("x", {c}, {}));
             return make("*", string(letters.size(), ' '), letters);
         }
-        for (; peek().kind == Token::Text && !joins(peek()); ++at_) words += " " + lower(peek().text);
+        for (; peek().kind == Token::Text && !joins(peek()); ++at_)
+            words += " " + lower(peek().text);
         if (!first.quoted && !peek().is('=')) throw Unreadable{};
         return make("word", words, {});
     }
@@ -877,7 +879,7 @@ std::vector<Box> boxes_of(string_view text) {
             } else {  // \boxed 7
                 const auto end = std::min(text.find_first_of(" \n$", i), text.size());
                 if (end > i) boxes.push_back({begin, end, text.substr(i, end - i)});
-                i = std::max(i, begin + macro) - 1;
+                i = end - 1;
             }
         } else if (text[i] == '\\') {
             ++i;  // \{ is no brace
@@ -895,22 +897,28 @@ std::vector<Box> boxes_of(string_view text) {
     return boxes;
 }
 
-/// Whether what stands between two boxes only joins them: blanks, commas, "and", "cats and", and
-/// \text{... and }.
+/// Whether what stands between two boxes only joins them: blanks, commas, "and", "cats and",
+/// \text{... and }, "and y =".
 bool joins(string_view between) {
-    int words = 0;
-    string last;
+    int words = 0, tail = 0;
+    bool joined = false;
     try {
         for (const Token& t : Tokenizer(tidy(between)).tokens()) {
+            const string word = lower(t.text);
             if (t.kind == Token::End || t.is(',') || t.is(';') || t.is('*')) continue;
-            if (t.kind == Token::Number || t.kind == Token::Name) return false;
-            words += !t.quoted;
-            last = lower(t.text);
+            if (word == "and" || word == "or" || (joined && t.is('='))) {
+                joined = true;
+                tail = 0;
+            } else {
+                if (t.kind == (joined ? Token::Text : Token::Number)) return false;
+                words += !t.quoted && !joined;
+                ++tail;
+            }
         }
     } catch (const Unreadable&) {
         return false;
     }
-    return last.empty() || (words < 3 && (last == "and" || last == "or"));
+    return tail == 0 && words < 3;
 }
 
 /// The last formula or number in a text, whichever comes last.
@@ -979,7 +987,8 @@ string find_answer(string_view text) {
     for (string_view mark : {"answer is", "answer:", "answer:**"})
         if (const auto at = small.rfind(mark); at != string::npos)
             behind = std::max(behind, at + mark.size());
-    if (const auto boxed = last_boxed(text)) return *boxed;
+    if (behind <= std::min(text.rfind("\\boxed"), text.size()))
+        if (const auto boxed = last_boxed(text)) return *boxed;
     string_view sentence = text.substr(behind);
     if (behind > 0) sentence = sentence.substr(0, sentence.find(". "));
     string_view found = last_formula(sentence);
