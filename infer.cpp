@@ -339,7 +339,8 @@ Setup::Setup(const Options& o)
         prompt_tokens = encode_prompts(only, folder.tokenizer, context);
     } else if (!o.chat) {
         const Answers answers = o.sample.empty() ? judge.answers() : Keep(o.keep).answers();
-        problems = load_problems(o.problems(), folder.prompt_template, answers);
+        problems =
+            load_problems(o.problems(), folder.prompt_template, answers, o.reward.skip_unreadable);
         prompt_tokens = encode_prompts(problems, folder.tokenizer, context);
     }
     const int max_new_tokens = std::min(o.max_new_tokens, context - 1);

@@ -102,6 +102,10 @@ struct Setup {
     GenerateOptions sampling;
     std::unique_ptr<Trainee> trainee;
     Transformer& model() { return *trainee->model; }
+    std::vector<Problem> read(const Options& o, const std::string& file) const {
+        return load_problems(file, folder.prompt_template, judge.answers(),
+                             o.reward.skip_unreadable);
+    }
 };
 
 /// What changes as the run goes on.
@@ -130,7 +134,8 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
     };
     const LearningRate learning_rate = o.optimizer.learning_rate(o.steps);
     Watch watch;
-    if (o.eval_first == "on" && state.step == 0 && state.evaluations.last < 0) evaluate(s, state, o);
+    if (o.eval_first == "on" && state.step == 0 && state.evaluations.last < 0)
+        evaluate(s, state, o);
     while (state.step < o.steps && !s.comm.any(stop_requested())) {
         Metrics metrics;
         std::vector<Response> responses = rollout(s, state, o, metrics);
@@ -142,11 +147,7 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
         metrics.lap("seconds/reference");
         const double lr = learning_rate.at(state.step + 1);
         for (int update = 0; update < updates; ++update) {
-            // A mini-batch is made of whole groups.
-            const std::size_t n = responses.size() / o.group_size, part = update % o.mini_batches;
-            const std::size_t first = n * part / o.mini_batches * o.group_size;
-            const std::size_t end = n * (part + 1) / o.mini_batches * o.group_size;
-            const auto batch = std::span(responses).subspan(first, end - first);
+            const auto batch = mini_batch(responses, o.group_size, update, o.mini_batches);
             accumulate_gradient(s, o, batch, update_size(s.comm, batch), metrics);
             // Sick: it grows by orders of magnitude, and the policy's changes with it. Lower --lr.
             metrics.mean("grad_norm", s.trainee->optimizer->step(lr, o.optimizer));
@@ -336,11 +337,10 @@ Setup::Setup(const Options& o, const Comm& comm)
     : comm(comm),
       folder(o.model, o.prompt.choice, o.prompt.form(), o.prompt.stop_texts),
       judge(o.reward.options(o.longest_response(folder.config), o.overlong == "soft")),
-      train(load_problems(o.train, folder.prompt_template, judge.answers())),
+      train(read(o, o.train)),
       order(train.size(), static_cast<std::uint64_t>(o.seed)) {
     const Config& config = folder.config;
-    if (!o.eval.empty()) held_out = load_problems(o.eval, folder.prompt_template, judge.answers());
-    held_out = limited(std::move(held_out), o.eval_limit);
+    if (!o.eval.empty()) held_out = limited(read(o, o.eval), o.eval_limit);
     if (config.eos_token_ids.empty() && folder.stop_texts.empty())
         fail(o.model, ": config.json has no eos_token_id; give --stop-text, which ends a response");
     const int own_prompts = o.prompts / comm.size(), context = config.max_position_embeddings;

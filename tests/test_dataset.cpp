@@ -334,6 +334,20 @@ TEST_CASE("SFT examples come in the file's order or shuffled, and go on exactly 
     }
 }
 
+TEST_CASE("answers that cannot be read are an error, or left out and counted") {
+    const File f("{\"question\": \"a\", \"answer\": \"1\"}\n{\"question\": \"b\", \"answer\": \"\\\\frac{1}{\"}\n"
+            "{\"problem\": \"c\", \"solution\": \"so it is 3\"}\n{\"question\": \"d\", \"answer\": \"0.00005\"}\n");
+    const PromptTemplate shape("{question}");
+    CHECK_THROWS_AS(load_problems(f.path, shape), Error);
+    const auto some = load_problems(f.path, shape, Answers::Required, true);
+    REQUIRE(some.size() == 2);
+    CHECK(some[1].prompt == "d");
+    CHECK(some[1].id == 1);
+    CHECK(check_answer("5 \\cdot 10^{-5}", some[1].gold).value == 1);
+    const File wrong("{\"question\": \"b\", \"answer\": 5}\n{\"question\": \"b\", \"answer\": []}\n");
+    CHECK_THROWS_AS(load_problems(wrong.path, shape, Answers::Required, true), Error);
+}
+
 TEST_CASE("every gold answer of GSM8K, MATH-500 and AIME is read") {
     const auto root = fixtures();
     if (!root) return;

@@ -1,6 +1,8 @@
 // Equality of mathematical answers: a table of our own, real gold answers and their rewritings, the grading
 // cases of public graders, and mutated input.
 #include <algorithm>
+#include <chrono>
+#include <random>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
@@ -181,6 +183,74 @@ TEST_CASE("mathematics: what is equal") {
         {"\\frac83", "2.6667"},
         {"\\pi", "3.1416"},
         {"1e", "e"},
+        {"\\textbf{41}", "41"},
+        {"**41**", "41"},
+        {"\\text{1,700}", "1700"},
+        {"1.5e-4", "0.00015"},
+        {"5e-05", "0.00005"},
+        {"£5", "5"},
+        {"= 5", "5"},
+        {"10 km/h", "10"},
+        {"\\boxed 7", "7"},
+        {"(n-2) 2^{n}+1", "1+2^n (n-2)"},
+        {"\\lfloor x\\rfloor", "\\lfloor x \\rfloor"},
+        {"0.\\overline{3}", "1/3"},
+        {"\\cos 60^\\circ", "1/2"},
+        {"\\sin(30^\\circ)", "0.5"},
+        {"50\\%", "0.5"},
+        {"3\\text{ million}", "3000000"},
+        {"€5", "\\$5"},
+        {"10\\text{ m/s}", "10"},
+        {"10 m/s", "10"},
+        {"5 \\text{ miles per hour}", "5"},
+        {"12 eggs", "12"},
+        {"n2^{n-1}", "n \\cdot 2^{n-1}"},
+        {"2xyz", "2zyx"},
+        {"ab", "a \\cdot b"},
+        {"\\mathbb{R}", "(-\\infty,\\infty)"},
+        {"\\emptyset", "\\varnothing"},
+        {"x<2\\text{ or }x>3", "(-\\infty,2)\\cup(3,\\infty)"},
+        {"x\\in\\{1,2\\}", "1,2"},
+        {"\\frac{n!}{(n-2)!}", "n(n-1)"},
+        {"\\binom{n}{2}", "\\frac{n(n-1)}{2}"},
+        {"\\arctan 1", "\\frac{\\pi}{4}"},
+        {"\\tan^{-1} 1", "\\frac{\\pi}{4}"},
+        {"0.1\\overline{6}", "\\frac16"},
+        {"α", "\\alpha"},
+        {"x^{-1}", "\\frac1x"},
+        {"\\sqrt[4]{16}", "2"},
+        {"\\log_{2}8", "3"},
+        {"2 + 3 = 5", "5"},
+        {"\\text{Area}=50\\pi", "50\\pi"},
+        {"Area = 5", "5"},
+        {"-1\\frac12", "-1.5"},
+        {"No", "\\text{no}"},
+        {"yes", "Yes"},
+        {"1.5\\times10^{-4}", "0.00015"},
+        {"\\frac{3}{4}\\text{ cup}", "0.75"},
+        {"\\lceil 2.5 \\rceil", "3"},
+        {"1{,}234{,}567", "1234567"},
+        {"x=1,y=2", "y=2,x=1"},
+        {"90^{\\circ}", "90"},
+        {"\\mathbb{R}\\setminus\\{0\\}", "(-\\infty,0)\\cup(0,\\infty)"},
+        {"[0,1]\\cup[1,2]", "[0,2]"},
+        {"\\left\\{1,2\\right\\}", "\\{2, 1\\}"},
+        {"5\\%", "\\frac{1}{20}"},
+        {"\\$1{,}000", "1000"},
+        {"2\\cdot10^{3}", "2000"},
+        {"\\begin{pmatrix}1&2\\end{pmatrix}+\\begin{pmatrix}1&1\\end{pmatrix}", "\\begin{pmatrix}2&3\\end{pmatrix}"},
+        {"e^{2000}", "e^{1000}e^{1000}"},
+        {"\\dfrac{1}{2}x", "0.5x"},
+        {"\\frac{x}{2}", "x/2"},
+        {"100\\text{ square feet}", "100"},
+        {"\\overline{AB}", "\\overline{AB}"},
+        {"\\textbf{(C)}", "C"},
+        {"72 \\text{ dollars}", "\\$72"},
+        {"{1,2}", "1,2"},
+        {"3 \\cdot 10^8 \\text{ m/s}", "3 \\times 10^8"},
+        {"\\frac{1+\\sqrt{5}}{2}", "\\frac{\\sqrt5+1}{2}"},
+        {"y=-\\frac{1}{2}x+3", "x+2y=6"},
+        {"x\\in\\{1,2\\}", "\\{2,1\\}"},
     };
     for (const auto& [a, b] : pairs) {
         CHECK_MESSAGE(same(a, b), a, "   ", b);
@@ -195,7 +265,6 @@ TEST_CASE("mathematics: what is not equal, or not an answer") {
         {"72", "-72"},
         {"12", "1,2"},
         {"1234", "1, 234"},
-        {"0.5", "50\\%"},
         {"1/3", "0.333"},
         {"\\sqrt{2}", "1.414"},
         {"\\pi", "22/7"},
@@ -252,6 +321,83 @@ TEST_CASE("mathematics: what is not equal, or not an answer") {
         {"0", "0/0"},
         {"9^9^9^9", "9^9^9^9+1"},
         {"100!", "100!+1"},
+        {"2^{61}", "1"},
+        {"1/2^{99}", "1/2^{38}"},
+        {"|x|", "x"},
+        {"x=1, y=2", "x=2, y=1"},
+        {"x=1, y=2", "2, 1"},
+        {"3 million", "3"},
+        {"2\\mathrm{e}", "2"},
+        {"3+4\\mathrm{i}", "7"},
+        {"f(0)", "0"},
+        {"[1,3]", "\\{1,3\\}"},
+        {"\\sqrt2", "\\sqrt2+10^{-12}"},
+        {"1,234", "1, 234"},
+        {"\\sqrt{x}+1", "\\sqrt{x+1}"},
+        {"2^{n}+1", "2^{n+1}"},
+        {"11/2", "1 1/2"},
+        {"VI", "IV"},
+        {"on", "no"},
+        {"72\\text{ or 73}", "72"},
+        {"72\\text{ or 73}", "73"},
+        {"10^{400}", "10^{400}+1"},
+        {"10^{400}", "0"},
+        {"3 thousand", "3"},
+        {"3\\text{ dozen}", "3"},
+        {"2xyz", "2"},
+        {"2α", "2"},
+        {"3万", "3"},
+        {"g(0)", "0"},
+        {"P(0)", "0"},
+        {"f(1)", "f"},
+        {"x=5", "y=5"},
+        {"x>2", "y>2"},
+        {"\\lfloor x\\rfloor", "x"},
+        {"\\lceil x\\rceil-1", "\\lfloor x\\rfloor"},
+        {"\\max(x,0)", "x"},
+        {"\\max(x,y)", "x"},
+        {"\\sqrt{x^2}", "x"},
+        {"\\ln(x^2)", "2\\ln x"},
+        {"5 cm", "5 km"},
+        {"15\\mbox{ cm}^2", "15\\mbox{ cm}^3"},
+        {"(0,\\sqrt2)", "(0,\\sqrt2+10^{-12})"},
+        {"0<x<\\sqrt2", "0<x<\\sqrt2+10^{-12}"},
+        {"1/10^6", "0.0000"},
+        {"e^{2000}", "e^{2000}+1"},
+        {"1000!", "1000!+1"},
+        {"2^{100000}", "2^{100000}+1"},
+        {"72\xe2\x80\x8b""3", "72"},
+        {"7\xe2\x80\x8b""2", "72"},
+        {"east\xe2\x80\x8b""", "east"},
+        {"\\{1,2\\}", "[1,2]"},
+        {"AB", "BA"},
+        {"1 2", "12"},
+        {"2e-1", "0.2"},
+        {"\\frac{1}{2}", "1/20"},
+        {"5\\%", "0.5"},
+        {"50\\%", "5"},
+        {"3 squared", "3"},
+        {"2\\pi", "2"},
+        {"2 pi", "2"},
+        {"x^2", "|x|^2x"},
+        {"\\sin x", "\\sin(-x)"},
+        {"\\cos x", "\\sin x"},
+        {"a=1,b=2", "a=2,b=1"},
+        {"(x,y)=(1,2)", "(x,y)=(2,1)"},
+        {"x\\in(1,2)", "y\\in(1,2)"},
+        {"7 or 8", "7"},
+        {"1 \\pm 2 \\mp 3", "1 \\pm 2 \\pm 3"},
+        {"\\tan^{-1} x", "1/\\tan x"},
+        {"10 m/s", "10 km/h"},
+        {"x!", "x"},
+        {"\\frac{n!}{(n-2)!}", "n^2"},
+        {"\\begin{pmatrix}1&1\\\\1&1\\end{pmatrix}^2", "\\begin{pmatrix}1&1\\\\1&1\\end{pmatrix}"},
+        {"\\sum_{k=1}^n k", "\\sum_{k=1}^{n+1} k"},
+        {"3 quarters", "3"},
+        {"1\\text{ and }2", "1"},
+        {"(-1)^n", "1"},
+        {"i^2", "1"},
+        {"12:00", "1:00"},
     };
     for (const auto& [a, b] : pairs) {
         CHECK_MESSAGE(!same(a, b), a, "   ", b);
@@ -292,10 +438,112 @@ TEST_CASE("mathematics: what is not equal, or not an answer") {
         same(costly, costly);
 }
 
+TEST_CASE("mathematics: hostile answers take no longer than others") {
+    const auto many = [](int count, const string& piece) {
+        string text;
+        for (int i = 0; i < count; ++i) text += piece;
+        return text;
+    };
+    const string matrix = "\\begin{pmatrix}1&1\\\\1&1\\end{pmatrix}";
+    for (const string& costly : std::vector<string>
+         {many(34, matrix), many(100, matrix), many(200, "(x+1)"), many(200, "\\sin x "),
+          many(60, "(x^{99}+1)^{99}"), "(((x^{20000})^{20000})^{20000})", many(500, "7!"), many(300, "999!"),
+          many(64, "\\{1,2\\},"), many(64, "\\sqrt{7},") + "1", "\\sin(e^{e^{20}})", "e^{e^{e^{e^{e}}}}",
+          "\\binom{x}{2999}", "1e9999", many(40, "9^"), many(99, "2^{99}"), "\\cos(10^{9999})",
+          many(150, "\\frac1{"), many(30, "\\sqrt{x+"), many(39, "|"), many(1000, "x+1/")}) {
+        const auto begin = std::chrono::steady_clock::now();
+        for (const string& other : {costly + "1", costly + "2", matrix, string("x")}) same(costly, other);
+        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+        CHECK_MESSAGE(seconds.count() < 8, costly.substr(0, 60));
+    }
+    for (const string& piece : std::vector<string>{"\\boxed{", "\\boxed{1}", "\\boxed{1} and ", "\\boxed", "{", "}", "\\boxed{\\boxed{1}}"}) {
+        const string text = many(static_cast<int>((1 << 20) / piece.size()), piece);
+        const auto begin = std::chrono::steady_clock::now();
+        find_answer(text);
+        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+        CHECK_MESSAGE(seconds.count() < 8, piece);
+    }
+}
+
+namespace {
+
+/// Answers whose every digit, sign, bracket and variable counts.
+string made_gold(std::mt19937& random) {
+    const char* shapes[] = {"A", "-A.B", "\\frac{A}{B}", "A\\sqrt{B}", "Ax^B+Cx-D", "(A,B)", "[A,-B)", "\\{A,B,C\\}",
+                            "x=A", "x>A", "A^{B}", "A-Bi", "(x-A)(y+B)", "A\\pi-B", "A, B", "x=A, y=B", "\\frac{Ax}{B+y}",
+                            "\\begin{pmatrix}A&B\\\\-C&D\\end{pmatrix}", "(-\\infty,-A]\\cup(B,\\infty)", "y=Ax+B", "\\sqrt[3]{A}+B",
+                            "\\log_{A}B", "A\\sin x-B", "|x-A|", "A\\%", "A_B", "\\pm A", "A!+B", "2^{x+A}-B", "n^A+\\frac{1}{B}"};
+    string text = shapes[random() % std::size(shapes)];
+    std::set<string> used;  // numbers that differ, from 2 on, so that none is redundant
+    string gold;
+    for (char c : text) {
+        if (c < 'A' || c > 'D') {
+            gold += c;
+            continue;
+        }
+        string number;
+        do number = std::to_string(2 + random() % 60);
+        while (!used.insert(number).second);
+        gold += number;
+    }
+    return gold;
+}
+
+/// One digit, sign, bracket, variable or exponent of `gold` changed; nothing if it has none there.
+string near_miss(const string& gold, std::mt19937& random) {
+    string text = gold;
+    const std::size_t at = random() % text.size();
+    const char before = at > 0 ? text[at - 1] : '\0', c = text[at], after = at + 1 < text.size() ? text[at + 1] : '\0';
+    const auto letter = [](char x) { return (x >= 'a' && x <= 'z') || (x >= 'A' && x <= 'Z') || x == '\\'; };
+    const auto digit = [](char x) { return x >= '0' && x <= '9'; };
+    if (digit(c))
+        text[at] = static_cast<char>('1' + (c - '1' + 1 + static_cast<int>(random() % 8)) % 9);
+    else if (c == '+' || (c == '-' && at > 0))
+        text[at] = c == '+' ? '-' : '+';
+    else if ((c == '(' || c == '[') && at == 0 && text.find(',') != string::npos)
+        text[at] = c == '(' ? '[' : '(';
+    else if ((c == ')' || c == ']') && !after && text.find(',') != string::npos)
+        text[at] = c == ')' ? ']' : ')';
+    else if (letter(c) && c != '\\' && !letter(before) && !letter(after))
+        text[at] = c == 'z' ? 'w' : static_cast<char>(c + 1);
+    else if (at == 0)
+        text = c == '-' ? text.substr(1) : digit(c) ? "-" + text : text;
+    return text == gold ? "" : text;
+}
+
+}  // namespace
+
+TEST_CASE("mathematics: of near misses, one character off, none is paid") {
+    std::mt19937 random(3);
+    std::vector<string> golds;
+    for (int i = 0; i < 1000; ++i) golds.push_back(made_gold(random));
+    if (const auto root = fixtures())
+        for (const string& gold : gold_answers(*root)) golds.push_back(gold);
+    int tried = 0;
+    while (tried < 2000) {
+        const string& gold = golds[tried % 2 ? random() % golds.size() : random() % 1000];
+        const string miss = near_miss(gold, random);
+        if (miss.empty()) continue;
+        CHECK_MESSAGE(same(gold, gold), gold);
+        CHECK_MESSAGE(!same(gold, miss), gold, "   ", miss);
+        CHECK_MESSAGE(!same(miss, gold), miss, "   ", gold);
+        ++tried;
+    }
+}
+
 TEST_CASE("mathematics: the answer in a text") {
     CHECK(last_boxed("a \\boxed{1} b \\boxed{\\frac{1}{2}} c") == "\\frac{1}{2}");
     CHECK(last_boxed("\\boxed {\\{1\\}}") == "\\{1\\}");
+    CHECK(last_boxed("\\boxed 7") == "7");
+    CHECK(last_boxed("$\\boxed7$.") == "7");
+    CHECK(last_boxed("\\boxed{1 \\boxed{2}}") == "1 \\boxed{2}");
+    CHECK(last_boxed("\\boxed{1}, \\boxed{2}") == "1, 2");
+    CHECK(last_boxed("\\boxed{1}. Wait, \\boxed{2}") == "2");
+    CHECK(!last_boxed("\\boxed{72}. Wait, \\boxed{7"));
     CHECK(!last_boxed("\\boxed{1"));
+    string boxes;
+    for (int i = 0; i < 65; ++i) boxes += "\\boxed{" + std::to_string(i) + "} so ";
+    CHECK(last_boxed(boxes) == "64");
     CHECK(!last_boxed("nothing"));
     for (const auto& [text, expected] : {
              std::pair<string, string>{"First \\boxed{1}, no, \\boxed{2}.", "2"},

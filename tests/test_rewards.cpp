@@ -77,6 +77,22 @@ TEST_CASE("countdown: exact arithmetic over + - * / and parentheses, each number
     CHECK(answer("5+5", Countdown{{5, 5, 5}, 10}) == 0);
 }
 
+TEST_CASE("countdown: signs as LaTeX and Unicode write them, and negative numbers") {
+    for (const char* right : {"12 \\times 6 - 2", "12×6−2", "$12*6-2$", "12 \\cdot 6 - 2", "\\boxed{12*6-2}",
+                              "$12 \\times 6 - 2 = 70$", "\\left(12 \\times 6\\right) - 2"})
+        CHECK_MESSAGE(answer(right, kSeventy) == 1, right);
+    CHECK(answer("12 ÷ 6", Countdown{{12, 6}, 2}) == 1);
+    CHECK(answer("\\frac{12}{6}", Countdown{{12, 6}, 2}) == 1);
+    for (const char* right : {"5 + -3", "-3 + 5", "5 + (-3)", "(-3)+5 = 2"})
+        CHECK_MESSAGE(answer(right, Countdown{{5, -3}, 2}) == 1, right);
+    CHECK(answer("5 - -3", Countdown{{5, -3}, 8}) == 1);
+    CHECK(answer("-3*5", Countdown{{5, -3}, -15}) == 1);
+    CHECK(answer("5 - 3", Countdown{{5, -3}, 2}) == 0);
+    CHECK(answer("5 + -3", Countdown{{5, 3}, 2}) == 0);
+    CHECK(answer("12%6", Countdown{{12, 6}, 0}) == 0);
+    CHECK(answer("1 1/2 + 3", Countdown{{1, 1, 2, 3}, 4}) == 0);
+}
+
 TEST_CASE("countdown: attacks that scored elsewhere") {
     CHECK(answer("2**3", Countdown{{2, 3}, 8}) == 0);  // a power is not an operation
     CHECK(answer("2^3", Countdown{{2, 3}, 8}) == 0);
@@ -156,12 +172,12 @@ TEST_CASE("an answer in \\boxed{}: the last one, behind a finished thought") {
     auto accuracy = [&](const char* s) { return accuracy_reward(s, gold, AnswerIn::Boxed).value; };
     auto format = [&](const char* s) { return format_reward(s, AnswerIn::Boxed).value; };
     for (const char* right : {"so \\boxed{0.5}.", "<think>\\boxed{7}</think> \\boxed{\\frac{1}{2}}",
-                              "<think> x\n</think>\n\n\\boxed{3}, no, \\boxed{\\frac12}"}) {
+                              "<think> x\n</think>\n\n\\boxed{3}, no, \\boxed{\\frac12}", "\\boxed{\\frac12}, \\boxed{0.5}"}) {
         CHECK_MESSAGE(accuracy(right) == 1, right);
         CHECK_MESSAGE(format(right) == 1, right);
     }
     for (const char* wrong :
-         {"0.5", "<think>\\boxed{0.5}", "<think>\\boxed{0.5}</think> 0.5", "\\boxed{}", "\\boxed{",
+         {"0.5", "<think>\\boxed{0.5}", "<think>\\boxed{0.5}</think> 0.5", "\\boxed{}", "\\boxed{", "\\boxed{0.5}. Wait, \\boxed{0",
           "</think> \\boxed{0.5}", "<think></think><think></think>\\boxed{0.5}"}) {
         CHECK_MESSAGE(accuracy(wrong) == 0, wrong);
         CHECK_MESSAGE(format(wrong) == 0, wrong);
@@ -178,9 +194,10 @@ TEST_CASE("text: this very text, in this order and case") {
 
 TEST_CASE("choices: by label, or by the text that only one of them has") {
     const Gold second = ChoiceGold{{"red", "Green", "b. blue"}, 1};
-    for (const char* right : {"B", "b", "(B)", " B. ", "b)", "Green", " green\n"})
+    for (const char* right : {"B", "b", "(B)", " B. ", "b)", "Green", " green\n", "B) Green", "B: green", "(B) Green",
+                              "\\boxed{B}", "\\text{B}", "**B**", "$\\boxed{\\text{B}}$", "\\textbf{(B)}", "**B. Green**"})
         CHECK_MESSAGE(answer(right, second) == 1, right);
-    for (const char* wrong : {"", "A", "B or C", "AB", "BB", "D", "red", "not green", "green.", "B) Green"})
+    for (const char* wrong : {"", "A", "B or C", "AB", "BB", "D", "red", "not green", "green.", "B) Red", "B: b. blue"})
         CHECK_MESSAGE(answer(wrong, second) == 0, wrong);
     const Gold crossed = ChoiceGold{{"B", "A"}, 0};  // a label counts before a text
     CHECK(answer("A", crossed) == 1);

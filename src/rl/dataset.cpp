@@ -69,6 +69,10 @@ ChoiceGold read_right_choice(const json& answer, std::vector<std::string> choice
     return {std::move(choices), *right};
 }
 
+struct UnreadableAnswer : Error {
+    using Error::Error;
+};
+
 /// The text of a gold answer, out of what stands around it.
 std::string answer_text(const json& line) {
     if (const auto answer = line.find("answer"); answer != line.end()) {
@@ -81,8 +85,8 @@ std::string answer_text(const json& line) {
         return mark == text.npos ? text : text.substr(mark + 4);
     }
     const auto boxed = last_boxed(text_at(line, "solution"));
-    if (!boxed) fail("the solution has no \\boxed{} answer");
-    return std::string(*boxed);
+    if (!boxed) throw UnreadableAnswer("the solution has no \\boxed{} answer");
+    return *boxed;
 }
 
 Gold read_answer(const json& line) {
@@ -96,8 +100,9 @@ Gold read_answer(const json& line) {
     }
     const auto value = MathAnswer::parse(text);
     if (!value)
-        fail("the answer ", start,
-             " cannot be read as mathematics; with \"match\": \"text\" it is compared as text");
+        throw UnreadableAnswer("the answer " + start +
+                               " cannot be read as mathematics; with \"match\": \"text\" it is "
+                               "compared as text, and --skip-unreadable leaves it out");
     return MathGold{*value};
 }
 
@@ -239,17 +244,32 @@ auto at_line(const std::string& file, std::size_t line, Body body) {
 }  // namespace
 
 std::vector<Problem> load_problems(const std::filesystem::path& file,
-                                   const PromptTemplate& prompt_template, Answers answers) {
+                                   const PromptTemplate& prompt_template, Answers answers,
+                                   bool skip_unreadable) {
     const std::string text = read_lines(file);
     std::vector<Problem> problems;
+    std::string first;
+    std::size_t skipped = 0;
     for_each_line(text, [&](std::size_t, std::string_view line, std::size_t number) {
-        problems.push_back(at_line(file.string(), number, [&] {
-            return parse_problem(parse_object(line), prompt_template, answers);
-        }));
-        problems.back().source = line;
-        problems.back().place = file.string() + ":" + std::to_string(number);
-        problems.back().id = static_cast<std::uint32_t>(problems.size() - 1);
+        const std::string place = file.string() + ":" + std::to_string(number);
+        at_line(file.string(), number, [&] {
+            try {
+                problems.push_back(parse_problem(parse_object(line), prompt_template, answers));
+            } catch (const UnreadableAnswer& e) {
+                if (!skip_unreadable) throw;
+                if (skipped++ == 0) first = place + ": " + e.what();
+                return;
+            }
+            problems.back().source = line;
+            problems.back().place = place;
+            problems.back().id = static_cast<std::uint32_t>(problems.size() - 1);
+        });
     });
+    if (skipped > 0)
+        std::fprintf(stderr,
+                     "note: %zu of %zu problems are left out, since their answers cannot "
+                     "be read; the first: %s\n",
+                     skipped, skipped + problems.size(), first.c_str());
     if (problems.empty())
         fail(
             file,

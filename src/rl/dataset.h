@@ -39,10 +39,12 @@ enum class Answers { Required, Optional };
 ///   0 or by its text
 ///   {"question": ...}                                            where answers are optional
 /// Other keys are allowed, and blank lines skipped. A gold answer that cannot be read is an error
-/// here, not a reward later.
+/// here, not a reward later; with skip_unreadable such problems are left out, and a note on stderr
+/// counts them.
 std::vector<Problem> load_problems(const std::filesystem::path& file,
                                    const PromptTemplate& prompt_template,
-                                   Answers answers = Answers::Required);
+                                   Answers answers = Answers::Required,
+                                   bool skip_unreadable = false);
 
 /// At most `limit` of the problems, 0: all. They are evenly spaced, since a file may have its kinds
 /// of questions one after the other.

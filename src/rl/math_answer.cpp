@@ -1,558 +1,543 @@
-// Comparing answers: exact and approximate evaluation, then what equality means for each kind.
+// Comparing answers: values at points, then what equality means for each kind.
 #include "src/rl/math_answer.h"
 
 #include <algorithm>
 #include <array>
-#include <cmath>
-#include <complex>
-#include <limits>
 #include <map>
-#include <numbers>
 #include <set>
 
 #include "src/rl/math_tree.h"
 
 namespace r1 {
-namespace {
 
 using std::string;
 
-/// What an expression may be evaluated in. Each has of(decimal), + - *, inverse() and is_zero().
-struct Exact {
-    std::uint64_t re = 0, im = 0;
-    Exact operator+(const Exact& o) const { return {mod_add(re, o.re), mod_add(im, o.im)}; }
-    Exact operator-(const Exact& o) const { return {mod_sub(re, o.re), mod_sub(im, o.im)}; }
-    Exact operator*(const Exact& o) const {
-        return {mod_sub(mod_mul(re, o.re), mod_mul(im, o.im)),
-                mod_add(mod_mul(re, o.im), mod_mul(im, o.re))};
-    }
-    Exact inverse() const {
-        const std::uint64_t n = mod_power(mod_add(mod_mul(re, re), mod_mul(im, im)), kPrime - 2);
-        return {mod_mul(re, n), mod_mul(mod_sub(0, im), n)};
-    }
-    bool is_zero() const { return re == 0 && im == 0; }
-};
-using Approximate = std::complex<double>;
-
-// ---- evaluation ----
-
-/// How much a comparison may cost, in operations.
-struct Budget {
-    int left = 2'000'000;
-    bool spend(int cost) { return (left -= cost) > 0; }
-};
-
-/// The value that the variable `name` takes in round k: pseudo-random, in (1/4, 5/4).
-double value_of(const string& name, int round) {
-    std::uint64_t hash =
-        1469598103934665603ull + static_cast<std::uint64_t>(round) * 0x9e3779b97f4a7c15ull;
-    for (char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
-    hash ^= hash >> 31;
-    return 0.25 + static_cast<double>((hash * 0x9e3779b97f4a7c15ull) >> 11) * 0x1p-53;
+bool MathAnswer::Node::operator==(const Node& o) const {
+    return op == o.op && name == o.name && value == o.value && columns == o.columns &&
+           std::ranges::equal(children, o.children,
+                              [](const Ptr& a, const Ptr& b) { return *a == *b; });
 }
 
-/// Evaluates an expression in one of the two number systems; nothing where it has no value there.
-/// Plusminus takes `sign`, and the variable `free`, if any, the value `at`.
-template <class Value>
-struct Evaluator {
-    static constexpr bool kExact = std::is_same_v<Value, Exact>;
-    Budget& budget;
-    int round = 0;
-    int sign = 1;
-    const string* free = nullptr;
-    double at = 0;
+namespace {
 
-    std::optional<Value> operator()(const Node& node) const {
-        if (!budget.spend(1)) return std::nullopt;
-        const auto child = [&](std::size_t i) { return (*this)(*node.children[i]); };
-        switch (node.kind) {
-            case Node::Number:
-                if constexpr (kExact)
-                    return Exact{mod_mul(node.number.digits_mod,
-                                         mod_power(mod_power(10, kPrime - 2), node.number.places)),
-                                 0};
-                else
-                    return node.number.value;
-            case Node::Symbol:
-                return symbol(node.name);
-            case Node::Based:
-                return child(0);
-            case Node::Sum:
-            case Node::Product: {
-                if (node.name == "-1") return whole(-1);
-                Value result = whole(node.kind == Node::Product);
-                for (std::size_t i = 0; i < node.children.size(); ++i) {
-                    const auto term = child(i);
-                    if (!term) return std::nullopt;
-                    result = node.kind == Node::Sum ? result + *term : result * *term;
-                }
-                return result;
-            }
-            case Node::Quotient: {
-                const auto a = child(0), b = child(1);
-                if (!a || !b || is_zero(*b)) return std::nullopt;
-                return *a * inverse(*b);
-            }
-            case Node::Plusminus: {
-                const auto last = child(node.children.size() - 1);
-                const auto first =
-                    node.children.size() == 2 ? child(0) : std::optional<Value>(whole(0));
-                if (!first || !last) return std::nullopt;
-                return *first + whole(sign) * *last;
-            }
-            case Node::Power:
-                return power(node);
-            case Node::Function:
-                return function(node);
-            default:
-                return std::nullopt;
-        }
-    }
+constexpr int kRounds = 12;
 
-    static Value whole(std::int64_t n) {
-        if constexpr (kExact)
-            return n >= 0 ? Exact{static_cast<std::uint64_t>(n) % kPrime, 0}
-                          : Exact{mod_sub(0, static_cast<std::uint64_t>(-n) % kPrime), 0};
-        else
-            return static_cast<double>(n);
-    }
-    static bool is_zero(const Value& v) {
-        if constexpr (kExact)
-            return v.is_zero();
-        else
-            return v == 0.0;
-    }
-    static Value inverse(const Value& v) {
-        if constexpr (kExact)
-            return v.inverse();
-        else
-            return 1.0 / v;
-    }
-
-    std::optional<Value> symbol(const string& name) const {
-        if (name == "infty" || name.starts_with("mathbb")) return std::nullopt;
-        if constexpr (kExact) {  // pi and e are as good as variables: they solve no equation
-            if (name == "i") return Exact{0, 1};
-            return Exact{static_cast<std::uint64_t>(value_of(name, round) * 0x1p60), 0};
-        } else {
-            if (name == "i") return Approximate(0, 1);
-            if (name == "pi") return std::numbers::pi;
-            if (name == "e") return std::numbers::e;
-            return free && name == *free ? at : value_of(name, round);
-        }
-    }
-
-    /// The whole number that a node is, if it is a small one.
-    std::optional<std::int64_t> small_integer(const Node& node) const {
-        const auto value = Evaluator<Approximate>{budget}(node);
-        if (!value || value->imag() != 0 || std::abs(value->real()) > 1e6 ||
-            value->real() != std::floor(value->real()))
-            return std::nullopt;
-        return static_cast<std::int64_t>(value->real());
-    }
-    static bool is_constant(const Node& node) {
-        return node.kind != Node::Symbol &&
-               std::ranges::all_of(node.children, [](const Ptr& c) { return is_constant(*c); });
-    }
-
-    std::optional<Value> power(const Node& node) const {
-        auto base = (*this)(*node.children[0]);
-        if (!base) return std::nullopt;
-        const Node& exponent = *node.children[1];
-        if (is_constant(exponent)) {
-            if (const auto n = small_integer(exponent)) {
-                if (*n < 0 && is_zero(*base)) return std::nullopt;
-                if (*n < 0) base = inverse(*base);
-                Value result = whole(1);
-                for (std::int64_t k = std::abs(*n); k; k >>= 1, base = *base * *base)
-                    if (k & 1) result = result * *base;
-                return result;
-            }
-        }
-        if constexpr (kExact)
-            return std::nullopt;
-        else {
-            const auto n = (*this)(exponent);
-            if (!n) return std::nullopt;
-            if (exponent.kind == Node::Quotient && base->imag() == 0 &&
-                base->real() < 0)  // (-8)^(1/3) = -2
-                if (const auto degree = small_integer(*exponent.children[1]);
-                    degree && *degree % 2 != 0)
-                    if (const auto k = small_integer(*exponent.children[0]))
-                        return std::pow(
-                            -std::pow(-base->real(), 1.0 / static_cast<double>(*degree)),
-                            static_cast<double>(*k));
-            return std::pow(*base, *n);
-        }
-    }
-
-    std::optional<Value> function(const Node& node) const {
-        const string& name = node.name;
-        if (name == "factorial" || name == "binom") {
-            const auto n = small_integer(*node.children[0]);
-            const auto k = name == "binom" ? small_integer(*node.children[1]) : n;
-            if (!n || !k || *n < 0 || *k < 0 || *k > *n || *n > 1000 ||
-                !budget.spend(static_cast<int>(*n)))
-                return std::nullopt;
-            Value result = whole(1);
-            for (std::int64_t i = 1; i <= *k; ++i) {
-                result = result * whole(*n - *k + i);
-                if (name == "binom") result = result * inverse(whole(i));
-            }
-            return result;
-        }
-        if constexpr (kExact) {
-            return std::nullopt;
-        } else {
-            std::array<Approximate, 2> x;
-            if (node.children.empty() || node.children.size() > 2) return std::nullopt;
-            for (std::size_t i = 0; i < node.children.size(); ++i) {
-                const auto value = (*this)(*node.children[i]);
-                if (!value) return std::nullopt;
-                x[i] = *value;
-            }
-            const bool real = x[0].imag() == 0 && x[1].imag() == 0;
-            if (name == "root") {
-                if (real && x[0].real() < 0 && std::fmod(x[1].real(), 2) == 1)
-                    return -std::pow(-x[0], 1.0 / x[1]);
-                return x[1] == 2.0 ? std::sqrt(x[0]) : std::pow(x[0], 1.0 / x[1]);
-            }
-            if (node.children.size() == 2) {
-                if (!real) return std::nullopt;
-                if (name == "max") return std::max(x[0].real(), x[1].real());
-                if (name == "min") return std::min(x[0].real(), x[1].real());
-                return std::nullopt;
-            }
-            using Complex = const Approximate&;
-            static const std::map<string, Approximate (*)(Complex)> kValues = {
-                {"abs", [](Complex z) -> Approximate { return std::abs(z); }},
-                {"sqrt", [](Complex z) { return std::sqrt(z); }},
-                {"exp", [](Complex z) { return std::exp(z); }},
-                {"ln", [](Complex z) { return std::log(z); }},
-                {"log", [](Complex z) { return std::log10(z); }},
-                {"lg", [](Complex z) { return std::log10(z); }},
-                {"sin", [](Complex z) { return std::sin(z); }},
-                {"cos", [](Complex z) { return std::cos(z); }},
-                {"tan", [](Complex z) { return std::tan(z); }},
-                {"cot", [](Complex z) { return 1.0 / std::tan(z); }},
-                {"sec", [](Complex z) { return 1.0 / std::cos(z); }},
-                {"csc", [](Complex z) { return 1.0 / std::sin(z); }},
-                {"arcsin", [](Complex z) { return std::asin(z); }},
-                {"arccos", [](Complex z) { return std::acos(z); }},
-                {"arctan", [](Complex z) { return std::atan(z); }},
-                {"sinh", [](Complex z) { return std::sinh(z); }},
-                {"cosh", [](Complex z) { return std::cosh(z); }},
-                {"tanh", [](Complex z) { return std::tanh(z); }}};
-            if (const auto found = kValues.find(name); found != kValues.end())
-                return found->second(x[0]);
-            return std::nullopt;
-        }
-    }
-};
-
-bool finite(const Approximate& v) { return std::isfinite(v.real()) && std::isfinite(v.imag()); }
-bool close(const Approximate& a, const Approximate& b) {
-    return std::abs(a - b) <= 1e-9 * std::max(std::abs(a), std::abs(b)) || (a == b);
+std::uint64_t hash_of(const string& text, std::uint64_t seed) {
+    std::uint64_t hash = 1469598103934665603ull + seed * 0x9e3779b97f4a7c15ull;  // FNV-1a
+    for (char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
+    return (hash ^ (hash >> 31)) * 0x9e3779b97f4a7c15ull >> 16;
 }
 
-// ---- comparison ----
+/// The pseudo-random value of a variable in one round: a fraction below 3, one up to 2^24, or a
+/// small integer for factorials; each of either sign but the last.
+Number value_of(const string& name, int round) {
+    const std::uint64_t hash = hash_of(name, static_cast<std::uint64_t>(round));
+    const long sign = hash & 1 ? 1 : -1, digits = static_cast<long>(hash >> 4);
+    switch (round % 3) {
+        case 0:
+            return mpq_class(sign * (digits % 3000 + 1), 1009);
+        case 1:
+            return mpq_class(2 + digits % 30);
+        default:
+            return mpq_class(sign * ((digits % (1l << 32)) >> (digits >> 33) % 20), 257);
+    }
+}
+
+/// Rows x columns numbers; a single number has no columns.
+struct Value {
+    std::vector<Number> cells;
+    std::size_t columns = 0;
+    Value(Number n) : cells{std::move(n)} {}
+    Value(std::vector<Number> all, std::size_t width) : cells(std::move(all)), columns(width) {}
+};
+
+template <class Operation>
+Value each(const Value& a, const Value& b, Operation operation) {
+    if (a.columns != b.columns || a.cells.size() != b.cells.size()) throw Undefined{};
+    std::vector<Number> cells;
+    for (std::size_t i = 0; i < a.cells.size(); ++i)
+        cells.push_back(operation(a.cells[i], b.cells[i]));
+    return {std::move(cells), a.columns};
+}
+
+Value product(const Value& a, const Value& b) {
+    if (a.columns != 0 && b.columns == 0) return product(b, a);
+    std::vector<Number> cells;
+    if (a.columns == 0) {
+        for (const Number& cell : b.cells) cells.push_back(a.cells[0] * cell);
+    } else {
+        const std::size_t rows = a.cells.size() / a.columns, inner = a.columns;
+        if (b.cells.size() != inner * b.columns) throw Undefined{};
+        for (std::size_t r = 0; r < rows; ++r)
+            for (std::size_t c = 0; c < b.columns; ++c) {
+                Number sum;
+                for (std::size_t k = 0; k < inner; ++k)
+                    sum = sum + a.cells[r * inner + k] * b.cells[k * b.columns + c];
+                cells.push_back(sum);
+            }
+    }
+    return {std::move(cells), b.columns};
+}
+
+bool is_constant(const string& name) {
+    return name == "pi" || name == "e" || name == "i" || name == "infty";
+}
+bool has_variable(const Node& n) {
+    return (n.is("x") && !is_constant(n.name)) || (n.is("call") && n.name[0] == '\\') ||
+           std::ranges::any_of(n.children, [](const Ptr& c) { return has_variable(*c); });
+}
+
+/// An expression with its plus-minus signs, if it has some, taken as plus or as minus.
+bool has_sign(const Node& n) {
+    return (n.is("+") && n.name.find_first_of("pm") != string::npos) ||
+           std::ranges::any_of(n.children, [](const Ptr& c) { return has_sign(*c); });
+}
+Ptr with_sign(const Ptr& node, bool plus) {
+    if (!has_sign(*node)) return node;
+    Node copy = *node;
+    for (Ptr& child : copy.children) child = with_sign(child, plus);
+    if (copy.is("+"))
+        for (char& sign : copy.name)
+            if (sign == 'p' || sign == 'm') sign = (sign == 'p') == plus ? '+' : '-';
+    return std::make_shared<Node>(std::move(copy));
+}
+
+/// Whether an expression is made of integers and + - * / alone, and the integers in it.
+bool is_calculation(const Node& n, std::vector<string>& integers) {
+    const bool plain = !n.name.empty() && n.name.find_first_not_of("0123456789") == string::npos;
+    if (n.is("#") && plain && n.value == mpz_class(n.name, 10)) {
+        integers.push_back(n.value.get_str());
+        return true;
+    }
+    if (n.is("+") && n.name == "-" && n.children[0]->is("#")) {
+        if (!is_calculation(*n.children[0], integers)) return false;
+        integers.back() = "-" + integers.back();
+        return true;
+    }
+    const char* signs = n.is("+") ? "+-" : "*/";
+    return (n.is("+") || n.is("*")) && n.name[0] == signs[0] &&
+           n.name.find_first_not_of(signs) == string::npos &&
+           std::ranges::all_of(n.children,
+                               [&](const Ptr& c) { return is_calculation(*c, integers); });
+}
 
 class Comparison {
   public:
-    bool equal(const Ptr& a, const Ptr& b, int depth = 0) {
-        if (depth > kDeepestNesting || !budget_.spend(1)) return false;
-        if (a->kind == Node::Chain || b->kind == Node::Chain || a->kind == Node::Union ||
-            b->kind == Node::Union)
-            return equal_relations(a, b, depth);
-        const auto left = alternatives(a), right = alternatives(b);
-        const bool many = left.size() != 1 || right.size() != 1 || is_list(*a) || is_list(*b);
-        if (!many) return equal_single(*a, *b, depth);
-        if (is_list(*a) != is_list(*b) && a->kind != Node::Plusminus &&
-            b->kind != Node::Plusminus) {
-            const Node &list = is_list(*a) ? *a : *b, &other = is_list(*a) ? *b : *a;
-            if (other.kind == Node::Pair || other.kind == Node::Tuple)
-                return equal_in_order(list, other, depth);  // {1,3} for (1,3)
+    bool equal(const Ptr& a, const Ptr& b) {
+        if (*a == *b) return true;
+        if (a->is("unit") && b->is("unit") && a->name != b->name && !a->name.empty() &&
+            !b->name.empty())
+            return false;
+        if (a->is("unit") || (a->is("%") && b->is("%"))) return equal(a->children[0], b);
+        if (b->is("unit")) return equal(a, b->children[0]);
+        if (b->is("%")) return equal(b, a);
+        if (a->is("%"))
+            return equal(a->children[0], b->is("%") ? b->children[0] : b) ||
+                   equal(make("*", "*/", {a->children[0], make_number(100)}), b);
+        if (is_list(*a) || is_list(*b) || has_sign(*a) || has_sign(*b))
+            return equal_lists(a, b) || (is_region(*a) && is_region(*b) && same_reals(*a, *b));
+        if (is_relation(*a) || is_relation(*b)) return equal_relations(a, b);
+        if (a->is("word") || b->is("word")) {
+            if (a->is("word") && b->is("word")) return a->name == b->name;
+            const Ptr &word = a->is("word") ? a : b, &other = a->is("word") ? b : a;
+            return word->name == letters(*other) ||
+                   (!word->children.empty() && equal(word->children[0], other));
         }
-        auto contained = [&](const std::vector<Item>& inner, const std::vector<Item>& outer) {
-            return std::ranges::all_of(inner, [&](const Item& x) {
-                return std::ranges::any_of(
-                    outer, [&](const Item& y) { return equal_items(x, y, depth + 1); });
+        if (a->is("base") && b->is("base") && !equal(a->children[1], b->children[1])) return false;
+        if (a->is("tuple") || b->is("tuple"))
+            return a->op == b->op && a->name == b->name && equal_in_order(*a, *b);
+        return equal_values(*a, *b);
+    }
+
+    Number number(const Node& n) {
+        if (n.is("#")) return n.value;
+        if (n.is("x")) {
+            if (n.name == free_) return at_;
+            if (n.name == "i") return Number::i();
+            if (n.name == "pi") return Number::pi();
+            if (n.name == "e") return elementary("exp", 1);
+            if (n.name == "infty" || n.name.starts_with("mathbb")) throw Undefined{};
+            return value_of(n.name, round_);
+        }
+        if (n.is("unit") || n.is("base") || (n.is("word") && !n.children.empty()))
+            return number(*n.children[0]);
+        if (n.is("%")) return number(*n.children[0]) / 100;
+        if (n.is("^")) {
+            const Number base = number(*n.children[0]), exponent = number(*n.children[1]);
+            if (exponent.rational() && exponent.rational()->get_den() == 1)
+                spend(100);
+            else
+                spend(500);
+            return power(base, exponent);
+        }
+        if (n.is("call")) return call(n);
+        if (!n.is("+") && !n.is("*")) throw Undefined{};
+        Value single = value(n);
+        if (single.columns != 0) throw Undefined{};
+        return single.cells[0];
+    }
+
+  private:
+    static bool is_list(const Node& n) { return n.is("list") || n.is("set"); }
+    static bool is_relation(const Node& n) { return n.is("chain") || n.is("cup"); }
+    /// What may describe a set of real numbers.
+    static bool is_region(const Node& n) {
+        return is_relation(n) || n.is("tuple") ||
+               (is_list(n) &&
+                std::ranges::all_of(n.children, [](const Ptr& c) { return is_region(*c); }));
+    }
+    /// A product of variables as a word in lower case: "AB", "C".
+    static string letters(const Node& n) {
+        string word;
+        for (char c : n.is("x") ? n.name : "") word += static_cast<char>(std::tolower(c));
+        if (n.is("*") && n.name.find('/') == string::npos)
+            for (const Ptr& c : n.children) {
+                if (!c->is("x")) return "";
+                word += letters(*c);
+            }
+        return word;
+    }
+
+    bool equal_in_order(const Node& a, const Node& b) {
+        return std::ranges::equal(a.children, b.children,
+                                  [&](const Ptr& x, const Ptr& y) { return equal(x, y); });
+    }
+
+    // ---- lists ----
+
+    static std::vector<Ptr> elements(const Ptr& node) {
+        std::vector<Ptr> all;
+        for (const Ptr& child : is_list(*node) ? node->children : std::vector<Ptr>{node}) {
+            all.push_back(with_sign(child, true));
+            if (has_sign(*child)) all.push_back(with_sign(child, false));
+        }
+        return all;
+    }
+    bool equal_lists(const Ptr& a, const Ptr& b) {
+        for (const auto& [list, other] : {std::pair(a, b), std::pair(b, a)}) {
+            if (!is_list(*list)) continue;
+            if (other->is("chain") && other->name == "i" && is_list(*other->children[1]))
+                return equal(list, other->children[1]);  // x \\in \\{1, 2\\}
+            if (other->is("tuple") && other->name == "()" && !list->children.empty())
+                return equal_in_order(*list, *other);  // {1,3} for (1,3)
+            if (list->name == "," && list->children.size() == 2 && other->is("#") &&
+                list->children[1]->name.size() > 1)  // 1,25 for 1.25
+                return list->children[0]->name + "." + list->children[1]->name == other->name;
+            if (is_list(*other) && names_differ(list->children) &&
+                std::ranges::none_of(other->children, [](const Ptr& c) { return c->is("chain"); }))
+                return equal_in_order(*list, *other);  // x = 1, y = 2 for 1, 2
+        }
+        const auto left = elements(a), right = elements(b);
+        const auto contained = [&](const std::vector<Ptr>& inner, const std::vector<Ptr>& outer) {
+            return std::ranges::all_of(inner, [&](const Ptr& x) {
+                return std::ranges::any_of(outer, [&](const Ptr& y) { return equal(x, y); });
             });
         };
         return left.empty() == right.empty() && contained(left, right) && contained(right, left);
     }
-
-  private:
-    /// An element of a list, with the sign that its plus-minus has.
-    struct Item {
-        Ptr node;
-        int sign;
-    };
-
-    static bool is_list(const Node& n) { return n.kind == Node::List; }
-    static bool has_plusminus(const Node& n) {
-        return n.kind == Node::Plusminus ||
-               std::ranges::any_of(n.children, [](const Ptr& c) { return has_plusminus(*c); });
-    }
-    static bool is_bracketed(const Node& n) {
-        return n.kind == Node::Pair || n.kind == Node::Tuple || n.kind == Node::Matrix ||
-               n.kind == Node::List;
-    }
-
-    /// The elements of a list; an expression with a plus-minus is two.
-    static std::vector<Item> alternatives(const Ptr& node) {
-        std::vector<Item> items;
-        for (const Ptr& child : is_list(*node) ? node->children : std::vector{node}) {
-            items.push_back({child, 1});
-            if (!is_bracketed(*child) && has_plusminus(*child)) items.push_back({child, -1});
+    static bool names_differ(const std::vector<Ptr>& list) {
+        for (std::size_t i = 0; i < list.size(); ++i) {
+            const auto assigned = assignment(*list[i]);
+            if (!assigned) return false;
+            for (std::size_t k = 0; k < i; ++k)
+                if (*assignment(*list[k])->first == *assigned->first) return false;
         }
-        return items;
-    }
-    bool equal_items(const Item& a, const Item& b, int depth) {
-        if (is_bracketed(*a.node) || is_bracketed(*b.node) || a.node->kind == Node::Chain ||
-            b.node->kind == Node::Chain)
-            return equal(a.node, b.node, depth);
-        return equal_values(*a.node, *b.node, a.sign, b.sign);
+        return list.size() > 1;
     }
 
-    bool equal_in_order(const Node& a, const Node& b, int depth) {
-        if (a.children.size() != b.children.size() || a.columns != b.columns) return false;
-        for (std::size_t i = 0; i < a.children.size(); ++i)
-            if (!equal(a.children[i], b.children[i], depth + 1)) return false;
-        return true;
+    // ---- values ----
+
+    void spend(int cost) {
+        if ((budget_ -= cost) < 0) throw Undefined{};
     }
 
-    bool equal_single(const Node& a, const Node& b, int depth) {
-        if (a.kind == Node::Word || b.kind == Node::Word)
-            return word_of(a) == word_of(b) && !word_of(a).empty();
-        if (a.kind == Node::Based && b.kind == Node::Based)
-            return equal_values(*a.children[0], *b.children[0], 1, 1) &&
-                   equal_values(*a.children[1], *b.children[1], 1, 1);
-        if (is_bracketed(a) || is_bracketed(b))
-            return a.kind == b.kind && (a.name == b.name || a.name.empty() || b.name.empty()) &&
-                   equal_in_order(a, b, depth);
-        return equal_values(a, b, 1, 1);
-    }
-
-    /// A word, or letters that the grammar takes for a product: "(C)", "east", "AB".
-    static string word_of(const Node& n) {
-        if (n.kind == Node::Word || n.kind == Node::Symbol) return label(n.name);
-        string word;
-        if (n.kind != Node::Product) return word;
-        for (const Ptr& c : n.children) {
-            if (c->kind != Node::Symbol) return "";
-            word += label(c->name);
+    Value value(const Node& n) {
+        spend(1);
+        if (n.is("+")) {
+            Value sum = value(*n.children[0]);
+            if (n.name[0] == '-') sum = product(Number(-1), sum);
+            for (std::size_t i = 1; i < n.children.size(); ++i) {
+                Value term = value(*n.children[i]);
+                if (n.name[i] == '-') term = product(Number(-1), term);
+                sum = each(sum, term, [](const Number& x, const Number& y) { return x + y; });
+                spend(sum.cells[0].cost());
+            }
+            return sum;
         }
-        return word;
+        if (n.is("*")) {
+            Value result = value(*n.children[0]);
+            for (std::size_t i = 1; i < n.children.size(); ++i) {
+                const Value factor = value(*n.children[i]);
+                spend(static_cast<int>(factor.cells.size() *
+                                       std::max<std::size_t>(1, result.columns)) *
+                      result.cells[0].cost());
+                if (n.name[i] == '/' && factor.columns != 0) throw Undefined{};
+                result = product(result, n.name[i] == '/' ? Value(1 / factor.cells[0]) : factor);
+            }
+            return result;
+        }
+        if (n.is("matrix")) {
+            std::vector<Number> cells;
+            for (const Ptr& child : n.children) cells.push_back(number(*child));
+            return {std::move(cells), n.columns};
+        }
+        return number(n);
     }
 
-    bool equal_values(const Node& a, const Node& b, int sign_a, int sign_b) {
-        if (a.kind == Node::Symbol && b.kind == Node::Symbol) return a.name == b.name;
-        bool exact = true;
-        for (int round = 0; round < 2 && exact; ++round) {
-            const auto x = Evaluator<Exact>{budget_, round, sign_a}(a),
-                       y = Evaluator<Exact>{budget_, round, sign_b}(b);
-            exact = x && y;
-            if (exact && !(*x - *y).is_zero())
-                return rounded(a, b, sign_b) || rounded(b, a, sign_a);
+    Number call(const Node& n) {
+        const string& name = n.name;
+        if (name == free_) return at_;
+        std::vector<Number> x;
+        for (const Ptr& child : n.children) x.push_back(number(*child));
+        if (name[0] == '\\') {  // of an unknown function: the same for the same arguments
+            string arguments = name;
+            for (const Number& argument : x) arguments += "," + argument.digits();
+            return value_of(arguments, 3 * round_);
         }
-        if (exact) return true;
+        if (name == "abs") return x[0].modulus();
+        if (name == "floor") return x[0].floor();
+        if (name == "ceil") return -1 * (-1 * x[0]).floor();
+        if (name == "factorial" || name == "binom") {
+            const mpq_class* k = x.back().rational();
+            if (!k || k->get_den() != 1 || *k < 0 || *k > 3000) throw Undefined{};
+            Number result = 1;
+            for (unsigned long i = k->get_num().get_ui(); i > 0; --i) {
+                result = result * (name == "binom" ? (x[0] - mpq_class(i - 1)) / mpq_class(i)
+                                                   : Number(mpq_class(i)));
+                spend(result.cost());
+            }
+            return result;
+        }
+        if (name == "max" || name == "min") {
+            for (const Number& other : x)
+                if ((other - x[0]).sign() * (name == "max" ? 1 : -1) > 0) x[0] = other;
+            return x[0];
+        }
+        spend(500);
+        if (x.size() != 1) throw Undefined{};
+        return elementary(name, x[0]);
+    }
+
+    bool equal_values(const Node& a, const Node& b) {
+        const bool variable = has_variable(a) || has_variable(b);
         int agreed = 0;
-        for (int round = 0; round < 6; ++round) {
-            const auto x = Evaluator<Approximate>{budget_, round, sign_a}(a),
-                       y = Evaluator<Approximate>{budget_, round, sign_b}(b);
-            if (!x || !y || !finite(*x) || !finite(*y)) continue;
-            if (!close(*x, *y)) return rounded(a, b, sign_b) || rounded(b, a, sign_a);
-            ++agreed;
-        }
-        return agreed >= 3;
+        for (round_ = 0; round_ < (variable ? kRounds : 1); ++round_) try {
+                const Value x = value(a), y = value(b);
+                if (x.columns != y.columns || x.cells.size() != y.cells.size()) return false;
+                for (std::size_t i = 0; i < x.cells.size(); ++i)
+                    if (!(x.cells[i] == y.cells[i])) return rounded(a, b) || rounded(b, a);
+                ++agreed;
+            } catch (const Undefined&) {
+            }
+        return agreed >= (variable ? 3 : 1);
     }
 
-    /// Whether `numeral` is a decimal of four places or more that `value`, which is none, rounds
-    /// to.
-    bool rounded(const Node& numeral, const Node& value, int sign) {
-        const Node* n = &numeral;
-        double factor = 1;
-        if (n->kind == Node::Product && n->children.size() == 2 && n->children[0]->name == "-1")
-            n = n->children[1].get(), factor = -1;
-        if (n->kind != Node::Number || n->number.places < 4 || value.kind == Node::Number)
-            return false;
-        const auto v = Evaluator<Approximate>{budget_, 0, sign}(value);
-        return v && has_no_symbol(value) &&
-               std::abs(*v - factor * n->number.value) <=
-                   0.500001 * std::pow(10.0, -n->number.places);
+    /// The numeral that a node is, also behind a minus.
+    static const Node* numeral(const Node& n) {
+        return n.is("#") ? &n : n.is("+") && n.name == "-" ? numeral(*n.children[0]) : nullptr;
     }
-    static bool has_no_symbol(const Node& n) {
-        return (n.kind != Node::Symbol || n.name == "pi" || n.name == "e") &&
-               std::ranges::all_of(n.children, [](const Ptr& c) { return has_no_symbol(*c); });
+    /// Whether a numeral of four decimal places and digits or more is what `exact` rounds to.
+    bool rounded(const Node& decimal, const Node& exact) {
+        const Node* written = numeral(decimal);
+        if (!written || numeral(exact) || has_variable(exact)) return false;
+        const auto dot = written->name.find('.'), first = written->name.find_first_not_of("0.");
+        if (dot == string::npos || first == string::npos) return false;
+        const std::size_t places = written->name.size() - dot - 1;
+        if (places < 4 || written->name.size() - first < 4) return false;
+        mpz_class ten;
+        mpz_ui_pow_ui(ten.get_mpz_t(), 10, places);
+        try {
+            const Number off = (number(exact) - number(decimal)).modulus();
+            return (off - mpq_class(1, 2 * ten)).sign() <= 0;
+        } catch (const Undefined&) {
+            return false;
+        }
     }
 
     // ---- equations, inequalities, intervals ----
 
-    /// What may stand on the left of "x =" in an answer: x, f(x), |AB|, (p, q), A/B.
+    /// What may stand on the left of "x =" in an answer: x, f(x), |AB|, (p, q), A/B, "Area".
     static bool is_name(const Node& n) {
-        if (n.kind == Node::Symbol) return true;
-        if (n.kind != Node::Product && n.kind != Node::Quotient && n.kind != Node::Function &&
-            n.kind != Node::Pair && n.kind != Node::Tuple)
-            return false;
-        return !n.children.empty() &&
+        if (n.is("x") || n.is("word") || (n.is("call") && n.name[0] == '\\')) return true;
+        return (n.is("*") || n.is("call") || n.is("tuple")) &&
                std::ranges::all_of(n.children, [](const Ptr& c) { return is_name(*c); });
     }
-    /// The value of "x = 1 + 1 = 2", of "5 = x" and of "x ~ 3"; nothing for another relation.
-    static Ptr assigned(const Node& n) {
-        if (n.kind != Node::Chain || n.name.find_first_not_of("=~") != string::npos) return nullptr;
-        if (!is_name(*n.children[0]))
-            return n.children.size() == 2 && is_name(*n.children[1]) ? n.children[0] : nullptr;
-        const auto approximate = n.name.find('~');
-        return n.children[approximate == string::npos || approximate == 0 ? n.children.size() - 1
-                                                                          : approximate];
+    /// Name and value of "x = 1 + 1 = 2", "5 = x", "x ~ 3" and "x in {1, 2}".
+    static std::optional<std::pair<Ptr, Ptr>> assignment(const Node& n) {
+        if (!n.is("chain") || n.name.find_first_not_of("=~i") != string::npos) return std::nullopt;
+        if (!is_name(*n.children[0])) {
+            if (n.name.find('i') == string::npos && !has_variable(*n.children.back()) &&
+                (n.name.size() > 1 || !has_variable(*n.children[0])))
+                return std::pair(n.children[0], n.children.back());  // 2 + 3 = 5, 1 = a = x = 0
+            if (n.name != "=" || !is_name(*n.children[1])) return std::nullopt;
+            return std::pair(n.children[1], n.children[0]);
+        }
+        const auto approximate = n.name.find('~', 1);
+        return std::pair(n.children[0], n.children[std::min(approximate, n.children.size() - 1)]);
     }
-    static bool is_equation(const Node& n) { return n.kind == Node::Chain && n.name == "="; }
 
-    bool equal_relations(const Ptr& a, const Ptr& b, int depth) {
-        if (is_equation(*a) && is_equation(*b)) {
-            const Ptr x = assigned(*a), y = assigned(*b);
-            return (x && y && equal(x, y, depth + 1)) || proportional(*a, *b, false);
-        }
-        const Ptr x = assigned(*a), y = assigned(*b);
-        if (x || y) return equal(x ? x : a, y ? y : b, depth + 1);
-        if (a->kind == Node::List || b->kind == Node::List) {
-            const auto list = [](const Ptr& p) {
-                return p->kind == Node::List ? p : make(Node::List, {p});
-            };
-            return a->kind != b->kind && equal(list(a), list(b), depth + 1);
-        }
-        if (a->kind == Node::Chain && b->kind == Node::Chain && a->name.size() == 1 &&
-            b->name.size() == 1 && proportional(*a, *b, true))
+    bool equal_relations(const Ptr& a, const Ptr& b) {
+        const auto x = assignment(*a), y = assignment(*b);
+        if (x && y && *x->first == *y->first && equal(x->second, y->second)) return true;
+        if (a->is("chain") && b->is("chain") && a->name.size() == 1 && b->name.size() == 1 &&
+            proportional(*a, *b))
             return true;
+        if (x && !b->is("chain")) return equal(x->second, b);
+        if (y && !a->is("chain")) return equal(a, y->second);
         return same_reals(*a, *b);
     }
 
     /// "l1 < r1" and "l2 < r2": the differences are multiples of each other, positive ones where it
     /// matters.
-    bool proportional(const Node& a, const Node& b, bool inequality) {
-        auto orientation = [](char c) { return c == '>' || c == 'g' ? -1 : 1; };
-        auto kind = [](char c) { return c == '>' ? '<' : c == 'g' ? 'l' : c; };
-        if (kind(a.name[0]) != kind(b.name[0]) || a.name[0] == 'i') return false;
-        std::optional<Approximate> ratio;
-        int agreed = 0;
-        for (int round = 0; round < 6; ++round) {
-            const Evaluator<Approximate> value{budget_, round};
-            const auto l1 = value(*a.children[0]), r1 = value(*a.children[1]),
-                       l2 = value(*b.children[0]), r2 = value(*b.children[1]);
-            if (!l1 || !r1 || !l2 || !r2) return false;
-            const Approximate d1 = *l1 - *r1, d2 = *l2 - *r2;
-            if (std::abs(d1) < 1e-9 || std::abs(d2) < 1e-9 || !finite(d1) || !finite(d2)) continue;
-            const Approximate r = d1 / d2;
-            if (ratio && std::abs(r - *ratio) > 1e-7 * std::abs(r)) return false;
-            ratio = r;
-            ++agreed;
-        }
-        if (agreed < 4) return false;
-        return !inequality || a.name[0] == 'n' ||
-               ratio->real() * orientation(a.name[0]) * orientation(b.name[0]) > 0;
-    }
-
-    static void collect(const Node& n, std::set<string>& symbols, std::vector<Ptr>& constants) {
-        if (n.kind == Node::Symbol && n.name != "pi" && n.name != "e" && n.name != "infty")
-            symbols.insert(n.name);
-        for (const Ptr& c : n.children) {
-            if (has_no_symbol(*c)) constants.push_back(c);
-            collect(*c, symbols, constants);
-        }
-    }
-
-    /// Two descriptions of a set of real numbers, compared at the numbers that occur in them,
-    /// between them, and at their square roots.
-    bool same_reals(const Node& a, const Node& b) {
-        std::set<string> symbols_a, symbols_b;
-        std::vector<Ptr> constants;
-        collect(a, symbols_a, constants);
-        collect(b, symbols_b, constants);
-        if (symbols_a.size() > 1 || symbols_b.size() > 1 || constants.size() > 200) return false;
-        std::vector<double> points = {0};
-        for (const Ptr& c : constants)
-            if (const auto v = Evaluator<Approximate>{budget_}(*c);
-                v && finite(*v) && v->imag() == 0)
-                for (double x : {v->real(), std::sqrt(std::abs(v->real()))})
-                    points.insert(points.end(), {x, -x});
-        std::ranges::sort(points);
-        const std::size_t count = points.size();
-        for (std::size_t i = 0; i + 1 < count; ++i)
-            points.push_back((points[i] + points[i + 1]) / 2);
-        points.insert(points.end(), {points[0] - 1, points[count - 1] + 1, 3 * points[0] - 10,
-                                     3 * points[count - 1] + 10});
-        for (double x : points) {
-            const auto in_a = contains(a, symbols_a, x), in_b = contains(b, symbols_b, x);
-            if (!in_a || !in_b || *in_a != *in_b) return false;
-        }
-        return true;
-    }
-
-    std::optional<double> real_value(const Node& n, const std::set<string>& symbols, double at) {
-        if (n.kind == Node::Symbol && n.name == "infty")
-            return std::numeric_limits<double>::infinity();
-        if (n.kind == Node::Product && n.children.size() == 2 && n.children[0]->name == "-1")
-            if (const auto v = real_value(*n.children[1], symbols, at)) return -*v;
-        const auto v = Evaluator<Approximate>{budget_, 0, 1,
-                                              symbols.empty() ? nullptr : &*symbols.begin(), at}(n);
-        return v && std::abs(v->imag()) < 1e-12 ? std::optional(v->real()) : std::nullopt;
-    }
-
-    std::optional<bool> contains(const Node& set, const std::set<string>& symbols, double x) {
-        auto less = [](double a, double b) {
-            if (std::isinf(a) || std::isinf(b)) return a < b;
-            return b - a > 1e-9 * std::max(std::abs(a), std::abs(b));
+    bool proportional(const Node& a, const Node& b) {
+        const bool turned_a = a.name == ">" || a.name == "g",
+                   turned_b = b.name == ">" || b.name == "g";
+        const auto kind = [](const Node& n) {
+            return n.name == ">" ? "<" : n.name == "g" ? "l" : n.name;
         };
-        if (set.kind == Node::Union) {
-            bool any = false;
-            for (const Ptr& part : set.children) {
-                const auto in = contains(*part, symbols, x);
-                if (!in) return std::nullopt;
-                any = any || *in;
+        if (kind(a) != kind(b) || a.name == "i" || !has_variable(a) || !has_variable(b))
+            return false;
+        const auto difference = [&](const Node& n) {
+            return number(*n.children[0]) - number(*n.children[1]);
+        };
+        std::optional<Number> ratio;
+        int agreed = 0;
+        for (round_ = 0; round_ < kRounds; ++round_) try {
+                const Number d1 = difference(a), d2 = difference(b);
+                if (d1.is(0) || d2.is(0)) {
+                    if (d1.is(0) != d2.is(0)) return false;
+                    continue;
+                }
+                const Number r = d1 / d2;
+                if (ratio && !(r == *ratio)) return false;
+                ratio = r;
+                ++agreed;
+            } catch (const Undefined&) {
             }
-            return any;
+        if (agreed < 3) return false;
+        return kind(a) == "=" || kind(a) == "n" || (ratio->sign() > 0) == (turned_a == turned_b);
+    }
+
+    static void collect(const Node& n, std::set<string>& variables, std::vector<Ptr>& constants) {
+        if ((n.is("x") && !is_constant(n.name)) || (n.is("call") && n.name[0] == '\\')) {
+            variables.insert(n.name);
+            return;
         }
-        if (set.kind == Node::Pair && set.name.size() == 2) {
-            const auto low = real_value(*set.children[0], symbols, x),
-                       high = real_value(*set.children[1], symbols, x);
-            if (!low || !high) return std::nullopt;
-            return (less(*low, x) || (set.name[0] == '[' && !less(x, *low))) &&
-                   (less(x, *high) || (set.name[1] == ']' && !less(*high, x)));
+        for (const Ptr& c : n.children) {
+            if (!has_variable(*c)) constants.push_back(c);
+            collect(*c, variables, constants);
         }
-        if (set.kind != Node::Chain) return std::nullopt;
+    }
+
+    /// Two descriptions of a set of real numbers, compared at the numbers that occur in them, at
+    /// their square roots, and between them.
+    bool same_reals(const Node& a, const Node& b) {
+        std::set<string> variables;
+        std::vector<Ptr> constants;
+        collect(a, variables, constants);
+        collect(b, variables, constants);
+        if (variables.size() > 1 || constants.size() > 60) return false;
+        std::vector<Number> points = {0};
+        for (const Ptr& c : constants) try {
+                const Number x = number(*c), root = power(x.modulus(), mpq_class(1, 2));
+                if (x.sign() != 0) points.insert(points.end(), {x, -1 * x, root, -1 * root});
+            } catch (const Undefined&) {
+            }
+        try {
+            std::ranges::sort(points,
+                              [](const Number& x, const Number& y) { return (x - y).sign() < 0; });
+            const std::size_t count = points.size();
+            for (std::size_t i = 0; i + 1 < count; ++i)
+                points.push_back((points[i] + points[i + 1]) / 2);
+            for (const Number& end : {points[0], points[count - 1]})
+                for (int distance : {-10, -1, 1, 10}) points.push_back(3 * end + distance);
+            if (!variables.empty()) free_ = *variables.begin();
+            const bool same = std::ranges::all_of(points, [&](const Number& x) {
+                at_ = x;
+                return contains(a, x) == contains(b, x);
+            });
+            free_.clear();
+            return same;
+        } catch (const Undefined&) {
+            free_.clear();
+            return false;
+        }
+    }
+
+    static int infinite(const Node& n) {
+        if (n.is("x") && n.name == "infty") return 1;
+        return n.is("+") && n.name == "-" ? -infinite(*n.children[0]) : 0;
+    }
+    int order(const Node& n, const Number& x) {
+        const int sign = infinite(n);
+        return sign ? sign : (number(n) - x).sign();
+    }
+
+    bool contains(const Node& set, const Number& x) {
+        const auto in = [&](const Ptr& part) { return contains(*part, x); };
+        if (is_list(set)) return std::ranges::any_of(set.children, in);
+        if (set.is("cup")) {
+            bool inside = in(set.children[0]);
+            for (std::size_t i = 1; i < set.children.size(); ++i) {
+                const bool other = in(set.children[i]);
+                const char sign = set.name[i - 1];
+                inside = sign == 'u' ? inside || other : inside && other == (sign == 'n');
+            }
+            return inside;
+        }
+        if (set.is("tuple") && set.children.size() == 2) {
+            const int low = order(*set.children[0], x), high = order(*set.children[1], x);
+            if ((infinite(*set.children[0]) && set.name[0] == '[') ||
+                (infinite(*set.children[1]) && set.name[1] == ']'))
+                throw Undefined{};
+            return (low < 0 || (low == 0 && set.name[0] == '[')) &&
+                   (high > 0 || (high == 0 && set.name[1] == ']'));
+        }
+        if (!set.is("chain")) return order(set, x) == 0;
         for (std::size_t i = 0; i < set.name.size(); ++i) {
-            const auto l = real_value(*set.children[i], symbols, x);
-            if (!l) return std::nullopt;
+            const Node &left = *set.children[i], &right = *set.children[i + 1];
             if (set.name[i] == 'i') {
-                const auto in = contains(*set.children[i + 1], symbols, *l);
-                if (!in) return std::nullopt;
-                if (!*in) return false;
+                if (!contains(right, number(left))) return false;
                 continue;
             }
-            const auto r = real_value(*set.children[i + 1], symbols, x);
-            if (!r) return std::nullopt;
-            const bool below = less(*l, *r), above = less(*r, *l);
-            const char relation = set.name[i];
-            const bool holds = relation == '<'   ? below
-                               : relation == '>' ? above
-                               : relation == 'l' ? !above
-                               : relation == 'g' ? !below
-                               : relation == 'n' ? below || above
-                                                 : !below && !above;
-            if (!holds) return false;
+            const int sign = infinite(right) ? -infinite(right) : order(left, number(right));
+            static const std::map<char, std::array<bool, 3>> kHolds = {
+                {'<', {true, false, false}}, {'l', {true, true, false}},
+                {'>', {false, false, true}}, {'g', {false, true, true}},
+                {'n', {true, false, true}},  {'=', {false, true, false}},
+                {'~', {false, true, false}}};
+            if (!kHolds.at(set.name[i])[sign < 0 ? 0 : sign == 0 ? 1 : 2]) return false;
         }
         return true;
     }
 
-    Budget budget_;
+    int budget_ = 200'000;
+    int round_ = 0;
+    string free_;  ///< the variable that takes the value at_
+    Number at_;
 };
 
 }  // namespace
 
+std::optional<Calculation> calculate(const MathAnswer& answer) {
+    Calculation result;
+    const Node& root = *answer.root_;
+    const bool stated = root.is("chain") && root.name == "=" && root.children.size() == 2;
+    const Node& left = stated ? *root.children[0] : root;
+    if (!is_calculation(left, result.integers)) return std::nullopt;
+    std::vector<string> others;
+    if (stated && (!is_calculation(*root.children[1], others) ||
+                   !Comparison().equal(root.children[0], root.children[1])))
+        return std::nullopt;
+    try {
+        result.value = Comparison().number(left).digits();
+    } catch (const Undefined&) {
+    }
+    return result;
+}
+
 bool equal(const MathAnswer& a, const MathAnswer& b) {
-    if (a.plain() == b.plain()) return true;
-    return Comparison().equal(std::make_shared<Node>(a.root()), std::make_shared<Node>(b.root()));
+    return Comparison().equal(a.root_, b.root_);
 }
 
 }  // namespace r1

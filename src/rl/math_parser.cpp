@@ -1,6 +1,9 @@
 // Reading answers: tokens, grammar, and where in a text the answer is.
+#include <utf8proc.h>
+
 #include <algorithm>
 #include <cctype>
+#include <map>
 #include <set>
 
 #include "src/rl/math_tree.h"
@@ -11,7 +14,10 @@ namespace {
 using std::string;
 using std::string_view;
 
-constexpr std::size_t kLongestText = 4096;
+constexpr std::size_t kLongestText = 4096, kLongestList = 64;
+constexpr int kDeepestNesting = 40;
+
+struct Unreadable {};  // thrown while reading, never out of it
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
@@ -22,9 +28,132 @@ string lower(string text) {
     return text;
 }
 
-string replace_all(string text, string_view from, string_view to) {
-    for (auto at = text.find(from); at != string::npos; at = text.find(from, at + to.size()))
-        text.replace(at, from.size(), to);
+// ---- words ----
+
+/// Names in pieces of "key=value" or "key", which stands for itself.
+using Names = std::map<string, string, std::less<>>;
+Names names(string_view list) {
+    Names all;
+    while (!list.empty()) {
+        const string_view piece = list.substr(0, list.find(' '));
+        list.remove_prefix(std::min(list.size(), piece.size() + 1));
+        const auto sign = piece.find('=');
+        all.emplace(piece.substr(0, sign), sign == piece.npos ? piece : piece.substr(sign + 1));
+    }
+    return all;
+}
+
+/// Units by every name: two that differ are two quantities. Other nouns count things: "5 eggs".
+const Names kUnits = names(
+    "mm cm m km kg g mg lb lbs=lb oz ft yd ml l hr=hour hrs=hour h=hour min=minute mins=minute "
+    "s=second sec=second secs=second ms mph kph in=inch inches=inch feet=ft foot=ft yard=yd "
+    "meter=m metre=m centimeter=cm centimetre=cm millimeter=mm millimetre=mm kilometer=km "
+    "kilometre=km gram=g kilogram=kg pound=lb ounce=oz liter=l litre=l hour minute second day week "
+    "month year mile inch degree dollar cent usd=dollar eur=euro euro men women people pct=% "
+    "percent=% percentage=% am pm");
+const Names kMultiples = names(
+    "hundred=100 thousand=1000 million=1000000 billion=1000000000 trillion=1000000000000 "
+    "dozen=12");
+/// They stand behind a number and make another answer of it.
+const Names kNoUnits = names(
+    "and or not no but nor if is are was to than then of from between except about more less least "
+    "most minus plus times over under by into divided multiplied added mod modulo half halve third "
+    "quarter fourth fifth sixth seventh eighth ninth tenth hundredth thousandth millionth "
+    "billionth squared cubed root factorial log one two three four five six seven eight "
+    "nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty "
+    "thirty forty fifty sixty seventy eighty ninety zero point pi imaginary negative positive "
+    "score gross pair couple double triple twice once infinity infinite wrong false incorrect");
+
+/// The letters from U+03B1.
+constexpr const char* kGreek[] = {
+    "alpha", "beta",   "gamma",   "delta", "epsilon", "zeta",    "eta",  "theta", "iota",
+    "kappa", "lambda", "mu",      "nu",    "xi",      "omicron", "pi",   "rho",   "varsigma",
+    "sigma", "tau",    "upsilon", "phi",   "chi",     "psi",     "omega"};
+/// What can stand between two expressions or behind one; every other macro begins one.
+const Names kOperators = names(
+    "le ge ne in approx equiv = < > cup cap setminus pm mp deg end rfloor rceil and or to "
+    "Rightarrow implies pmod");
+const Names kFunctions = names(
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp max min gcd lcm");
+const Names kTextMacros = names(
+    "text mbox textbf textit textrm textnormal texttt textsf emph mathrm mathbf mathit mathsf "
+    "operatorname hbox bm boldsymbol boxed= fbox= mathrm= underline=");
+const Names kIgnored = names(
+    "left right displaystyle textstyle limits quad qquad big Big bigg Bigg bigl bigr Bigl Bigr "
+    "biggl biggr boxed fbox");
+const Names kSpelling = names(
+    "dfrac=frac tfrac=frac cfrac=frac rac=frac dbinom=binom tbinom=binom leq=le leqslant=le lt=< "
+    "geq=ge geqslant=ge gt=> neq=ne cdot=* times=* div=/ colon=: lbrace={ rbrace=} lvert=| rvert=| "
+    "vert=| mid=| langle=( rangle=) degree=deg lparen=( rparen=) land=and lor=or backslash=setminus "
+    "sim=approx simeq=approx cong=approx varnothing=emptyset varepsilon=epsilon vartheta=theta "
+    "varphi=phi");
+
+/// Characters and pairs of them, as LaTeX spells them. \x01 stands between thousands.
+constexpr std::pair<string_view, string_view> kCharacters[] = {{"{,}", "\x01"},
+                                                               {"{, }", "\x01"},
+                                                               {",\\!", "\x01"},
+                                                               {"\x0c"
+                                                                "rac",
+                                                                "frac"},
+                                                               {"^\\circ", "\\deg "},
+                                                               {"^{\\circ}", "\\deg "},
+                                                               {"^ \\circ", "\\deg "},
+                                                               {"°", "\\deg "},
+                                                               {"\xc2\xa0", " "},
+                                                               {"−", "-"},
+                                                               {"–", "-"},
+                                                               {"×", "*"},
+                                                               {"·", "*"},
+                                                               {"⋅", "*"},
+                                                               {"÷", "/"},
+                                                               {"²", "^2 "},
+                                                               {"³", "^3 "},
+                                                               {"∞", "\\infty "},
+                                                               {"√", "\\sqrt "},
+                                                               {"≤", "\\le "},
+                                                               {"<=", "\\le "},
+                                                               {"≥", "\\ge "},
+                                                               {">=", "\\ge "},
+                                                               {"≠", "\\ne "},
+                                                               {"!=", "\\ne "},
+                                                               {"≈", "\\approx "},
+                                                               {"∪", "\\cup "},
+                                                               {"∩", "\\cap "},
+                                                               {"∈", "\\in "},
+                                                               {"±", "\\pm "},
+                                                               {"∅", "\\emptyset "},
+                                                               {"ℝ", "\\mathbb{R}"},
+                                                               {"£", " "},
+                                                               {"€", " "},
+                                                               {"¥", " "},
+                                                               {"₹", " "},
+                                                               {"…", "\\dots "},
+                                                               {"**", "\x04"}};
+
+string tidy(string_view raw) {
+    string text;
+    const bool rows = raw.find("\\begin") != raw.npos;  // elsewhere \\ is an escape too many
+    for (std::size_t i = 0; i < raw.size();) {
+        const auto known = std::ranges::find_if(
+            kCharacters, [&](const auto& c) { return raw.substr(i).starts_with(c.first); });
+        if (known != std::end(kCharacters)) {
+            text += known->second;
+            i += known->first.size();
+        } else {
+            const bool doubled = !rows && raw.substr(i).starts_with("\\\\") && i + 2 < raw.size() &&
+                                 is_letter(raw[i + 2]);
+            i += doubled;
+            text += raw[i++];
+        }
+    }
+    const auto trim = [&](string_view ends) {
+        const auto from = std::min(text.find_first_not_of(ends), text.size());
+        text = text.substr(from, text.find_last_not_of(ends) + 1 - from);
+    };
+    while (text.starts_with("\x04") || text.ends_with("\x04")) trim(" \t\r\n\x04");  // **41**
+    trim(" \t\r\n");
+    while (!text.empty() && (is_space(text.back()) || text.back() == '.' || text.back() == ','))
+        text.pop_back();
     return text;
 }
 
@@ -32,196 +161,209 @@ string replace_all(string text, string_view from, string_view to) {
 
 struct Token {
     enum Kind { End, Number, Letter, Name, Text, Sign } kind = End;
-    string text{};  // Letter: one; Name: of a macro or function; Text: a word; Sign: one character
-    Decimal number{};
-    bool space = false;  // stands in front of it
+    string text{};  // Number: its digits; Letter: one; Name: of a macro or function; Text: a word
+    mpq_class value{};
+    bool space = false, quoted = false;  // stands behind a blank; is in \text{}
+    bool is(char c) const { return kind == Sign && text[0] == c; }
 };
 
-/// Unicode and LaTeX spellings of one thing, and what only changes the look.
-string tidy(string_view raw) {
-    string text(raw);
-    if (text.find("\\begin") == string::npos)  // doubled escapes; in a matrix \\ ends a row
-        for (std::size_t at = 0; (at = text.find("\\\\", at)) != string::npos; ++at)
-            if (at + 2 < text.size() && is_letter(text[at + 2])) text.erase(at, 1);
-    text = replace_all(std::move(text), "\\\\", "\x05");  // the end of a row
-    static const std::pair<const char*, std::vector<string_view>> kSpellings[] = {
-        {"\\frac",
-         {"\\\x0crac", "\\dfrac", "\\tfrac", "\\cfrac"}},  // \x0c: "\frac" escaped once too few
-        {"\x01", {"{,}", "{, }", ",\\!"}},                 // between thousands
-        {"", {"\\!"}},
-        {" ",
-         {"\\$",
-          "\\(",
-          "\\)",
-          "\\[",
-          "\\]",
-          "$",
-          "\\,",
-          "\\;",
-          "\\:",
-          "\\ ",
-          "~",
-          "\xc2\xa0",
-          "\\quad",
-          "\\qquad",
-          "\\left",
-          "\\right",
-          "\\displaystyle",
-          "\\limits",
-          "\\boxed",
-          "\\fbox"}},
-        {" ", {"\\%", "%", "^\\circ", "^{\\circ}", "\\degree", "°"}},
-        {"\x02", {"\\{", "\\lbrace"}},
-        {"\x03", {"\\}", "\\rbrace"}},
-        {"\x04", {"**"}},
-        {"|", {"\\lvert", "\\rvert", "\\vert"}},
-        {"-", {"−", "–"}},
-        {"*", {"×", "·"}},
-        {"/", {"÷"}},
-        {"^2", {"²"}},
-        {"^3", {"³"}},
-        {"\\pi ", {"π"}},
-        {"\\infty ", {"∞"}},
-        {"\\sqrt ", {"√"}},
-        {"\\le ", {"≤", "<="}},
-        {"\\ge ", {"≥", ">="}},
-        {"\\ne ", {"≠", "!="}},
-        {"\\cup ", {"∪"}},
-        {"\\in ", {"∈"}},
-        {"\\pm ", {"±"}}};
-    // \left and \right, but not \leftarrow; \quad even where a name touches it ("\quadx").
-    for (const auto& [to, spellings] : kSpellings)
-        for (const string_view from : spellings)
-            for (auto at = text.find(from); at != string::npos; at = text.find(from, at)) {
-                const std::size_t end = at + from.size();
-                const bool whole = from[0] != '\\' || !is_letter(from[1]) || end >= text.size() ||
-                                   !is_letter(text[end]) || from.ends_with("quad");
-                if (whole) text.replace(at, from.size(), to);
-                at = whole ? at + string_view(to).size() : end;
-            }
-    while (!text.empty() && (is_space(text.back()) || text.back() == '.' || text.back() == ','))
-        text.pop_back();
-    return text;
-}
+class Tokenizer {
+  public:
+    explicit Tokenizer(const string& text) : text_(text) {}
 
-constexpr const char* kFunctions[] = {
-    "sin",  "cos", "tan", "cot", "sec", "csc",  "arcsin", "arccos", "arctan", "sinh", "cosh",
-    "tanh", "log", "ln",  "lg",  "exp", "sqrt", "max",    "min",    "gcd",    "lcm",  "binom"};
-bool is_function(const string& name) {
-    return std::ranges::any_of(kFunctions, [&](const char* f) { return name == f; });
-}
+    std::vector<Token> tokens() {
+        while (at_ < text_.size()) next();
+        tokens_.emplace_back();
+        return std::move(tokens_);
+    }
 
-constexpr const char* kTextMacros[] = {"text",   "mbox",         "textbf", "textit",
-                                       "textrm", "textnormal",   "mathrm", "mathbf",
-                                       "mathit", "operatorname", "hbox"};
+  private:
+    char peek(std::size_t ahead = 0) const {
+        return at_ + ahead < text_.size() ? text_[at_ + ahead] : '\0';
+    }
+    void push(Token::Kind kind, string text, mpq_class value = 0) {
+        tokens_.push_back({kind, std::move(text), std::move(value), space_, quoted_ > 0});
+        space_ = false;
+    }
+    string run(bool (*belongs)(char)) {
+        const auto begin = at_;
+        while (at_ < text_.size() && belongs(text_[at_])) ++at_;
+        return text_.substr(begin, at_ - begin);
+    }
 
-std::vector<Token> tokenize(const string& text) {
-    std::vector<Token> tokens;
-    int brackets = 0;  // inside them "1,234" are two numbers
-    bool space = false;
-    auto push = [&](Token::Kind kind, string name) {
-        tokens.push_back({kind, std::move(name), {}, space});
-        space = false;
-    };
-    auto digits_at = [&](std::size_t at, std::size_t count) {
-        for (std::size_t k = 0; k < count; ++k)
-            if (at + k >= text.size() || !is_digit(text[at + k])) return false;
-        return at + count >= text.size() || !is_digit(text[at + count]);
-    };
-    for (std::size_t i = 0; i < text.size();) {
-        const char c = text[i];
-        if (is_space(c)) {
-            space = true, ++i;
-        } else if (is_digit(c) || (c == '.' && i + 1 < text.size() && is_digit(text[i + 1]))) {
-            string digits;
-            int places = 0;
-            while (i < text.size() && is_digit(text[i])) digits += text[i++];
-            while (digits.size() <= 3 || places == 0) {  // thousands: 1,234  1{,}234  1 234
-                std::size_t next = i;
-                if (next < text.size() && text[next] == ' ' && next + 1 < text.size() &&
-                    text[next + 1] == '\x01')
-                    ++next;
-                const char mark = next < text.size() ? text[next] : '\0';
-                if (mark != '\x01' && mark != ' ' && (mark != ',' || brackets > 0)) break;
-                ++next;
-                while (mark == '\x01' && next < text.size() && text[next] == ' ') ++next;
-                if (digits.empty() || !digits_at(next, 3)) break;
-                digits += text.substr(next, 3);
-                i = next + 3;
-            }
-            if (i < text.size() && text[i] == '.' && i + 1 < text.size() && is_digit(text[i + 1]))
-                for (++i; i < text.size() && is_digit(text[i]); ++places) digits += text[i++];
-            else if (i < text.size() && text[i] == '.' &&
-                     (i + 1 >= text.size() || !is_letter(text[i + 1])))
-                ++i;  // "10."
-            push(Token::Number, "");
-            tokens.back().number = decimal(digits, places);
-        } else if (c == '\\' && i + 1 < text.size() && is_letter(text[i + 1])) {
-            std::size_t end = i + 1;
-            while (end < text.size() && is_letter(text[end])) ++end;
-            const string name = text.substr(i + 1, end - i - 1);
-            i = end;
-            if (std::ranges::any_of(kTextMacros, [&](const char* m) { return name == m; })) {
-                while (i < text.size() && is_space(text[i])) ++i;
-                const std::size_t close =
-                    i < text.size() && text[i] == '{' ? text.find('}', i) : string::npos;
-                if (close == string::npos) continue;
-                push(Token::Text, text.substr(i + 1, close - i - 1));
-                i = close + 1;
-            } else {
-                push(Token::Name, name);
-            }
-        } else if (is_letter(c) || static_cast<unsigned char>(c) >= 0x80) {
-            std::size_t end = i;
-            while (end < text.size() &&
-                   (is_letter(text[end]) || static_cast<unsigned char>(text[end]) >= 0x80))
-                ++end;
-            const string run = text.substr(i, end - i), word = lower(run);
-            if (is_function(run) || run == "pi" || run == "infty")
-                push(Token::Name, run), i = end;
-            else if (word == "and" || word == "or" || end - i >= 3 || word == "cm" ||
-                     word == "mm" || word == "km" || word == "ft" || word == "kg" ||
-                     static_cast<unsigned char>(c) >= 0x80)
-                push(Token::Text, run), i = end;
-            else
-                push(Token::Letter, string(1, c)), ++i;
+    void next() {
+        const char c = peek();
+        if (is_space(c) || c == '$' || c == '~') {
+            space_ = true;
+            ++at_;
+        } else if (is_digit(c) || (c == '.' && is_digit(peek(1)))) {
+            numeral();
+        } else if (c == '\\') {
+            ++at_;
+            is_letter(peek()) ? macro(run(is_letter)) : escaped(text_[at_++]);
+        } else if (is_letter(c) || (c & 0x80)) {
+            letters();
         } else {
-            brackets += c == '(' || c == '[' || c == '\x02';
-            brackets -= c == ')' || c == ']' || c == '\x03';
-            push(Token::Sign, string(1, c)), ++i;
+            ++at_;
+            const bool brace = c == '{' || c == '}';
+            if (brace && quoted_ > 0) {
+                quoted_ += c == '{' ? 1 : -1;
+                return;
+            }
+            brackets_ += (c == '(' || c == '[') - (c == ')' || c == ']');
+            push(Token::Sign, {c});
         }
     }
-    tokens.emplace_back();
-    return tokens;
-}
+    void escaped(char c) {
+        if (c == '{' || c == '}') {
+            brackets_ += c == '{' ? 1 : -1;
+            push(Token::Sign, {c == '{' ? '\x02' : '\x03'});
+        } else if (c == '\\') {
+            push(Token::Sign, "\x05");  // the end of a row
+        } else if (c == '%' || c == '|') {
+            push(Token::Sign, {c});
+        } else {
+            space_ = c != '!';  // "\,", "\(", "\$"
+        }
+    }
+    void macro(const string& name) {
+        if (kIgnored.contains(name)) {
+            space_ = true;
+        } else if (kTextMacros.contains(name)) {
+            run(is_space);
+            if (peek() != '{') return;
+            ++at_;
+            ++quoted_;
+        } else if (name.starts_with("quad")) {  // "\quadx"
+            at_ -= name.size() - 4;
+            space_ = true;
+        } else {
+            const auto known = kSpelling.find(name);
+            const string spelled = known == kSpelling.end() ? name : known->second;
+            if (spelled == "{" || spelled == "}") return escaped(spelled[0]);
+            push(is_letter(spelled[0]) ? Token::Name : Token::Sign, spelled);
+        }
+    }
+    /// A run of letters: a word, the name of a function, or variables.
+    void letters() {
+        const auto begin = at_;
+        std::size_t count = 0;
+        std::int32_t code = 0;
+        for (; at_ < text_.size(); ++count) {
+            const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text_.data() + at_);
+            const auto size = utf8proc_iterate(bytes, static_cast<long>(text_.size() - at_), &code);
+            if (size < 0) throw Unreadable{};
+            const auto category = utf8proc_category(code);
+            if (category > UTF8PROC_CATEGORY_ME || category == UTF8PROC_CATEGORY_CN) {
+                if (code >= 0x80) throw Unreadable{};  // what is not seen, for one
+                break;
+            }
+            at_ += static_cast<std::size_t>(size);
+        }
+        const string word = text_.substr(begin, at_ - begin);
+        const bool greek = count == 1 && static_cast<unsigned char>(word[0]) >= 0xce;
+        if (greek && code >= 0x3b1 && code <= 0x3c9)
+            push(Token::Name, kGreek[code - 0x3b1]);
+        else if (quoted_ > 0 && (count > 1 || word_before() || (word != "e" && word != "i")))
+            push(Token::Text, word);
+        else if (kFunctions.contains(word) || word == "sqrt" || word == "pi" || word == "infty")
+            push(Token::Name, word);
+        else if (count > 2 || (count == 2 && (kUnits.contains(lower(word)) || lower(word) == "or")))
+            push(Token::Text, word);
+        else if (count == 1 || static_cast<unsigned char>(word[0]) < 0x80)
+            for (at_ = begin; at_ < begin + word.size();) {
+                const std::size_t size = count == 1 ? word.size() : 1;
+                push(Token::Letter, text_.substr(at_, size));
+                at_ += size;
+            }
+        else
+            push(Token::Text, word);
+    }
+    bool word_before() const { return !tokens_.empty() && tokens_.back().kind == Token::Text; }
+
+    bool digits_at(std::size_t ahead, std::size_t count) const {
+        for (std::size_t k = 0; k < count; ++k)
+            if (!is_digit(peek(ahead + k))) return false;
+        return !is_digit(peek(ahead + count));
+    }
+    void numeral() {
+        string digits = run(is_digit), fraction, repeated;
+        const bool groups = !digits.empty() && digits.size() <= 3 && digits[0] != '0';
+        for (string mark; groups;) {  // thousands: 1,234  1{,}234  1 234
+            std::size_t next = 0;
+            while (peek(next) == ' ') ++next;
+            const bool marked = peek(next) == '\x01';
+            if (marked)
+                for (++next; peek(next) == ' ';) ++next;
+            else if (next != 1 && (next != 0 || peek() != ',' || brackets_ > 0))
+                break;
+            if (!marked && next == 0) ++next;
+            if (!digits_at(next, 3)) break;
+            at_ += next;
+            digits += run(is_digit);
+        }
+        if (peek() == '.' && is_digit(peek(1))) {
+            ++at_;
+            fraction = run(is_digit);
+        } else if (peek() == '.' && !is_letter(peek(1))) {
+            ++at_;
+        }
+        if (peek() == '\\')
+            for (const string mark : {"\\overline{", "\\bar{", "\\dot{"})
+                if (text_.compare(at_, mark.size(), mark) == 0 && is_digit(peek(mark.size()))) {
+                    at_ += mark.size();
+                    repeated = run(is_digit);
+                    if (peek() != '}') throw Unreadable{};
+                    ++at_;
+                }
+        mpq_class value(mpz_class("0" + digits + fraction, 10));
+        if (!repeated.empty())
+            value +=
+                mpq_class(mpz_class(repeated, 10), mpz_class(string(repeated.size(), '9'), 10));
+        int power = -static_cast<int>(fraction.size());
+        const bool negative = peek(1) == '-', signed_power = negative || peek(1) == '+';
+        std::size_t places = 0;
+        while (is_digit(peek(1 + signed_power + places))) ++places;
+        // "1.5e-4", "5e-05" and "2e3", where "2e-1" has Euler's number in it.
+        if ((peek() == 'e' || peek() == 'E') && places > 0 && places < 5 && !quoted_ &&
+            (!fraction.empty() || places > 1 || !signed_power || digits == "1")) {
+            const int given = std::stoi(text_.substr(at_ + 1 + signed_power, places));
+            power += negative ? -given : given;
+            at_ += 1 + signed_power + places;
+        }
+        mpz_class ten;
+        mpz_ui_pow_ui(ten.get_mpz_t(), 10, static_cast<unsigned>(std::abs(power)));
+        value = power < 0 ? mpq_class(value / ten) : mpq_class(value * ten);
+        value.canonicalize();
+        push(Token::Number, fraction.empty() ? digits : digits + "." + fraction, value);
+    }
+
+    const string& text_;
+    std::size_t at_ = 0;
+    std::vector<Token> tokens_;
+    int brackets_ = 0;  // inside them "1,234" are two numbers
+    int quoted_ = 0;    // braces open since a \text{
+    bool space_ = false;
+};
 
 // ---- grammar ----
 //
 //   list      group (';' group)*                group: item ((',' | and | or) item)*
 //   item      union ((= | < | <= | > | >= | != | ~ | in) union)*
-//   union     sum (cup sum)*
-//   sum       [+ | - | pm] product ((+ | - | pm) product)*
-//   product   factor ((* | / | : | cdot | times | div)? factor)*       units may follow
-//   factor    base ['^' argument] ['!']...
-//   base      number, letter with subscript, '(' list ')', '|' sum '|', {list}, frac, sqrt,
-//   function, matrix
-
-struct Unreadable {};  // thrown inside the parser, never out of it
+//   union     sum ((cup | cap | setminus) sum)*
+//   sum       [pm] product ((+ | - | pm | mp) product)*
+//   product   factor ((* | / | :)? factor)* [% | unit]
+//   factor    (- | +)* base ['^' argument | '!' | degree]...
+//   base      numeral, variable, word, call, '(' list ')', '|' sum '|', frac, sqrt, matrix, ...
 
 class Parser {
   public:
     explicit Parser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
 
     Ptr answer() {
+        take('=') || take_name("approx");
         if (peek().kind == Token::End) throw Unreadable{};
-        if (std::ranges::all_of(tokens_, [](const Token& t) {  // words, and a label like (C)
-                return t.kind == Token::Text || t.kind == Token::End || t.text == "(" ||
-                       t.text == ")" || t.text == "-";
-            })) {
-            string words;
-            for (const Token& t : tokens_) words += t.text;
-            return make(Node::Word, {}, words);
-        }
+        if (const Ptr word = words()) return word;
         Ptr all = list();
         if (peek().kind != Token::End) throw Unreadable{};
         return all;
@@ -231,12 +373,11 @@ class Parser {
     const Token& peek(std::size_t ahead = 0) const {
         return tokens_[std::min(at_ + ahead, tokens_.size() - 1)];
     }
-    bool is_sign(char c) const { return peek().kind == Token::Sign && peek().text[0] == c; }
-    bool is_name(const char* name) const {
-        return peek().kind == Token::Name && peek().text == name;
+    bool is_name(const char* name, std::size_t ahead = 0) const {
+        return peek(ahead).kind == Token::Name && peek(ahead).text == name;
     }
-    bool take(char c) { return is_sign(c) && (++at_, true); }
-    bool take(const char* name) { return is_name(name) && (++at_, true); }
+    bool take(char c) { return peek().is(c) && (++at_, true); }
+    bool take_name(const char* name) { return is_name(name) && (++at_, true); }
     void expect(char c) {
         if (!take(c)) throw Unreadable{};
     }
@@ -247,19 +388,34 @@ class Parser {
         ~Deeper() { --depth_; }
         int& depth_;
     };
+    static bool joins(const Token& t) {
+        const string word = lower(t.text);
+        return (t.kind == Token::Text || t.kind == Token::Name) && (word == "and" || word == "or");
+    }
 
-    /// "and", "or", also with more around them: \text{ for part (a) and }.
-    bool take_conjunction() {
-        if (peek().kind != Token::Text) return false;
-        const string word = lower(peek().text);
-        auto ends_in = [&](string_view conjunction) {
-            string_view rest = word;
-            while (!rest.empty() && is_space(rest.back())) rest.remove_suffix(1);
-            return rest.ends_with(conjunction) &&
-                   (rest.size() == conjunction.size() ||
-                    is_space(rest[rest.size() - conjunction.size() - 1]));
-        };
-        return (ends_in("and") || ends_in("or")) && (++at_, true);
+    /// An answer in words, "east" or "(C)"; letters alone, "VI" or "ab", may also be a product.
+    Ptr words() {
+        string text;
+        bool word = false, letters = true;
+        for (const Token& t : tokens_) {
+            if (t.kind == Token::End) break;
+            if (joins(t) && !t.quoted) return nullptr;
+            word = word || t.kind == Token::Text;
+            letters = letters &&
+                      (t.kind == Token::Letter || (t.kind == Token::Text && !t.quoted)) &&
+                      (!t.space || text.empty());
+            const bool mark = t.is('(') || t.is(')') || t.is('.');
+            if (!mark && t.kind != Token::Text && t.kind != Token::Letter && !t.is('-') &&
+                !t.is('\''))
+                return nullptr;
+            if (!mark) text += (t.space && !text.empty() ? " " : "") + t.text;
+        }
+        if (text.empty() || (!word && (!letters || tokens_.size() <= 2))) return nullptr;
+        std::vector<Ptr> product;
+        if (letters && is_letter(text[0]) && text.size() < kLongestList)
+            for (char c : text) product.push_back(make("x", {c}, {}));
+        if (product.size() > 1) product = {make("*", string(product.size(), ' '), product)};
+        return make("word", lower(text), std::move(product));
     }
 
     Ptr list() {
@@ -267,171 +423,163 @@ class Parser {
         std::vector<Ptr> groups;
         do {
             std::vector<Ptr> items;
+            string marks;
             do {
                 if (items.size() > kLongestList) throw Unreadable{};
                 items.push_back(item());
-                if (take(',') || take('\x01'))
-                    take_conjunction();
-                else if (!take_conjunction())
-                    break;
+                const bool comma = take(',') || take('\x01');
+                if (comma) marks += peek().space ? ' ' : ',';
+                const bool conjunction = joins(peek()) && ++at_;
+                if (!comma && !conjunction) break;
             } while (true);
-            groups.push_back(items.size() == 1 ? items[0] : make(Node::List, items));
+            groups.push_back(items.size() == 1 ? items[0] : make("list", marks, items));
         } while (groups.size() <= kLongestList && take(';'));
         if (groups.size() == 1) return groups[0];
         for (Ptr& group : groups)  // "p=5,q=2; p=7,q=2": two points
-            if (group->kind == Node::List)
-                group = make(group->children.size() == 2 ? Node::Pair : Node::Tuple,
-                             group->children, "()");
-        return make(Node::List, groups);
+            if (group->is("list")) group = make("tuple", "()", group->children);
+        return make("list", "", groups);
     }
 
     Ptr item() {
         std::vector<Ptr> operands{set_union()};
         string relations;
-        for (;;) {
-            static constexpr std::pair<const char*, char> kNames[] = {
-                {"le", 'l'},       {"leq", 'l'},    {"leqslant", 'l'}, {"ge", 'g'}, {"geq", 'g'},
-                {"geqslant", 'g'}, {"lt", '<'},     {"gt", '>'},       {"ne", 'n'}, {"neq", 'n'},
-                {"in", 'i'},       {"approx", '~'}, {"equiv", '='}};
+        for (;; operands.push_back(set_union())) {
+            static const Names kRelations =
+                names("le=l ge=g ne=n in=i approx=~ equiv== == <=< >=>");
             char relation = 0;
-            for (char sign : {'=', '<', '>'})
-                if (is_sign(sign)) relation = sign;
-            for (const auto& [name, kind] : kNames)
-                if (is_name(name)) relation = kind;
+            if (peek().is('=') || peek().is('<') || peek().is('>')) relation = peek().text[0];
+            if (peek().kind == Token::Name && kRelations.contains(peek().text))
+                relation = kRelations.at(peek().text)[0];
             if (!relation) break;
             ++at_;
             relations += relation;
-            operands.push_back(set_union());
         }
-        return operands.size() == 1 ? operands[0] : make(Node::Chain, operands, relations);
+        return operands.size() == 1 ? operands[0] : make("chain", relations, operands);
     }
 
     Ptr set_union() {
         std::vector<Ptr> parts{sum()};
-        while (take("cup")) parts.push_back(sum());
-        return parts.size() == 1 ? parts[0] : make(Node::Union, parts);
+        string signs;
+        for (;; parts.push_back(sum())) {
+            if (take_name("cup"))
+                signs += 'u';
+            else if (take_name("cap"))
+                signs += 'n';
+            else if (take_name("setminus"))
+                signs += '\\';
+            else
+                break;
+        }
+        return parts.size() == 1 ? parts[0] : make("cup", signs, parts);
     }
 
     Ptr sum() {
         const Deeper deeper(depth_);
         std::vector<Ptr> terms;
-        for (bool first = true;; first = false) {
-            if (take("pm") || take("mp")) {
-                std::vector<Ptr> operands;
-                if (!terms.empty()) operands.push_back(make(Node::Sum, terms));
-                operands.push_back(product());
-                terms.assign(1, make(Node::Plusminus, operands));
-            } else if (take('-')) {
-                terms.push_back(negative(product()));
-            } else if (take('+') || first) {
-                terms.push_back(product());
-            } else {
+        string signs;
+        for (;;) {
+            if (take_name("pm"))
+                signs += 'p';
+            else if (take_name("mp"))
+                signs += 'm';
+            else if (!terms.empty() && take('-'))
+                signs += '-';
+            else if (terms.empty() || take('+'))
+                signs += '+';
+            else
                 break;
-            }
+            terms.push_back(product());
         }
-        return terms.size() == 1 ? terms[0] : make(Node::Sum, terms);
+        return signs == "+" ? terms[0] : make("+", signs, terms);
     }
 
     bool starts_factor() const {
         const Token& t = peek();
-        if (t.kind == Token::Number || t.kind == Token::Letter) return true;
         if (t.kind == Token::Sign)
-            return t.text == "(" || t.text == "[" || t.text == "{" || t.text == "\x02" ||
-                   (t.text == "|" && !in_bars_);
-        return t.kind == Token::Name &&
-               (is_function(t.text) || t.text == "frac" || t.text == "pi" || t.text == "infty" ||
-                t.text == "begin" || t.text == "binom" || is_greek(t.text));
-    }
-    static bool is_greek(const string& name) {
-        static const std::set<string> kGreek = {
-            "alpha", "beta",  "gamma", "delta",    "epsilon",    "varepsilon", "zeta",
-            "eta",   "theta", "iota",  "kappa",    "lambda",     "mu",         "nu",
-            "xi",    "rho",   "sigma", "tau",      "phi",        "varphi",     "chi",
-            "psi",   "omega", "Gamma", "Delta",    "Theta",      "Lambda",     "Sigma",
-            "Phi",   "Psi",   "Omega", "emptyset", "varnothing", "mathbb",     "ell"};
-        return kGreek.contains(name);
+            return t.is('(') || t.is('[') || t.is('{') || t.is('\x02') || (t.is('|') && !in_bars_);
+        return t.kind == Token::Number || t.kind == Token::Letter ||
+               (t.kind == Token::Text && spelled(at_)) ||
+               (t.kind == Token::Name && !kOperators.contains(t.text));
     }
 
     Ptr product() {
         std::vector<Ptr> factors{factor()};
+        string signs = "*";
         for (;;) {
-            if (take('/') || take(':') || take("div")) {
-                // What may throw stands before a list in braces, never in it: g++ 11 does not
-                // release the elements that are there already (https://gcc.gnu.org/PR66139).
-                const Ptr divisor = factor();
-                factors.back() = make(Node::Quotient, {factors.back(), divisor});
-                if (factors.size() > 1) {  // a b / c = (a b) / c
-                    const Ptr quotient = factors.back();
-                    factors.back() = quotient->children[0];
-                    factors = {make(Node::Quotient,
-                                    {make(Node::Product, factors), quotient->children[1]})};
+            if (const Ptr measured = unit(factors, signs)) return measured;
+            if (take('/') || take(':'))
+                signs += '/';
+            else if (take('*'))
+                signs += '*';
+            else if (!starts_factor())
+                break;
+            else if (peek().kind != Token::Number || factors.back()->is("call") ||
+                     tokens_[at_ - 1].is(')') || tokens_[at_ - 1].is('}') ||
+                     (factors.back()->is("x") && peek(1).is('^')))
+                signs += ' ';
+            else
+                throw Unreadable{};  // "2 3", "x2"
+            factors.push_back(factor());
+        }
+        return factors.size() == 1 ? factors[0] : make("*", signs, factors);
+    }
+
+    /// What stands behind a quantity: "%", "\text{ cm}^2", "miles per hour", "million", "km/h".
+    Ptr unit(const std::vector<Ptr>& factors, const string& signs) {
+        string name;
+        Ptr quantity = factors.size() == 1 ? factors[0] : make("*", signs, factors);
+        bool found = false;
+        while (true) {
+            if (take('%')) {
+                name += '%';
+            } else if (take_name("deg")) {
+                name += "degree";
+            } else if (const string word = unit_here(name.ends_with('/')); !word.empty()) {
+                ++at_;
+                if (const auto times = kMultiples.find(word); times != kMultiples.end())
+                    quantity = make("*", "* ", {quantity, make_number(mpq_class(times->second))});
+                else
+                    name += word;
+                if (!name.empty() && take('^')) {
+                    const Ptr power = argument();
+                    if (!power->is("#")) throw Unreadable{};
+                    name += "^" + power->name;
                 }
-            } else if (take('*') || take("cdot") || take("times")) {
-                factors.push_back(factor());
-            } else if (starts_factor()) {
-                const Ptr left = factors.back();
-                const bool number_next = peek().kind == Token::Number,
-                           fraction_next = is_name("frac");
-                if (left->kind == Node::Number && number_next) {  // "1 1/2", and not "2 3"
-                    const Ptr whole = left, part = factor();
-                    if (factors.size() > 1 || whole->number.integer < 0 || !take('/'))
-                        throw Unreadable{};
-                    const Ptr divisor = factor();
-                    factors = {make(Node::Sum, {whole, make(Node::Quotient, {part, divisor})})};
-                } else if (left->kind == Node::Number && fraction_next && factors.size() == 1 &&
-                           left->number.integer >= 0) {
-                    const Ptr part = factor();
-                    const bool mixed = part->kind == Node::Quotient &&
-                                       part->children[0]->kind == Node::Number &&
-                                       part->children[1]->kind == Node::Number;
-                    factors = {make(mixed ? Node::Sum : Node::Product, {left, part})};
-                } else {
-                    if (number_next && left->kind != Node::Function)
-                        throw Unreadable{};  // "x2", "(3)4"
-                    factors.push_back(factor());
-                }
+            } else if (!name.empty() && peek().is('/') && (++at_, !unit_here(true).empty())) {
+                name += '/';
             } else {
+                if (!name.empty() && tokens_[at_ - 1].is('/')) --at_;
                 break;
             }
-            if (factors.size() >= 2 && factors.back()->kind == Node::Matrix &&
-                factors[factors.size() - 2]->kind == Node::Matrix) {
-                const Ptr right = factors.back();
-                factors.pop_back();
-                factors.back() = matrix_product(*factors.back(), *right);
-            }
+            found = true;
         }
-        skip_units();
-        return factors.size() == 1 ? factors[0] : make(Node::Product, factors);
+        if (!found) return nullptr;
+        if (starts_factor() || peek().is('/') || peek().is('*')) throw Unreadable{};
+        return name.empty() ? quantity : make(name == "%" ? "%" : "unit", name, {quantity});
+    }
+    /// The unit that the next token is, by its first name; "" if it is none.
+    string unit_here(bool behind_slash) const {
+        const Token& t = peek();
+        if (joins(t)) return "";
+        string word = lower(t.text);
+        const auto known = [&] { return kUnits.contains(word) || kMultiples.contains(word); };
+        if (word.size() > 2 && word.ends_with('s') && !known()) word.pop_back();
+        if (t.kind == Token::Letter) {  // "10 m/s", but not 5 m
+            const bool speed = word == "m" && t.space && peek(1).is('/') && peek(2).text == "s";
+            return (behind_slash || speed) && kUnits.contains(word) ? kUnits.at(word) : "";
+        }
+        if (t.kind != Token::Text) return "";
+        if (kMultiples.contains(word)) return word;
+        if (kUnits.contains(word)) return kUnits.at(word);
+        if (kNoUnits.contains(word)) {
+            if (t.quoted) throw Unreadable{};  // "3 squared"
+            return "";
+        }
+        const bool noun = word.size() > 2 && word.find_first_of("aeiou") != string::npos;
+        return t.quoted || (t.space && noun) ? word : "";
     }
 
-    /// "\text{ cm}^2", "miles per hour".
-    void skip_units() {
-        while (peek().kind == Token::Text) {
-            const std::size_t before = at_;
-            if (take_conjunction()) {
-                at_ = before;
-                return;
-            }
-            ++at_;
-            if (take('^')) argument();
-        }
-    }
-
-    static Ptr matrix_product(const Node& a, const Node& b) {
-        const std::size_t inner = a.columns, rows = a.children.size() / inner, columns = b.columns;
-        if (b.children.size() != inner * columns || rows * columns * inner > 512)
-            throw Unreadable{};
-        Node product{Node::Matrix, "", {}, {}, columns};
-        for (std::size_t r = 0; r < rows; ++r)
-            for (std::size_t c = 0; c < columns; ++c) {
-                std::vector<Ptr> terms;
-                for (std::size_t k = 0; k < inner; ++k)
-                    terms.push_back(make(Node::Product,
-                                         {a.children[r * inner + k], b.children[k * columns + c]}));
-                product.children.push_back(make(Node::Sum, terms));
-            }
-        return std::make_shared<Node>(std::move(product));
-    }
+    static Ptr negative(const Ptr& node) { return make("+", "-", {node}); }
 
     Ptr factor() {
         const Deeper deeper(depth_);
@@ -442,266 +590,335 @@ class Parser {
             if (count > 8) throw Unreadable{};
             if (take('^') || take('\x04')) {
                 const Ptr exponent = argument();
-                result = make(Node::Power, {result, exponent});
+                result = make("^", "", {result, exponent});
             } else if (take('!')) {
-                result = make(Node::Function, {result}, "factorial");
+                result = make("call", "factorial", {result});
+            } else if (in_angle_ && take_name("deg")) {
+                result = make("*", "*/ ", {result, make_number(180), make("x", "pi", {})});
             } else {
                 return result;
             }
         }
     }
 
-    /// What a macro or ^ takes: {list}, or one digit, letter or name.
+    /// What a macro or ^ takes: {list}, or one number, letter or name.
     Ptr argument() {
         const Deeper deeper(depth_);
-        if (take('{')) {
-            Ptr inside = list();
-            expect('}');
-            return inside;
-        }
         if (take('-')) return negative(argument());
-        if (take('(')) {
-            Ptr inside = list();
-            expect(')');
-            return inside;
-        }
-        if (peek().kind == Token::Number) {
-            const Decimal number = tokens_[at_++].number;
-            return std::make_shared<Node>(Node{Node::Number, "", {}, number, 0});
-        }
+        if (peek().is('{') || peek().is('(')) return bracketed();
         if (!starts_factor()) throw Unreadable{};
         return base();
     }
-
     /// The two arguments of \frac, which may share a number: \frac12 is one half.
-    std::pair<Ptr, Ptr> two_arguments() {
-        if (peek().kind == Token::Number && peek().number.integer >= 10 &&
-            peek().number.integer < 100) {
-            const int both = static_cast<int>(tokens_[at_++].number.integer);
-            return {make_integer(both / 10), make_integer(both % 10)};
+    std::vector<Ptr> two_arguments() {
+        if (peek().kind == Token::Number && peek().text.size() > 1) {
+            const string& digits = tokens_[at_++].text;
+            if (digits.size() == 2 && is_digit(digits[0]))
+                return {make_number(digits[0] - '0', {digits[0]}),
+                        make_number(digits[1] - '0', {digits[1]})};
+            --at_;
         }
         const Ptr first = argument(), second = argument();
         return {first, second};
     }
 
     Ptr base() {
-        const Token token = peek();
-        if (token.kind == Token::End || token.kind == Token::Text) throw Unreadable{};
+        const Token& token = peek();
         ++at_;
-        if (token.kind == Token::Number) {
-            auto number = std::make_shared<Node>(Node{Node::Number, "", {}, token.number, 0});
-            if (!take('_')) return number;
+        switch (token.kind) {
+            case Token::Number:
+                return number(token);
+            case Token::Letter:
+                return symbol(token.text);
+            case Token::Text:
+                return text(token);
+            case Token::Sign:
+                --at_;
+                return bracketed();
+            case Token::Name:
+                return named(token.text);
+            default:
+                throw Unreadable{};
+        }
+    }
+
+    /// A numeral, also with its base, 52_8, or with a fraction behind it: 1\frac12, 1 1/2.
+    Ptr number(const Token& token) {
+        const Ptr numeral = make_number(token.value, token.text);
+        if (take('_')) {
             const Ptr radix = argument();
-            return make(Node::Based, {number, radix});
+            return make("base", "", {numeral, radix});
         }
-        if (token.kind == Token::Letter) return symbol(token.text);
-        if (token.kind == Token::Sign) return bracketed(token.text[0]);
-        if (token.text == "frac") {
-            const auto [numerator, denominator] = two_arguments();
-            return make(Node::Quotient, {numerator, denominator});
+        if (token.value.get_den() != 1) return numeral;
+        if (is_name("frac")) {
+            const Ptr part = base();
+            const bool mixed = part->children[0]->is("#") && part->children[1]->is("#");
+            return mixed ? make("+", "##", {numeral, part}) : make("*", "* ", {numeral, part});
         }
-        if (token.text == "binom") {
-            const auto [n, k] = two_arguments();
-            return make(Node::Function, {n, k}, "binom");
+        if (peek().kind == Token::Number && peek(1).is('/') && peek(2).kind == Token::Number) {
+            const Ptr above = make_number(peek().value), below = make_number(peek(2).value);
+            at_ += 3;
+            return make("+", "##", {numeral, make("*", "*/", {above, below})});
         }
-        if (token.text == "sqrt") {
-            Ptr degree = make_integer(2);
+        return numeral;
+    }
+
+    /// Whether a run of letters outside of \text is a product of variables: "2xyz", "abc".
+    bool spelled(std::size_t at) const {
+        const Token& t = tokens_[at];
+        return !t.quoted && !joins(t) && (t.text.size() == 3 || (at > 0 && !t.space));
+    }
+    /// Words that begin an expression: "Area = 5", \text{Area}.
+    Ptr text(const Token& first) {
+        string words = lower(first.text);
+        if (spelled(at_ - 1) && !peek().is('=')) {
+            std::vector<Ptr> letters;
+            for (char c : first.text) letters.push_back(make("x", {c}, {}));
+            return make("*", string(letters.size(), ' '), letters);
+        }
+        for (; peek().kind == Token::Text && !joins(peek()); ++at_)
+            words += " " + lower(peek().text);
+        if (!first.quoted && !peek().is('=')) throw Unreadable{};
+        return make("word", words, {});
+    }
+
+    Ptr named(const string& name) {
+        if (name == "frac") return make("*", "*/", two_arguments());
+        if (name == "binom") return make("call", "binom", two_arguments());
+        if (name == "sqrt") {
+            Ptr degree = make_number(2);
             if (take('[')) {
                 degree = sum();
                 expect(']');
             }
             const Ptr radicand = argument();
-            return make(Node::Function, {radicand, degree}, "root");
+            return make("^", "", {radicand, make("*", "*/", {make_number(1), degree})});
         }
-        if (token.text == "begin") return matrix();
-        if (is_function(token.text)) return function(token.text);
-        if (token.text == "mathbb" && take('{')) {
-            const string name = peek().text;
-            ++at_;
-            expect('}');
-            return symbol("mathbb " + name);
+        if (name == "begin") return matrix();
+        if (name == "lfloor" || name == "lceil") {
+            const Ptr inside = sum();
+            if (!take_name(name == "lfloor" ? "rfloor" : "rceil")) throw Unreadable{};
+            return make("call", name.substr(1), {inside});
         }
-        if (token.text == "pi" || token.text == "infty" || is_greek(token.text))
-            return symbol(token.text);
-        throw Unreadable{};
+        if (kFunctions.contains(name)) return function(name);
+        if (name == "overline" || name == "mathbb") {
+            const bool braced = take('{');
+            string letters;
+            while (peek().kind == Token::Letter && (braced || letters.empty()))
+                letters += tokens_[at_++].text;
+            if (letters.empty() || (braced && !take('}'))) throw Unreadable{};
+            const Ptr infinity = make("x", "infty", {});
+            if (name == "mathbb" && letters == "R")
+                return make("tuple", "()", {negative(infinity), infinity});
+            return symbol(name + " " + letters);
+        }
+        if (name == "emptyset") return make("set", "", {});
+        if (kOperators.contains(name) || peek().is('{')) throw Unreadable{};
+        return symbol(name);
     }
 
+    /// A variable with its subscript and strokes; f(0) and P(x) are calls, x(x - 1) is a product.
     Ptr symbol(string name) {
         if (take('_')) {
             int braces = 0;
+            name += '_';
             do {
-                const Token& t = peek();
+                const Token& t = tokens_[at_++];
                 if (t.kind == Token::End) throw Unreadable{};
-                braces += is_sign('{') - is_sign('}');
-                if (!is_sign('{') && !is_sign('}'))
-                    name +=
-                        "_" + (t.kind == Token::Number ? std::to_string(t.number.integer) : t.text);
-                ++at_;
+                braces += t.is('{') - t.is('}');
+                if (!t.is('{') && !t.is('}')) name += t.text;
             } while (braces > 0);
         }
         while (take('\'')) name += "'";
-        return make(Node::Symbol, {}, name);
+        const bool named_function = string_view("fgFGhH").find(name[0]) != string_view::npos;
+        if (!peek().is('(')) return make("x", name, {});
+        std::size_t end = 2;
+        if (peek(1).is('-')) ++end;
+        const bool called = named_function || (peek(end).is(')') && is_plain(peek(end - 1))) ||
+                            (peek(2).is(',') && is_plain(peek(1)));
+        if (!called) return make("x", name, {});
+        ++at_;
+        const Ptr inside = list();
+        expect(')');
+        return make("call", "\\" + name,
+                    inside->is("list") ? inside->children : std::vector<Ptr>{inside});
+    }
+    static bool is_plain(const Token& t) {
+        return t.kind == Token::Number || t.kind == Token::Letter || t.kind == Token::Name;
     }
 
     /// sin x, sin^2 2x, log_2 8: the argument ends at an operator or at the next function.
-    Ptr function(const string& name) {
+    Ptr function(string name) {
         Ptr exponent, log_base;
         for (int i = 0; i < 2; ++i) {
             if (take('^')) exponent = argument();
             if (take('_')) log_base = argument();
         }
+        const bool angle = std::exchange(in_angle_, true);
         Ptr inside;
-        if (is_sign('(') || is_sign('{')) {
-            inside = base();
+        if (peek().is('(') || peek().is('{')) {
+            inside = bracketed();
+            if (take_name("deg"))
+                inside = make("*", "*/ ", {inside, make_number(180), make("x", "pi", {})});
         } else {
             std::vector<Ptr> factors{factor()};
-            while (starts_factor() && !(peek().kind == Token::Name && is_function(peek().text)))
+            while (starts_factor() && !peek().quoted &&
+                   !(peek().kind == Token::Name && kFunctions.contains(peek().text)))
                 factors.push_back(factor());
-            inside = factors.size() == 1 ? factors[0] : make(Node::Product, factors);
+            inside =
+                factors.size() == 1 ? factors[0] : make("*", string(factors.size(), ' '), factors);
         }
-        std::vector<Ptr> arguments = inside->kind == Node::List || inside->kind == Node::Pair
-                                         ? inside->children
-                                         : std::vector{inside};
-        Ptr result = make(Node::Function, arguments, name);
+        in_angle_ = angle;
+        const std::vector<Ptr> arguments =
+            inside->is("list") || inside->is("tuple") ? inside->children : std::vector<Ptr>{inside};
+        if (exponent && exponent->is("+") && exponent->name == "-" &&
+            exponent->children[0]->value == 1 && !name.starts_with("log")) {  // tan^{-1}
+            name = "arc" + name;
+            exponent = nullptr;
+        }
+        Ptr result = make("call", name, arguments);
         if (log_base)
-            result = make(Node::Quotient, {make(Node::Function, arguments, "ln"),
-                                           make(Node::Function, {log_base}, "ln")});
-        return exponent ? make(Node::Power, {result, exponent}) : result;
+            result =
+                make("*", "*/", {make("call", "ln", arguments), make("call", "ln", {log_base})});
+        return exponent ? make("^", "", {result, exponent}) : result;
     }
 
-    Ptr bracketed(char open) {
+    /// (a), [a], {a}; (a, b) and [a, b) are tuples, \{a, b\} is a set, |a| the modulus.
+    Ptr bracketed() {
+        const Deeper deeper(depth_);
+        const char open = tokens_[at_++].text[0];
         if (open == '|') {
             if (in_bars_) throw Unreadable{};
             in_bars_ = true;
-            Ptr inside = sum();
+            const Ptr inside = sum();
             in_bars_ = false;
             expect('|');
-            return make(Node::Function, {inside}, "abs");
+            return make("call", "abs", {inside});
         }
-        if (open != '(' && open != '[' && open != '{' && open != '\x02') throw Unreadable{};
-        const bool bars = std::exchange(in_bars_, false);
-        if ((open == '\x02' && take('\x03')) || (open == '{' && take('}'))) {
+        const bool bars = std::exchange(in_bars_, false), set = open == '\x02';
+        if (!set && open != '(' && open != '[' && open != '{') throw Unreadable{};
+        if (set && take('\x03')) {
             in_bars_ = bars;
-            return make(Node::List, {});
+            return make("set", "", {});
         }
-        Ptr inside = list();
+        const Ptr inside = list();
         in_bars_ = bars;
-        const Token closing = peek();
-        ++at_;
-        if (closing.kind != Token::Sign) throw Unreadable{};
-        const char close = closing.text[0];
-        if (open == '{' || open == '\x02') {
-            if (close != (open == '{' ? '}' : '\x03')) throw Unreadable{};
-            return open == '\x02' && inside->kind != Node::List ? make(Node::List, {inside})
-                                                                : inside;
+        if (set || open == '{') {
+            expect(set ? '\x03' : '}');
+            if (!set) return inside;
+            return make("set", "",
+                        inside->is("list") ? inside->children : std::vector<Ptr>{inside});
         }
-        if (close != ')' && close != ']') throw Unreadable{};
-        if (inside->kind != Node::List) {
-            if ((open == '(') != (close == ')')) throw Unreadable{};
-            return inside;
-        }
-        const bool pair = inside->children.size() == 2;
-        return make(pair ? Node::Pair : Node::Tuple, inside->children, string{open, close});
+        const bool round = take(')');
+        if (!round) expect(']');
+        if (inside->is("list")) return make("tuple", {open, round ? ')' : ']'}, inside->children);
+        if ((open == '(') != round) throw Unreadable{};
+        return inside;
     }
 
+    string environment() {
+        string name;
+        expect('{');
+        for (; !take('}'); ++at_) {
+            if (peek().kind == Token::End) throw Unreadable{};
+            name += peek().text;
+        }
+        return name;
+    }
     Ptr matrix() {
-        expect('{');
-        while (!take('}')) {  // the environment's name
-            if (peek().kind == Token::End) throw Unreadable{};
-            environment_ = peek().text;
-            ++at_;
-        }
-        if (environment_.starts_with("vmatrix") || environment_.starts_with("Vmatrix"))
-            throw Unreadable{};        // a determinant
-        if (is_sign('{')) argument();  // the columns of an array
-        Node node{Node::Matrix, "", {}, {}, 0};
-        for (std::size_t column = 0; !is_name("end");) {
-            node.children.push_back(sum());
+        static const Names kMatrices =
+            names("matrix pmatrix bmatrix Bmatrix smallmatrix array");  // no determinant
+        const string name = environment();
+        if (!kMatrices.contains(name)) throw Unreadable{};
+        if (peek().is('{')) environment();  // the columns of an array
+        std::vector<Ptr> cells;
+        std::size_t columns = 0, column = 0;
+        while (!is_name("end")) {
+            if (cells.size() >= kLongestList) throw Unreadable{};
+            cells.push_back(sum());
             ++column;
-            if (node.children.size() > kLongestList) throw Unreadable{};
             if (take('&')) continue;
-            const bool next_row = take('\x05');
-            if (!next_row && !is_name("end")) throw Unreadable{};
-            if (node.columns == 0) node.columns = column;
-            if (node.columns != column) throw Unreadable{};
+            const bool row = take('\x05');
+            if (columns == 0) columns = column;
+            if (columns != column || (!row && !is_name("end"))) throw Unreadable{};
             column = 0;
-            if (next_row && is_name("end")) break;
         }
-        ++at_;  // \end{...}
-        expect('{');
-        while (!take('}')) {
-            if (peek().kind == Token::End) throw Unreadable{};
-            ++at_;
-        }
-        if (node.children.empty()) throw Unreadable{};
-        return std::make_shared<Node>(std::move(node));
+        ++at_;
+        if (environment() != name || cells.empty() || column != 0) throw Unreadable{};
+        return std::make_shared<Node>(Node{"matrix", "", std::move(cells), 0, columns});
     }
 
     std::vector<Token> tokens_;
     std::size_t at_ = 0;
     int depth_ = 0;
-    bool in_bars_ = false;
-    string environment_;
+    bool in_bars_ = false, in_angle_ = false;
 };
 
-/// The text without spaces and grouping braces: two that agree here are the same answer.
-string plain_text(const string& tidied) {
-    string plain;
-    for (char c : tidied)
-        if (!is_space(c) && c != '{' && c != '}') plain += c;
-    for (const char* macro : kTextMacros) plain = replace_all(plain, string("\\") + macro, "");
-    return plain;
-}
 // ---- the answer in a text ----
-
-/// The end of the braces that begin at `open`.
-std::size_t closing_brace(string_view text, std::size_t open) {
-    int depth = 0;
-    for (std::size_t i = open; i < text.size(); ++i) {
-        if (text[i] == '\\')
-            ++i;  // \{ is no brace
-        else if (text[i] == '{')
-            ++depth;
-        else if (text[i] == '}' && --depth == 0)
-            return i;
-    }
-    return string_view::npos;
-}
 
 struct Box {
     std::size_t begin, end;  ///< of \boxed{...} in the text
     string_view content;
 };
 
+/// The finished boxes that are in no other one. Nothing at all if the last one is not finished.
 std::vector<Box> boxes_of(string_view text) {
-    std::vector<Box> boxes;
-    for (string_view macro : {"\\boxed", "\\fbox"})
-        for (auto at = text.find(macro); at != text.npos; at = text.find(macro, at + 1)) {
-            auto open = at + macro.size();
-            while (open < text.size() && is_space(text[open])) ++open;
-            const auto close =
-                open < text.size() && text[open] == '{' ? closing_brace(text, open) : text.npos;
-            if (close != text.npos && boxes.size() < kLongestList)
-                boxes.push_back({at, close + 1, text.substr(open + 1, close - open - 1)});
+    std::vector<Box> boxes, open;  // `open`: for every open brace, where its box begins, or its end
+    std::size_t last = 0;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        const string_view rest = text.substr(i);
+        const std::size_t macro = rest.starts_with("\\boxed")  ? 6
+                                  : rest.starts_with("\\fbox") ? 5
+                                                               : 0;
+        if (macro) {
+            const auto begin = i;
+            for (i += macro; i < text.size() && is_space(text[i]);) ++i;
+            last = begin;
+            if (i < text.size() && text[i] == '{') {
+                open.push_back({begin, i, {}});
+            } else {  // \boxed 7
+                const auto end = std::min(text.find_first_of(" \n$", i), text.size());
+                if (end > i) boxes.push_back({begin, end, text.substr(i, end - i)});
+                i = end - 1;
+            }
+        } else if (text[i] == '\\') {
+            ++i;  // \{ is no brace
+        } else if (text[i] == '{') {
+            open.push_back({i, i, {}});
+        } else if (text[i] == '}' && !open.empty()) {
+            const auto [begin, brace, none] = open.back();
+            open.pop_back();
+            if (begin == brace) continue;
+            while (!boxes.empty() && boxes.back().begin > begin) boxes.pop_back();
+            boxes.push_back({begin, i + 1, text.substr(brace + 1, i - brace - 1)});
         }
-    std::ranges::sort(boxes, {}, &Box::begin);
+    }
+    if (boxes.empty() || last >= boxes.back().end) return {};
     return boxes;
 }
 
-/// Whether what stands between two boxes only joins them: white space, "and", commas, formula
-/// marks.
+/// Whether what stands between two boxes only joins them: blanks, commas, "and", "cats and",
+/// \text{... and }, "and y =".
 bool joins(string_view between) {
-    const string text = tidy(string(between) + " x");
-    for (const Token& t : tokenize(text)) {
-        const string word = lower(t.text);
-        const bool joined =
-            t.kind == Token::End || word == "x" || word == "," || word == ";" || word == "." ||
-            word == "*" ||
-            (t.kind == Token::Text &&
-             (word.ends_with("and ") || word.ends_with("and") || word.ends_with("or")));
-        if (!joined) return false;
+    int words = 0, tail = 0;
+    bool joined = false;
+    try {
+        for (const Token& t : Tokenizer(tidy(between)).tokens()) {
+            const string word = lower(t.text);
+            if (t.kind == Token::End || t.is(',') || t.is(';') || t.is('*')) continue;
+            if (word == "and" || word == "or" || (joined && t.is('='))) {
+                joined = true;
+                tail = 0;
+            } else {
+                if (t.kind == (joined ? Token::Text : Token::Number)) return false;
+                words += !t.quoted && !joined;
+                ++tail;
+            }
+        }
+    } catch (const Unreadable&) {
+        return false;
     }
-    return true;
+    return tail == 0 && words < 3;
 }
 
 /// The last formula or number in a text, whichever comes last.
@@ -710,19 +927,23 @@ string_view last_formula(string_view text) {
     for (const auto& [open, close] : {std::pair<string_view, string_view>{"$$", "$$"},
                                       {"\\(", "\\)"},
                                       {"\\[", "\\]"},
-                                      {"$", "$"}})
-        for (std::size_t at = text.find(open); at != text.npos;) {
-            const auto from = at + open.size(), to = text.find(close, from);
+                                      {"$", "$"}}) {
+        const auto find = [&](string_view mark, std::size_t from) {
+            auto at = text.find(mark, from);
+            while (at != text.npos && at > 0 && text[at - 1] == '\\') at = text.find(mark, at + 1);
+            return at;
+        };
+        for (std::size_t at = find(open, 0); at != text.npos;) {
+            const auto from = at + open.size(), to = find(close, from);
             if (to == text.npos) break;
             if (to > end && to > from) begin = from, end = to;
-            at = text.find(open, to + close.size());
+            at = find(open, to + close.size());
         }
+    }
     for (std::size_t i = text.size(); i > end; --i) {
         if (!is_digit(text[i - 1])) continue;
         std::size_t from = i;
-        while (from > end && (is_digit(text[from - 1]) || text[from - 1] == ',' ||
-                              text[from - 1] == '.' || text[from - 1] == '/'))
-            --from;
+        while (from > end && string_view("0123456789,./").find(text[from - 1]) != text.npos) --from;
         while (from < i && (text[from] == ',' || text[from] == '/')) ++from;
         if (from > 0 && is_letter(text[from - 1])) {  // part of a word
             i = from + 1;
@@ -738,40 +959,36 @@ string_view last_formula(string_view text) {
 
 std::optional<MathAnswer> MathAnswer::parse(string_view text) {
     if (text.size() > kLongestText) return std::nullopt;
-    MathAnswer answer;
-    const string tidied = tidy(text);
-    answer.plain_ = plain_text(tidied);
     try {
-        answer.root_ = Parser(tokenize(tidied)).answer();
+        MathAnswer answer;
+        answer.root_ = Parser(Tokenizer(tidy(text)).tokens()).answer();
+        return answer;
     } catch (const Unreadable&) {
         return std::nullopt;
     }
+}
+
+std::optional<string> last_boxed(string_view text) {
+    const auto boxes = boxes_of(text);
+    if (boxes.empty()) return std::nullopt;
+    std::size_t first = boxes.size() - 1;
+    while (first > 0 &&
+           joins(text.substr(boxes[first - 1].end, boxes[first].begin - boxes[first - 1].end)))
+        --first;
+    string answer;
+    for (std::size_t i = first; i < boxes.size(); ++i)
+        answer += (i > first ? ", " : "") + string(boxes[i].content);
     return answer;
 }
 
-std::optional<string_view> last_boxed(string_view text) {
-    const auto boxes = boxes_of(text);
-    if (boxes.empty()) return std::nullopt;
-    return boxes.back().content;
-}
-
 string find_answer(string_view text) {
-    const auto boxes = boxes_of(text);
     const string small = lower(string(text));
     std::size_t behind = 0;
     for (string_view mark : {"answer is", "answer:", "answer:**"})
         if (const auto at = small.rfind(mark); at != string::npos)
             behind = std::max(behind, at + mark.size());
-    if (!boxes.empty() && behind < boxes.back().end) {
-        std::size_t first = boxes.size() - 1;
-        while (first > 0 && boxes[first - 1].end <= boxes[first].begin &&
-               joins(text.substr(boxes[first - 1].end, boxes[first].begin - boxes[first - 1].end)))
-            --first;
-        string answer;
-        for (std::size_t i = first; i < boxes.size(); ++i)
-            answer += (i > first ? ", " : "") + string(boxes[i].content);
-        return answer;
-    }
+    if (behind <= std::min(text.rfind("\\boxed"), text.size()))
+        if (const auto boxed = last_boxed(text)) return *boxed;
     string_view sentence = text.substr(behind);
     if (behind > 0) sentence = sentence.substr(0, sentence.find(". "));
     string_view found = last_formula(sentence);

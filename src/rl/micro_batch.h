@@ -10,6 +10,14 @@
 
 namespace r1 {
 
+/// Part update % parts of the responses, in whole groups.
+inline std::span<Response> mini_batch(std::span<Response> responses, std::size_t group_size,
+                                      std::size_t update, std::size_t parts) {
+    const std::size_t groups = responses.size() / group_size, part = update % parts;
+    const std::size_t first = groups * part / parts, end = groups * (part + 1) / parts;
+    return responses.subspan(first * group_size, (end - first) * group_size);
+}
+
 /// Cuts responses, but for those that are masked, into micro-batches of at most token_budget tokens
 /// and calls body(responses of one, packed) for each. Tokens in, tokens out: no text is encoded
 /// again.

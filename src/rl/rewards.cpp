@@ -3,17 +3,11 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
-#include <limits>
-#include <numeric>
 
 namespace r1 {
 namespace {
 
-using std::int64_t;
-constexpr int kDeepestNesting = 32;
-
 bool is_space(char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; }
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
 std::string lower_case(std::string_view text) {
     std::string lower(text);
@@ -29,134 +23,22 @@ std::optional<std::size_t> only(std::string_view text, std::string_view tag) {
     return at;
 }
 
-/// numerator / denominator in lowest terms, if both fit.
-std::optional<Rational> rational(__int128 numerator, __int128 denominator) {
-    if (denominator == 0) return std::nullopt;
-    if (denominator < 0) numerator = -numerator, denominator = -denominator;
-    __int128 a = numerator < 0 ? -numerator : numerator, b = denominator;
-    while (b != 0) std::swap(a %= b, b);
-    if (a > 1) numerator /= a, denominator /= a;
-    constexpr auto top = std::numeric_limits<int64_t>::max();
-    if (numerator > top || numerator < -top || denominator > top) return std::nullopt;
-    return Rational{static_cast<int64_t>(numerator), static_cast<int64_t>(denominator)};
-}
-
-/// A recursive-descent parser and calculator for + - * / and parentheses over non-negative
-/// integers, exact. Anything else
-/// (**, //, a decimal point, an exponent, a sign, a name) is an error, which ends it at once.
-class Expression {
-  public:
-    explicit Expression(std::string_view text) : text_(text) {}
-
-    /// sum = product (('+' | '-') product)*
-    Rational sum() {
-        Rational left = product();
-        while (!failed()) {
-            const char op = peek();
-            if (op != '+' && op != '-') break;
-            ++at_;
-            left = combine(left, op, product());
-        }
-        return left;
-    }
-    /// After sum(): nothing must follow but an optional "= value".
-    void finish(const Rational& value) {
-        if (!failed() && peek() == '=') {
-            ++at_;
-            if (sum() != value) fail("what stands behind = is not the expression's value");
-        }
-        if (!failed() && at_ < text_.size())
-            fail("unexpected \"" + std::string(1, text_[at_]) + "\"");
-    }
-    bool failed() const { return !error_.empty(); }
-    const std::string& error() const { return error_; }
-    const std::vector<int64_t>& numbers() const { return numbers_; }
-    /// Numbers read so far, to tell the expression's from those behind "=".
-    std::size_t count() const { return numbers_.size(); }
-
-  private:
-    /// product = factor (('*' | '/') factor)*
-    Rational product() {
-        Rational left = factor();
-        while (!failed()) {
-            const char op = peek();
-            if (op != '*' && op != '/') break;
-            ++at_;
-            left = combine(left, op, factor());
-        }
-        return left;
-    }
-    /// factor = integer | '(' sum ')'
-    Rational factor() {
-        if (failed()) return {};
-        if (peek() == '(') {
-            ++at_;
-            if (++depth_ > kDeepestNesting) return fail("nested too deeply");
-            const Rational inner = sum();
-            --depth_;
-            if (failed()) return {};
-            if (peek() != ')') return fail("a parenthesis is not closed");
-            ++at_;
-            return inner;
-        }
-        if (!is_digit(peek()))
-            return fail(at_ < text_.size() ? "unexpected \"" + std::string(1, text_[at_]) + "\""
-                                           : "a number is missing");
-        int64_t value = 0;
-        for (; at_ < text_.size() && is_digit(text_[at_]); ++at_) {
-            value = value * 10 + (text_[at_] - '0');
-            if (value > 1'000'000'000'000) return fail("a number is too large");
-        }
-        numbers_.push_back(value);
-        return {value, 1};
-    }
-    Rational combine(const Rational& a, char op, const Rational& b) {
-        if (failed()) return {};
-        using wide = __int128;
-        if (op == '/' && b.numerator == 0) return fail("division by zero");
-        const auto result =
-            op == '*'
-                ? rational(wide{a.numerator} * b.numerator, wide{a.denominator} * b.denominator)
-            : op == '/'
-                ? rational(wide{a.numerator} * b.denominator, wide{a.denominator} * b.numerator)
-                : rational(wide{a.numerator} * b.denominator +
-                               (op == '+' ? 1 : -1) * wide{b.numerator} * a.denominator,
-                           wide{a.denominator} * b.denominator);
-        return result ? *result : fail("a result is too large");
-    }
-    char peek() {
-        while (at_ < text_.size() && is_space(text_[at_])) ++at_;
-        return at_ < text_.size() ? text_[at_] : '\0';
-    }
-    Rational fail(std::string why) {
-        if (error_.empty()) error_ = std::move(why);
-        return {};
-    }
-
-    std::string_view text_;
-    std::size_t at_ = 0;
-    int depth_ = 0;
-    std::vector<int64_t> numbers_;
-    std::string error_;
-};
-
 Verdict check(std::string_view answer, const Countdown& gold) {
-    Expression e(answer);
-    const Rational value = e.sum();
-    std::vector<int64_t> used(e.numbers()), given(gold.numbers);
-    e.finish(value);
-    if (e.failed()) return {0, e.error()};
+    const auto parsed = MathAnswer::parse(answer);
+    const auto calculation = parsed ? calculate(*parsed) : std::nullopt;
+    if (!calculation) return {0, "no calculation with + - * / and parentheses"};
+    std::vector<std::string> used = calculation->integers, given;
+    for (std::int64_t n : gold.numbers) given.push_back(std::to_string(n));
     std::ranges::sort(used);
     std::ranges::sort(given);
     if (used != given) {
-        for (int64_t n : used)
+        for (const std::string& n : used)
             if (std::ranges::count(used, n) > std::ranges::count(given, n))
-                return {0, std::to_string(n) + " is not given, or not that often"};
+                return {0, n + " is not given, or not that often"};
         return {0, "not every number is used"};
     }
-    if (value == Rational{gold.target, 1}) return {1, "right"};
-    return {0, "gives " + std::to_string(value.numerator) +
-                   (value.denominator == 1 ? "" : "/" + std::to_string(value.denominator))};
+    if (calculation->value == std::to_string(gold.target)) return {1, "right"};
+    return {0, "gives " + calculation->value};
 }
 
 Verdict check(std::string_view answer, const MathGold& gold) {
@@ -177,14 +59,33 @@ Verdict check(std::string_view answer, const ChoiceGold& gold) {
 
 Verdict check(std::string_view, const NoGold&) { return {std::nan(""), "no answer is known"}; }
 
-/// A label without the bracket, stop and white space around it, in lower case.
-std::string normalize_label(std::string_view text) {
-    text = trim(text);
-    if (text.size() > 1 && text.ends_with(".")) text = trim(text.substr(0, text.size() - 1));
-    if (text.size() > 1 && text.ends_with(")") && (text.starts_with("(") || text.size() == 2))
-        text = trim(text.substr(text.starts_with("(") ? 1 : 0,
-                                text.size() - (text.starts_with("(") ? 2 : 1)));
-    return lower_case(text);
+/// Without \\boxed{}, \\text{} and the like, dollars and ** around it.
+std::string_view undressed(std::string_view text) {
+    for (std::size_t before = 0; before != text.size();) {
+        before = text.size();
+        text = trim(text);
+        for (std::string_view around : {"**", "$"})
+            if (text.size() > 2 * around.size() && text.starts_with(around) &&
+                text.ends_with(around))
+                text = text.substr(around.size(), text.size() - 2 * around.size());
+        for (std::string_view macro :
+             {"\\boxed{", "\\text{", "\\textbf{", "\\mathrm{", "\\mathbf{"})
+            if (text.starts_with(macro) && text.find('}') == text.size() - 1 - text.ends_with("}}"))
+                text = text.substr(macro.size(), text.size() - macro.size() - 1);
+    }
+    return text;
+}
+
+/// A label, in lower case, and what stands behind it: "(B)", "b) red", "B: red", "B. red", "B".
+std::pair<char, std::string_view> label_of(std::string_view text) {
+    const bool bracket = text.starts_with("(");
+    text = undressed(text.substr(bracket));
+    if (text.empty()) return {};
+    const char label = lower_case(text)[0];
+    text = text.substr(1);
+    if (bracket && !text.starts_with(")")) return {};
+    if (!text.empty() && std::string_view(").:").find(text[0]) == text.npos) return {};
+    return {label, trim(text.substr(std::min<std::size_t>(text.size(), 1)))};
 }
 
 }  // namespace
@@ -217,7 +118,7 @@ Verdict format_reward(std::string_view response, AnswerIn answer_in) {
     return {1, "right"};
 }
 
-std::optional<std::string_view> extract_answer(std::string_view response, AnswerIn answer_in) {
+std::optional<std::string> extract_answer(std::string_view response, AnswerIn answer_in) {
     std::size_t thought_end = 0;
     if (response.find("<think>") != response.npos || response.find("</think>") != response.npos) {
         const auto think = only(response, "<think>"), done = only(response, "</think>");
@@ -230,7 +131,7 @@ std::optional<std::string_view> extract_answer(std::string_view response, Answer
     if (!begin || !end || *begin < thought_end || *end < *begin + open.size() ||
         !trim(response.substr(*end + close.size())).empty())
         return std::nullopt;
-    return response.substr(*begin + open.size(), *end - *begin - open.size());
+    return std::string(response.substr(*begin + open.size(), *end - *begin - open.size()));
 }
 
 Verdict check_answer(std::string_view answer, const Gold& gold) {
@@ -246,9 +147,11 @@ Verdict accuracy_reward(std::string_view response, const Gold& gold, AnswerIn an
 
 std::optional<std::size_t> choice_of(std::string_view text,
                                      const std::vector<std::string>& choices) {
-    const std::string label = normalize_label(text);
-    if (label.size() == 1 && label[0] >= 'a' && label[0] < 'a' + static_cast<int>(choices.size()))
-        return label[0] - 'a';
+    text = undressed(text);
+    const auto [label, rest] = label_of(text);
+    if (label >= 'a' && label < 'a' + static_cast<int>(choices.size()) &&
+        (rest.empty() || lower_case(undressed(rest)) == lower_case(trim(choices[label - 'a']))))
+        return label - 'a';
     for (const bool any_case : {false, true}) {
         const auto normal = [&](std::string_view s) {
             return any_case ? lower_case(trim(s)) : std::string(trim(s));

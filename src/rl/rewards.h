@@ -12,12 +12,6 @@
 
 namespace r1 {
 
-/// An exact fraction, denominator > 0, in lowest terms.
-struct Rational {
-    std::int64_t numerator = 0, denominator = 1;
-    bool operator==(const Rational&) const = default;
-};
-
 /// An expression is right that uses each number exactly once and reaches the target.
 struct Countdown {
     std::vector<std::int64_t> numbers;
@@ -60,16 +54,17 @@ Verdict accuracy_reward(std::string_view response, const Gold& gold,
 
 /// The answer's text. Nothing if it is missing, unfinished or inside the thought; for tags also if
 /// they are doubled or followed by text.
-std::optional<std::string_view> extract_answer(std::string_view response,
-                                               AnswerIn answer_in = AnswerIn::Tags);
+std::optional<std::string> extract_answer(std::string_view response,
+                                          AnswerIn answer_in = AnswerIn::Tags);
 /// In bytes; a longer answer is wrong.
 constexpr std::size_t kLongestAnswer = 1024;
 /// The verdict on an answer already extracted.
 Verdict check_answer(std::string_view answer, const Gold& gold);
 
-/// The choice that a text names: by its label ("B", "(B)", "B.", " b) "), else by its own text, in
-/// which white space at both ends does not matter, nor case where only one choice is meant then.
-/// Nothing if it names none or several.
+/// The choice that a text names: by its label ("B", "(B)", " b) ", "B: " and its own text), else by
+/// its own text, in which white space at both ends does not matter, nor case where only one choice
+/// is meant then; either may stand in \\boxed{}, \\text{} and ** **. Nothing if it names none or
+/// several.
 std::optional<std::size_t> choice_of(std::string_view text,
                                      const std::vector<std::string>& choices);
 

@@ -36,7 +36,8 @@ struct RewardFlags {
           script(f.flag("--script", "latin", "script that language is measured by: latin, cyrillic, han, ...")),
           program(f.flag("--reward-program", "", "command behind the part program: reads JSON lines {problem, prompt, response}, answers each with a number")),
           seconds(f.flag("--reward-seconds", 30.0, "time it may take for one batch of responses", kPositive)),
-          overlong_cache(f.flag("--overlong-cache", 0, "tokens before the longest response over which overlong sinks to -1; 0: a fifth of it", kNonNegative)) {}
+          overlong_cache(f.flag("--overlong-cache", 0, "tokens before the longest response over which overlong sinks to -1; 0: a fifth of it", kNonNegative)),
+          skip_unreadable(f.flag("--skip-unreadable", false, "leave out problems whose answers cannot be read, and count them")) {}
     /// soft_overlong: with DAPO's soft punishment of long responses.
     RewardOptions options(int max_new_tokens, bool soft_overlong = false) const {
         return {parts + (soft_overlong ? ",overlong=1" : ""), script, max_new_tokens, overlong_cache, program, seconds};
@@ -49,6 +50,7 @@ struct RewardFlags {
     const std::string &parts, &script, &program;
     const double& seconds;
     const int& overlong_cache;
+    const bool& skip_unreadable;
 };
 
 struct DeviceFlags {
