@@ -5,6 +5,7 @@
 # and at least one test case passed.
 set -uo pipefail
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-halt_on_error=1:print_stacktrace=1}
+export ASAN_OPTIONS=${ASAN_OPTIONS:-allocator_may_return_null=1}  # so that an impossible request is refused
 
 passed=0 failed=0 skipped=0 reasons=
 output=$(mktemp)
