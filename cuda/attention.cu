@@ -29,6 +29,10 @@ __device__ Span sequence_of(int n, const std::int32_t* cu_seqlens, int sequences
     return {cu_seqlens[low], cu_seqlens[high]};
 }
 
+struct HeadOfRow {
+    int n, head, group;
+};
+
 /// Where in the packed buffers a block works.
 struct Packed {
     const std::int32_t* cu_seqlens;
@@ -39,6 +43,11 @@ struct Packed {
     __device__ int key(int group) const { return shape.q_cols() + group * shape.head_dim; }
     __device__ int value(int group) const {
         return shape.q_cols() + shape.kv_cols() + group * shape.head_dim;
+    }
+    /// The item-th of [tokens, heads].
+    __device__ HeadOfRow head_of_row(std::int64_t item) const {
+        const int head = static_cast<int>(item % shape.heads);
+        return {static_cast<int>(item / shape.heads), head, head / (shape.heads / shape.kv_heads)};
     }
 };
 
@@ -57,12 +66,10 @@ __device__ float dot(const T* a, const T* b, int D) {
 /// A warp computes one head of one row, key by key, with the online softmax.
 template <class T>
 __global__ void attention_forward_kernel(T* out, float* lse, const T* qkv, Packed in) {
-    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    const std::int64_t item = warp_index();
     if (item >= std::int64_t{in.tokens} * in.shape.heads) return;
-    const int n = static_cast<int>(item / in.shape.heads),
-              head = static_cast<int>(item % in.shape.heads),
-              group = head / (in.shape.heads / in.shape.kv_heads), D = in.shape.head_dim,
-              lane = threadIdx.x % 32;
+    const auto [n, head, group] = in.head_of_row(item);
+    const int D = in.shape.head_dim, lane = threadIdx.x % 32;
     const std::int64_t width = in.width();
     const float scale = 1 / sqrtf(static_cast<float>(D));
     float o[kColumns] = {}, m = -INFINITY, l = 0;
@@ -86,24 +93,19 @@ __global__ void attention_forward_kernel(T* out, float* lse, const T* qkv, Packe
 template <class T>
 __global__ void attention_delta_kernel(float* delta, const T* dout, const T* out,
                                        std::int64_t items, int D) {
-    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    const std::int64_t item = warp_index();
     if (item >= items) return;
-    float sum = 0;
-    for (int d = threadIdx.x % 32; d < D; d += 32)
-        sum += to_float(dout[item * D + d]) * to_float(out[item * D + d]);
-    sum = warp_reduce(sum, Add());
+    const float sum = dot(dout + item * D, out + item * D, D);
     if (threadIdx.x % 32 == 0) delta[item] = sum;
 }
 
 template <class T>
 __global__ void attention_backward_q_kernel(T* dqkv, const T* dout, const float* lse,
                                             const float* delta, const T* qkv, Packed in) {
-    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    const std::int64_t item = warp_index();
     if (item >= std::int64_t{in.tokens} * in.shape.heads) return;
-    const int n = static_cast<int>(item / in.shape.heads),
-              head = static_cast<int>(item % in.shape.heads),
-              group = head / (in.shape.heads / in.shape.kv_heads), D = in.shape.head_dim,
-              lane = threadIdx.x % 32;
+    const auto [n, head, group] = in.head_of_row(item);
+    const int D = in.shape.head_dim, lane = threadIdx.x % 32;
     const std::int64_t width = in.width();
     const float scale = 1 / sqrtf(static_cast<float>(D));
     float dq[kColumns] = {};
@@ -122,7 +124,7 @@ __global__ void attention_backward_q_kernel(T* dqkv, const T* dout, const float*
 template <class T>
 __global__ void attention_backward_kv_kernel(T* dqkv, const T* dout, const float* lse,
                                              const float* delta, const T* qkv, Packed in) {
-    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    const std::int64_t item = warp_index();
     if (item >= std::int64_t{in.tokens} * in.shape.kv_heads) return;
     const int j = static_cast<int>(item / in.shape.kv_heads),
               group = static_cast<int>(item % in.shape.kv_heads),

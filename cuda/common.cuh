@@ -38,6 +38,11 @@ bool eightfold(std::int64_t cols, Pointers... pointers) {
 
 // ---- device ----
 
+/// Which of all warps of a launch this thread is in.
+__device__ inline std::int64_t warp_index() {
+    return blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+}
+
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(bf16 x) { return __bfloat162float(x); }
 template <class T>

@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(128)
 /// Merges the splits. A warp takes a head of a sequence.
 __global__ void merge_splits_kernel(bf16* out, const float* partial, std::int64_t items, int splits,
                                     int D) {
-    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    const std::int64_t item = warp_index();
     if (item >= items) return;
     const float* rows = partial + item * splits * (D + 2);
     float common = -INFINITY, total = 0;
@@ -147,7 +147,7 @@ __global__ void decode_attention_kernel(T* out, const T* qkv, const T* k_pool, c
                                         const std::int32_t* spans, AttentionShape shape,
                                         std::int64_t items) {
     constexpr int kColumns = 8;  // heads of up to 256 elements
-    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    const std::int64_t item = warp_index();
     if (item >= items) return;
     const std::int64_t b = item / shape.heads, cols = shape.kv_cols();
     const int head = static_cast<int>(item % shape.heads), D = shape.head_dim,

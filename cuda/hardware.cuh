@@ -2,20 +2,11 @@
 // tensor cores (PTX ISA, "Matrix multiply-accumulate operation using mma instruction").
 // tests/cuda_on_cpu has a header of this name that can.
 #pragma once
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
-
 #include <cstdint>
 
-#include "src/run/error.h"
+#include "cuda/check.cuh"
 
 namespace r1::cuda {
-
-using bf16 = __nv_bfloat16;
-
-inline void check(cudaError_t status, const char* what) {
-    if (status != cudaSuccess) fail("CUDA: ", what, ": ", cudaGetErrorString(status));
-}
 
 /// Runs kernel(arguments...) on grid x block threads, with `shared` bytes of dynamic shared memory.
 template <class... Parameters, class... Arguments>

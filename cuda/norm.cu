@@ -76,7 +76,7 @@ __global__ void head_norm_forward_kernel(T* out, float* rstd, const T* in, const
                                          std::int64_t rows) {
     const int lane = threadIdx.x % 32, D = shape.head_dim, normed = shape.heads + shape.kv_heads,
               all = normed + shape.kv_heads;
-    const std::int64_t item = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32;
+    const std::int64_t item = warp_index();
     if (item >= rows * all) return;
     const std::int64_t n = item / all;
     const int h = static_cast<int>(item % all);
@@ -102,8 +102,7 @@ __global__ void head_norm_backward_kernel(T* d_out, float* partial, const T* in,
                                           AttentionShape shape, std::int64_t rows) {
     const int lane = threadIdx.x % 32, D = shape.head_dim, normed = shape.heads + shape.kv_heads,
               all = normed + shape.kv_heads;
-    const std::int64_t warp = blockIdx.x * std::int64_t{blockDim.x / 32} + threadIdx.x / 32,
-                       warps = std::int64_t{gridDim.x} * (blockDim.x / 32);
+    const std::int64_t warp = warp_index(), warps = std::int64_t{gridDim.x} * (blockDim.x / 32);
     float* dweight = partial + warp * 2 * D;  // each lane its own columns
     for (int d = lane; d < 2 * D; d += 32) dweight[d] = 0;
     __syncwarp();

@@ -281,35 +281,31 @@ class CpuBackend final : public Reference<float> {
                          float eps) override {
         const int64_t C = x.cols;
         const float* w = weight.as<float>();
-        parallel_chunks(x.rows, 64, [&](int64_t begin, int64_t end) {
-            for (int64_t n = begin; n < end; ++n) {
-                float *xr = sum.as<float>() + n * C, *yr = y.as<float>() + n * C;
-                if (delta) {
-                    const float *a = x.as<float>() + n * C, *b = delta.as<float>() + n * C;
+        for_each(x.rows, 64, [&](int64_t n) {
+            float *xr = sum.as<float>() + n * C, *yr = y.as<float>() + n * C;
+            if (delta) {
+                const float *a = x.as<float>() + n * C, *b = delta.as<float>() + n * C;
 #pragma omp simd
-                    for (int64_t c = 0; c < C; ++c) xr[c] = a[c] + b[c];
-                }
-                float r = 1 / std::sqrt(dot(xr, xr, C) / C + static_cast<float>(eps));
-                rstd.as<float>()[n] = r;
-#pragma omp simd
-                for (int64_t c = 0; c < C; ++c) yr[c] = xr[c] * r * w[c];
+                for (int64_t c = 0; c < C; ++c) xr[c] = a[c] + b[c];
             }
+            float r = 1 / std::sqrt(dot(xr, xr, C) / C + static_cast<float>(eps));
+            rstd.as<float>()[n] = r;
+#pragma omp simd
+            for (int64_t c = 0; c < C; ++c) yr[c] = xr[c] * r * w[c];
         });
     }
     void rmsnorm_backward(Tensor dx, Tensor dweight, Tensor dy, Tensor x, Tensor rstd,
                           Tensor weight) override {
         const int64_t N = x.rows, C = x.cols;
         const float *w = weight.as<float>(), *r = rstd.as<float>();
-        parallel_chunks(N, 64, [&](int64_t begin, int64_t end) {
-            for (int64_t n = begin; n < end; ++n) {
-                const float *xr = x.as<float>() + n * C, *dyr = dy.as<float>() + n * C;
-                float *dxr = dx.as<float>() + n * C, mean = 0;
+        for_each(N, 64, [&](int64_t n) {
+            const float *xr = x.as<float>() + n * C, *dyr = dy.as<float>() + n * C;
+            float *dxr = dx.as<float>() + n * C, mean = 0;
 #pragma omp simd reduction(+ : mean)
-                for (int64_t c = 0; c < C; ++c) mean += w[c] * dyr[c] * xr[c];
-                const float shared = mean / C * r[n] * r[n] * r[n];
+            for (int64_t c = 0; c < C; ++c) mean += w[c] * dyr[c] * xr[c];
+            const float shared = mean / C * r[n] * r[n] * r[n];
 #pragma omp simd
-                for (int64_t c = 0; c < C; ++c) dxr[c] += r[n] * w[c] * dyr[c] - shared * xr[c];
-            }
+            for (int64_t c = 0; c < C; ++c) dxr[c] += r[n] * w[c] * dyr[c] - shared * xr[c];
         });
         parallel_chunks(C, 32, [&](int64_t begin, int64_t end) {
             float* dw = dweight.as<float>();
@@ -519,28 +515,24 @@ class CpuBackend final : public Reference<float> {
     // ---- SwiGLU: exp() in vectors; 20 and 18 ----
     void swiglu_forward(Tensor out, Tensor gate_up) override {
         const int64_t F = out.cols;
-        parallel_chunks(out.rows, 32, [&](int64_t begin, int64_t end) {
-            for (int64_t n = begin; n < end; ++n) {
-                const float *gate = gate_up.as<float>() + n * 2 * F, *up = gate + F;
-                float* o = out.as<float>() + n * F;
+        for_each(out.rows, [&](int64_t n) {
+            const float *gate = gate_up.as<float>() + n * 2 * F, *up = gate + F;
+            float* o = out.as<float>() + n * F;
 #pragma omp simd
-                for (int64_t f = 0; f < F; ++f) o[f] = gate[f] / (1 + fast_exp(-gate[f])) * up[f];
-            }
+            for (int64_t f = 0; f < F; ++f) o[f] = gate[f] / (1 + fast_exp(-gate[f])) * up[f];
         });
     }
     void swiglu_backward(Tensor dgate_up, Tensor dout, Tensor gate_up) override {
         const int64_t F = dout.cols;
-        parallel_chunks(dout.rows, 32, [&](int64_t begin, int64_t end) {
-            for (int64_t n = begin; n < end; ++n) {
-                const float *gate = gate_up.as<float>() + n * 2 * F, *up = gate + F,
-                            *d = dout.as<float>() + n * F;
-                float *dgate = dgate_up.as<float>() + n * 2 * F, *dup = dgate + F;
+        for_each(dout.rows, [&](int64_t n) {
+            const float *gate = gate_up.as<float>() + n * 2 * F, *up = gate + F,
+                        *d = dout.as<float>() + n * F;
+            float *dgate = dgate_up.as<float>() + n * 2 * F, *dup = dgate + F;
 #pragma omp simd
-                for (int64_t f = 0; f < F; ++f) {
-                    const float sigmoid = 1 / (1 + fast_exp(-gate[f]));
-                    dup[f] = d[f] * gate[f] * sigmoid;
-                    dgate[f] = d[f] * up[f] * sigmoid * (1 + gate[f] * (1 - sigmoid));
-                }
+            for (int64_t f = 0; f < F; ++f) {
+                const float sigmoid = 1 / (1 + fast_exp(-gate[f]));
+                dup[f] = d[f] * gate[f] * sigmoid;
+                dgate[f] = d[f] * up[f] * sigmoid * (1 + gate[f] * (1 - sigmoid));
             }
         });
     }
@@ -550,43 +542,39 @@ class CpuBackend final : public Reference<float> {
                          float temperature) override {
         const int64_t V = logits.cols;
         const float inverse = 1 / temperature;
-        parallel_chunks(logits.rows, 8, [&](int64_t begin, int64_t end) {
-            for (int64_t r = begin; r < end; ++r) {
-                const float* row = logits.as<float>() + r * V;
-                const float lse = log_sum_exp(row, inverse, V);
-                float mean = 0;  // sum_v p log p
+        for_each(logits.rows, 8, [&](int64_t r) {
+            const float* row = logits.as<float>() + r * V;
+            const float lse = log_sum_exp(row, inverse, V);
+            float mean = 0;  // sum_v p log p
 #pragma omp simd reduction(+ : mean)
-                for (int64_t v = 0; v < V; ++v) {
-                    const float log_p = row[v] * inverse - lse;
-                    mean += fast_exp(log_p) * log_p;
-                }
-                logp.as<float>()[r] = row[targets.as<int32_t>()[r]] * inverse - lse;
-                entropy.as<float>()[r] = -mean;
+            for (int64_t v = 0; v < V; ++v) {
+                const float log_p = row[v] * inverse - lse;
+                mean += fast_exp(log_p) * log_p;
             }
+            logp.as<float>()[r] = row[targets.as<int32_t>()[r]] * inverse - lse;
+            entropy.as<float>()[r] = -mean;
         });
     }
     void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
                           float temperature) override {
         const int64_t V = logits.cols;
         const float inverse = 1 / temperature;
-        parallel_chunks(logits.rows, 8, [&](int64_t begin, int64_t end) {
-            for (int64_t r = begin; r < end; ++r) {
-                float* row = logits.as<float>() + r * V;
-                const float lse = log_sum_exp(row, inverse, V), d = dlogp.as<float>()[r] * inverse;
-                const float h = dentropy ? dentropy.as<float>()[r] * inverse : 0.0f;
-                float entropy = 0;
-                if (h != 0)
-                    for (int64_t v = 0; v < V; ++v) {
-                        const float log_p = row[v] * inverse - lse;
-                        entropy -= fast_exp(log_p) * log_p;
-                    }
-#pragma omp simd
+        for_each(logits.rows, 8, [&](int64_t r) {
+            float* row = logits.as<float>() + r * V;
+            const float lse = log_sum_exp(row, inverse, V), d = dlogp.as<float>()[r] * inverse;
+            const float h = dentropy ? dentropy.as<float>()[r] * inverse : 0.0f;
+            float entropy = 0;
+            if (h != 0)
                 for (int64_t v = 0; v < V; ++v) {
                     const float log_p = row[v] * inverse - lse;
-                    row[v] = -fast_exp(log_p) * (d + h * (log_p + entropy));
+                    entropy -= fast_exp(log_p) * log_p;
                 }
-                row[targets.as<int32_t>()[r]] += d;
+#pragma omp simd
+            for (int64_t v = 0; v < V; ++v) {
+                const float log_p = row[v] * inverse - lse;
+                row[v] = -fast_exp(log_p) * (d + h * (log_p + entropy));
             }
+            row[targets.as<int32_t>()[r]] += d;
         });
     }
 
@@ -597,22 +585,20 @@ class CpuBackend final : public Reference<float> {
             return Reference::sample(tokens, logp, logits, counters, options);
         const int64_t V = logits.cols;
         const float inverse = 1 / options.temperature;
-        parallel_chunks(logits.rows, 4, [&](int64_t begin, int64_t end) {
-            for (int64_t b = begin; b < end; ++b) {
-                const double u = philox_uniform(options.seed, counters.as<std::uint32_t>() + b * 4);
-                const float *row = logits.as<float>() + b * V, lse = log_sum_exp(row, inverse, V);
-                double cumulative = 0;
-                int32_t last =
-                    0;  // rounding may leave the sum just below u: then the last possible token
-                for (int32_t v = 0; v < V; ++v) {
-                    const float p = fast_exp(row[v] * inverse - lse);
-                    if (!(p > std::numeric_limits<float>::min() * 8)) continue;
-                    last = v;
-                    if ((cumulative += p) > u) break;
-                }
-                tokens.as<int32_t>()[b] = last;
-                logp.as<float>()[b] = row[last] * inverse - lse;
+        for_each(logits.rows, 4, [&](int64_t b) {
+            const double u = philox_uniform(options.seed, counters.as<std::uint32_t>() + b * 4);
+            const float *row = logits.as<float>() + b * V, lse = log_sum_exp(row, inverse, V);
+            double cumulative = 0;
+            int32_t last =
+                0;  // rounding may leave the sum just below u: then the last possible token
+            for (int32_t v = 0; v < V; ++v) {
+                const float p = fast_exp(row[v] * inverse - lse);
+                if (!(p > std::numeric_limits<float>::min() * 8)) continue;
+                last = v;
+                if ((cumulative += p) > u) break;
             }
+            tokens.as<int32_t>()[b] = last;
+            logp.as<float>()[b] = row[last] * inverse - lse;
         });
     }
 

@@ -23,12 +23,17 @@ void parallel_chunks(std::int64_t count, std::int64_t chunk, Body body) {
                  [&](std::int64_t i) { body(i * chunk, std::min(count, (i + 1) * chunk)); });
 }
 
-/// Calls body(i) for every i in [0, count), with 32 neighbours to a task.
+/// Calls body(i) for every i in [0, count), with `chunk` neighbours to a task.
 template <class Body>
-void for_each(std::int64_t count, Body body) {
-    parallel_chunks(count, 32, [&](std::int64_t begin, std::int64_t end) {
+void for_each(std::int64_t count, std::int64_t chunk, Body body) {
+    parallel_chunks(count, chunk, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) body(i);
     });
+}
+/// With 32.
+template <class Body>
+void for_each(std::int64_t count, Body body) {
+    for_each(count, 32, body);
 }
 
 }  // namespace r1

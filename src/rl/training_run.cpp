@@ -89,12 +89,13 @@ JsonLines TrainingRun::open_lines(const char* file, std::int64_t step) const {
 
 JsonLines TrainingRun::open_log(std::int64_t step) const {
     if (!resuming_) clear_run_folder(out());
-    if (const auto last = kept_lines(out() / "log.jsonl", step).last_step; resuming_ && last < step)
+    const KeptLines kept = resuming_ ? kept_lines(out() / "log.jsonl", step) : KeptLines{};
+    if (resuming_ && kept.last_step < step)
         std::printf(
             "note: log.jsonl ends at step %lld; the steps from there to the checkpoint's "
             "are lost from it\n",
-            static_cast<long long>(last));
-    JsonLines log = open_lines("log.jsonl", step);
+            static_cast<long long>(kept.last_step));
+    JsonLines log(out() / "log.jsonl", kept.bytes);
     if (resuming_)
         log.write({{"resumed",
                     {{"step", step}, {"command", record_["command"]}, {"date", record_["date"]}}}});

@@ -25,25 +25,27 @@ std::map<fs::path, std::string>& digests() {
 }
 
 [[noreturn]] void fail_errno(const fs::path& file, const char* what) {
-    fail(file.string(), ": ", what, ": ", std::strerror(errno));
+    fail(file, ": ", what, ": ", std::strerror(errno));
 }
 
 FileDescriptor open_input(const fs::path& file, struct stat& status) {
     if (file.empty()) fail("a file name is empty");
     FileDescriptor in(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-    if (in.number() < 0 && errno == ENOENT) fail(file.string(), ": there is no such file");
+    if (in.number() < 0 && errno == ENOENT) fail(file, ": there is no such file");
     if (in.number() < 0 || ::fstat(in.number(), &status) != 0) fail_errno(file, "cannot be opened");
-    if (S_ISDIR(status.st_mode)) fail(file.string(), ": is a folder, not a file");
+    if (S_ISDIR(status.st_mode)) fail(file, ": is a folder, not a file");
     return in;
 }
 
-/// Reads up to `size` bytes at the descriptor's place. Returns 0 at the end.
-std::size_t read_some(int descriptor, char* out, std::size_t size, const fs::path& file) {
-    ssize_t n = 0;
-    do n = ::read(descriptor, out, size);
-    while (n < 0 && errno == EINTR);
-    if (n < 0) fail_errno(file, "cannot be read");
-    return static_cast<std::size_t>(n);
+/// Calls body(bytes) for each part of an open file or pipe, until its end.
+template <class Body>
+void for_each_part(const FileDescriptor& in, const fs::path& file, Body body) {
+    std::string part(kPart, '\0');
+    while (const ssize_t n = ::read(in.number(), part.data(), kPart)) {
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) fail_errno(file, "cannot be read");
+        body(std::string_view(part).substr(0, static_cast<std::size_t>(n)));
+    }
 }
 
 /// What a link names is replaced, and the link stays.
@@ -62,18 +64,17 @@ std::string read_input(const fs::path& file, std::uint64_t limit) {
     const FileDescriptor in = open_input(file, status);
     const bool anonymous_pipe = S_ISFIFO(status.st_mode) && file.string().starts_with("/dev/");
     if (!S_ISREG(status.st_mode) && !S_ISSOCK(status.st_mode) && !anonymous_pipe)
-        fail(file.string(), ": is neither a regular file nor a pipe such as /dev/stdin");
+        fail(file, ": is neither a regular file nor a pipe such as /dev/stdin");
     ::fcntl(in.number(), F_SETFL, 0);  // wait for what a writer has to say
     std::string bytes;
     bytes.reserve(static_cast<std::size_t>(status.st_size));
     Sha256 sum;
-    std::string part(kPart, '\0');
-    while (const std::size_t n = read_some(in.number(), part.data(), kPart, file)) {
-        if (bytes.size() + n > limit)
-            fail(file.string(), ": is larger than ", limit, " bytes, which is no such file");
-        sum.add(std::string_view(part).substr(0, n));
-        bytes.append(part, 0, n);
-    }
+    for_each_part(in, file, [&](std::string_view part) {
+        if (bytes.size() + part.size() > limit)
+            fail(file, ": is larger than ", limit, " bytes, which is no such file");
+        sum.add(part);
+        bytes += part;
+    });
     digests()[file] = sum.hex();
     return bytes;
 }
@@ -101,9 +102,7 @@ std::string sha256_of(const fs::path& file) {
     struct stat status {};
     const FileDescriptor in = open_input(file, status);
     Sha256 sum;
-    std::string part(kPart, '\0');
-    while (const std::size_t n = read_some(in.number(), part.data(), kPart, file))
-        sum.add(std::string_view(part).substr(0, n));
+    for_each_part(in, file, [&](std::string_view part) { sum.add(part); });
     return sum.hex();
 }
 
@@ -118,7 +117,7 @@ FileDescriptor& FileDescriptor::operator=(FileDescriptor&& other) noexcept {
 InputFile::InputFile(const fs::path& file) : path_(file), descriptor_(-1) {
     struct stat status {};
     descriptor_ = open_input(file, status);
-    if (!S_ISREG(status.st_mode)) fail(file.string(), ": is not a regular file");
+    if (!S_ISREG(status.st_mode)) fail(file, ": is not a regular file");
     size_ = static_cast<std::uint64_t>(status.st_size);
 }
 
@@ -128,7 +127,7 @@ void InputFile::read(std::uint64_t offset, std::span<char> out) const {
                                   static_cast<off_t>(offset));
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) fail_errno(path_, "cannot be read");
-        if (n == 0) fail(path_.string(), ": became shorter while it was read");
+        if (n == 0) fail(path_, ": became shorter while it was read");
         offset += static_cast<std::uint64_t>(n);
         out = out.subspan(static_cast<std::size_t>(n));
     }
@@ -139,7 +138,7 @@ AppendedFile::AppendedFile(const fs::path& file, std::uint64_t keep)
     check_output(file);
     std::error_code error;
     if (file.has_parent_path()) fs::create_directories(file.parent_path(), error);
-    if (error) fail(file.string(), ": cannot be written: ", error.message());
+    if (error) fail(file, ": cannot be written: ", error.message());
     descriptor_ = FileDescriptor(::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666));
     if (descriptor_.number() < 0) fail_errno(file, "cannot be written");
     struct stat opened {
@@ -148,7 +147,7 @@ AppendedFile::AppendedFile(const fs::path& file, std::uint64_t keep)
     if (::flock(descriptor_.number(), LOCK_EX | LOCK_NB) != 0 ||
         ::fstat(descriptor_.number(), &opened) != 0 || ::stat(file.c_str(), &named) != 0 ||
         opened.st_ino != named.st_ino)
-        fail(file.string(), ": another process is writing it");
+        fail(file, ": another process is writing it");
     const auto end = static_cast<off_t>(keep);
     if (::ftruncate(descriptor_.number(), end) != 0 ||
         ::lseek(descriptor_.number(), end, SEEK_SET) != end)
@@ -174,7 +173,7 @@ void AppendedFile::sync() {
     struct stat status {};
     if (::fsync(descriptor_.number()) != 0 || ::fstat(descriptor_.number(), &status) != 0)
         fail_errno(path_, "could not be written");
-    if (status.st_nlink == 0) fail(path_.string(), ": was removed while it was written");
+    if (status.st_nlink == 0) fail(path_, ": was removed while it was written");
 }
 
 OutputFile::OutputFile(const fs::path& file)
@@ -196,7 +195,7 @@ fs::path partial_of(const fs::path& file) { return target_of(file) += ".partial"
 void put_in_place(const fs::path& file) {
     std::error_code error;
     fs::rename(partial_of(file), target_of(file), error);
-    if (error) fail(file.string(), ": could not be written: ", error.message());
+    if (error) fail(file, ": could not be written: ", error.message());
     sync_folder(folder_of(target_of(file)));
 }
 
@@ -210,16 +209,16 @@ void check_output(const fs::path& file) {
     if (file.empty()) fail("the name of a file to be written is empty");
     std::error_code error;
     const fs::file_status status = fs::status(file, error);
-    if (fs::is_directory(status)) fail(file.string(), ": is a folder; a file is wanted");
+    if (fs::is_directory(status)) fail(file, ": is a folder; a file is wanted");
     if (fs::exists(status) && !fs::is_regular_file(status))
-        fail(file.string(), ": is not a regular file, and only such a one is written");
+        fail(file, ": is not a regular file, and only such a one is written");
 }
 
 FileDescriptor lock_folder(const fs::path& folder) {
     FileDescriptor descriptor(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (descriptor.number() < 0) fail_errno(folder, "cannot be opened");
     if (::flock(descriptor.number(), LOCK_EX | LOCK_NB) != 0)
-        fail(folder.string(), ": another run is going on in it; choose another --out");
+        fail(folder, ": another run is going on in it; choose another --out");
     return descriptor;
 }
 

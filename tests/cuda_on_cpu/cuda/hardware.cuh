@@ -1,17 +1,8 @@
 // Stands in for cuda/hardware.cuh; see cuda_runtime.h.
 #pragma once
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
-
-#include "src/run/error.h"
+#include "cuda/check.cuh"
 
 namespace r1::cuda {
-
-using bf16 = __nv_bfloat16;
-
-inline void check(cudaError_t status, const char* what) {
-    if (status != cudaSuccess) fail("CUDA: ", what, ": ", cudaGetErrorString(status));
-}
 
 template <class... Parameters, class... Arguments>
 void launch(cudaStream_t, dim3 grid, unsigned block, std::size_t shared,
