@@ -107,8 +107,7 @@ std::vector<double> RewardProgram::grade(std::span<const Response> responses) {
     if (pollfd early{from_, POLLIN, 0}; poll(&early, 1, 0) > 0) {
         char byte;
         if (read(from_, &byte, 1) <= 0) fail_ended(0, responses.size());
-        fail("--reward-program: \"", command_, "\" wrote before it was asked; ",
-             kWanted);
+        fail("--reward-program: \"", command_, "\" wrote before it was asked; ", kWanted);
     }
     // Written and read by turns: a program that answers as it reads must never wait for us while we
     // wait for it.
