@@ -2,6 +2,7 @@
 // Pretrains the tiny base from random weights; with a model folder it is the cold start, the SFT on
 // rejection samples and the distillation of the R1 paper (arXiv 2501.12948, sections 2.3 and 2.4).
 #include <cstdio>
+#include <map>
 
 #include "src/device/parallel.h"
 #include "src/rl/dataset.h"
@@ -92,6 +93,23 @@ struct Examples {
         return batch;
     }
 };
+
+/// Brings examples with one prompt side by side: they share its rows (see PackedBatch).
+std::vector<Sequence> by_prompt(std::vector<Sequence> batch) {
+    std::map<std::vector<std::int32_t>, std::size_t> first;  // where a prompt came up first
+    std::vector<std::pair<std::size_t, Sequence>> placed;
+    for (Sequence& s : batch) {
+        const auto prompt = std::ranges::find(s.scored, true) - s.scored.begin();
+        std::size_t place = placed.size();
+        if (prompt >= static_cast<std::ptrdiff_t>(PackedBatch::kShortestShared))
+            place = first.try_emplace({s.tokens.begin(), s.tokens.begin() + prompt}, place)
+                        .first->second;
+        placed.emplace_back(place, std::move(s));
+    }
+    std::ranges::stable_sort(placed, {}, [](const auto& p) { return p.first; });
+    for (std::size_t i = 0; i < batch.size(); ++i) batch[i] = std::move(placed[i].second);
+    return batch;
+}
 
 /// Adds the gradient of the mean cross-entropy over the batch's learnt tokens, whatever the
 /// micro-batches. Returns the mean.
@@ -231,7 +249,7 @@ int train(const Options& o, TrainingRun& run) {
     const auto speed = [&] { return human_count(tokens_seen / clock.seconds()) + " tokens/s"; };
     Progress progress("step");
     while (step < o.steps && !stop_requested()) {
-        const auto sequences = examples.next_batch();
+        const auto sequences = by_prompt(examples.next_batch());
         double tokens = 0;
         for (const Sequence& s : sequences) tokens += static_cast<double>(s.size() - 1);
         tokens_seen += tokens;

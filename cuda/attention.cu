@@ -4,8 +4,8 @@
 // and head size. The one on tensor cores is for bfloat16 and heads of 64, 96 or 128
 // (FlashAttention-2, arXiv 2307.08691: tiles of 64 x 64 scores live in registers, nothing of size T
 // x T exists). The tiles ignore where sequences end: a tile of 64 rows of the packed batch may hold
-// pieces of several. It visits the keys from the start of its first row's sequence, and every row
-// masks those before its own start.
+// pieces of several. It visits what its first row sees, a shared prompt and then everything from
+// the start of that row's sequence on, and every row masks the keys that it does not see itself.
 //
 // The backward pass recomputes scores twice, once for dK and dV (a block owns keys) and once for dQ
 // (a block owns queries): two products more than one pass would need, but no atomics and one order
@@ -16,27 +16,14 @@
 namespace r1::cuda {
 namespace {
 
-/// The sequence that row n lies in is [first, second).
-struct Span {
-    int begin, end;
-};
-__device__ Span sequence_of(int n, const std::int32_t* cu_seqlens, int sequences) {
-    int low = 0, high = sequences;  // cu_seqlens[low] <= n < cu_seqlens[high]
-    while (high - low > 1) {
-        const int middle = (low + high) / 2;
-        (cu_seqlens[middle] <= n ? low : high) = middle;
-    }
-    return {cu_seqlens[low], cu_seqlens[high]};
-}
-
 struct HeadOfRow {
     int n, head, group;
 };
 
 /// Where in the packed buffers a block works.
 struct Packed {
-    const std::int32_t* cu_seqlens;
-    int sequences, tokens;
+    const RowRange* ranges;  ///< of each row
+    int tokens;
     AttentionShape shape;
     __device__ int width() const { return shape.qkv_cols(); }
     __device__ int query(int head) const { return head * shape.head_dim; }
@@ -73,7 +60,8 @@ __global__ void attention_forward_kernel(T* out, float* lse, const T* qkv, Packe
     const std::int64_t width = in.width();
     const float scale = 1 / sqrtf(static_cast<float>(D));
     float o[kColumns] = {}, m = -INFINITY, l = 0;
-    for (int j = sequence_of(n, in.cu_seqlens, in.sequences).begin; j <= n; ++j) {
+    const RowRange range = in.ranges[n];
+    for (int j = range.first(); j <= n; j = range.next(j)) {
         const float s =
             dot(qkv + n * width + in.query(head), qkv + j * width + in.key(group), D) * scale;
         const float largest = fmaxf(m, s), shrink = expf(m - largest), p = expf(s - largest);
@@ -109,7 +97,8 @@ __global__ void attention_backward_q_kernel(T* dqkv, const T* dout, const float*
     const std::int64_t width = in.width();
     const float scale = 1 / sqrtf(static_cast<float>(D));
     float dq[kColumns] = {};
-    for (int j = sequence_of(n, in.cu_seqlens, in.sequences).begin; j <= n; ++j) {
+    const RowRange range = in.ranges[n];
+    for (int j = range.first(); j <= n; j = range.next(j)) {
         const T *k = qkv + j * width + in.key(group), *v = qkv + j * width + in.value(group);
         const float p = expf(dot(qkv + n * width + in.query(head), k, D) * scale - lse[item]);
         const float ds = p * (dot(dout + item * D, v, D) - delta[item]) * scale;
@@ -133,7 +122,7 @@ __global__ void attention_backward_kv_kernel(T* dqkv, const T* dout, const float
     const std::int64_t width = in.width();
     const float scale = 1 / sqrtf(static_cast<float>(D));
     const T *k = qkv + j * width + in.key(group), *v = qkv + j * width + in.value(group);
-    const int end = sequence_of(j, in.cu_seqlens, in.sequences).end;
+    const int end = in.ranges[j].end;
     float dk[kColumns] = {}, dv[kColumns] = {};
     for (int head = group * heads; head < (group + 1) * heads; ++head)
         for (int n = j; n < end; ++n) {
@@ -160,6 +149,11 @@ constexpr int kRows = 64;  // of a tile; each of four warps has 16
 constexpr int kTiles = 8;  // 8 columns each: 64 keys or queries
 constexpr float kLog2e = 1.4426950408889634f;
 
+/// Whether row n, which is in `range`, reads row j's key.
+__device__ bool sees(const RowRange& range, int n, int j) {
+    return (j >= range.begin && j <= n) || (j >= range.prompt_begin && j < range.prompt_end);
+}
+
 /// A block computes 64 rows of one head. The online softmax keeps, for each row, the largest score
 /// m so far and the sum l of exp(score - m); when m grows, what was summed shrinks by exp(old m -
 /// new m). Reads K and V of a head once for every 64 queries.
@@ -174,19 +168,18 @@ __global__ void __launch_bounds__(128)
               warp = threadIdx.x / 32;
     const int mine[2] = {first + warp * 16 + lane / 4,
                          first + warp * 16 + lane / 4 + 8};  // rows of this lane
-    const int start[2] = {
-        sequence_of(min(mine[0], in.tokens - 1), in.cu_seqlens, in.sequences).begin,
-        sequence_of(min(mine[1], in.tokens - 1), in.cu_seqlens, in.sequences).begin};
+    const RowRange seen[2] = {in.ranges[min(mine[0], in.tokens - 1)],
+                              in.ranges[min(mine[1], in.tokens - 1)]};
     const float scale = kLog2e / sqrtf(static_cast<float>(D));  // exp2 is what the hardware has
 
     const std::int64_t width = in.width();
     load_rows<D>(q_tile, qkv + first * width + in.query(head), width, rows, kRows, threadIdx.x,
                  128);
     float o[D / 8][4] = {}, m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0};
-    for (int j = sequence_of(first, in.cu_seqlens, in.sequences).begin; j < first + rows;
-         j += kRows) {
+    const RowRange range = in.ranges[first];
+    for (int j = range.first(), keys; j < first + rows; j = range.next(j, keys)) {
         __syncthreads();
-        const int keys = min(kRows, first + rows - j);
+        keys = min(kRows, (j < range.prompt_end ? range.prompt_end : first + rows) - j);
         load_rows<D>(k_tile, qkv + j * width + in.key(group), width, keys, kRows, threadIdx.x, 128);
         load_rows<D>(v_tile, qkv + j * width + in.value(group), width, keys, kRows, threadIdx.x,
                      128);
@@ -198,8 +191,9 @@ __global__ void __launch_bounds__(128)
             float largest = m[half];
             for (int t = 0; t < kTiles; ++t)
                 for (int i = 2 * half; i < 2 * half + 2; ++i) {
-                    const int key = j + t * 8 + lane % 4 * 2 + i % 2;
-                    s[t][i] = key >= start[half] && key <= mine[half] ? s[t][i] * scale : -INFINITY;
+                    const int column = t * 8 + lane % 4 * 2 + i % 2;
+                    const bool visible = column < keys && sees(seen[half], mine[half], j + column);
+                    s[t][i] = visible ? s[t][i] * scale : -INFINITY;
                     largest = fmaxf(largest, s[t][i]);
                 }
             largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
@@ -246,12 +240,13 @@ __global__ void __launch_bounds__(128)
     const int rows = min(kRows, in.tokens - first), lane = threadIdx.x % 32,
               warp = threadIdx.x / 32;
     const float scale = 1 / sqrtf(static_cast<float>(D));
-    int mine[2], start[2];
+    int mine[2];
+    RowRange seen[2];
     float row_lse[2], row_delta[2];
     for (int half = 0; half < 2; ++half) {
         mine[half] = first + warp * 16 + lane / 4 + 8 * half;
         const int n = min(mine[half], in.tokens - 1);
-        start[half] = sequence_of(n, in.cu_seqlens, in.sequences).begin;
+        seen[half] = in.ranges[n];
         row_lse[half] = lse[n * std::int64_t{in.shape.heads} + head] * kLog2e;
         row_delta[half] = delta[n * std::int64_t{in.shape.heads} + head];
     }
@@ -261,10 +256,10 @@ __global__ void __launch_bounds__(128)
     load_rows<D>(do_tile, dout + first * std::int64_t{in.shape.q_cols()} + in.query(head),
                  in.shape.q_cols(), rows, kRows, threadIdx.x, 128);
     float dq[D / 8][4] = {};
-    for (int j = sequence_of(first, in.cu_seqlens, in.sequences).begin; j < first + rows;
-         j += kRows) {
+    const RowRange range = in.ranges[first];
+    for (int j = range.first(), keys; j < first + rows; j = range.next(j, keys)) {
         __syncthreads();
-        const int keys = min(kRows, first + rows - j);
+        keys = min(kRows, (j < range.prompt_end ? range.prompt_end : first + rows) - j);
         load_rows<D>(k_tile, qkv + j * width + in.key(group), width, keys, kRows, threadIdx.x, 128);
         load_rows<D>(v_tile, qkv + j * width + in.value(group), width, keys, kRows, threadIdx.x,
                      128);
@@ -275,9 +270,9 @@ __global__ void __launch_bounds__(128)
         multiply_transposed<D>(dp, do_tile + warp * 16 * kStride<D>, v_tile);
         for (int t = 0; t < kTiles; ++t)
             for (int i = 0; i < 4; ++i) {
-                const int half = i / 2, key = j + t * 8 + lane % 4 * 2 + i % 2;
-                const bool seen = key >= start[half] && key <= mine[half];
-                const float p = seen ? exp2f(s[t][i] * scale * kLog2e - row_lse[half]) : 0;
+                const int half = i / 2, column = t * 8 + lane % 4 * 2 + i % 2;
+                const bool visible = column < keys && sees(seen[half], mine[half], j + column);
+                const float p = visible ? exp2f(s[t][i] * scale * kLog2e - row_lse[half]) : 0;
                 s[t][i] = p * (dp[t][i] - row_delta[half]) * scale;
             }
         multiply<D>(dq, s, k_tile);
@@ -310,10 +305,10 @@ __global__ void __launch_bounds__(128)
     int mine[2], end[2];
     for (int half = 0; half < 2; ++half) {
         mine[half] = first + warp * 16 + lane / 4 + 8 * half;
-        end[half] =
-            mine[half] < in.tokens ? sequence_of(mine[half], in.cu_seqlens, in.sequences).end : 0;
+        end[half] = mine[half] < in.tokens ? in.ranges[mine[half]].end : 0;
     }
-    const int last = sequence_of(first + rows - 1, in.cu_seqlens, in.sequences).end;
+    int last = 0;  // of the rows that read one of these keys
+    for (int n = first; n < first + rows; ++n) last = max(last, in.ranges[n].end);
     const float scale = 1 / sqrtf(static_cast<float>(D));
     const std::int64_t width = in.width(), out_width = in.shape.q_cols();
     load_rows<D>(k_tile, qkv + first * width + in.key(group), width, rows, kRows, threadIdx.x, 128);
@@ -363,12 +358,11 @@ __global__ void __launch_bounds__(128)
     }
 }
 
-Packed packed(Tensor qkv, Tensor cu_seqlens, AttentionShape shape) {
+Packed packed(Tensor qkv, Tensor ranges, AttentionShape shape) {
     if (shape.head_dim > kLargestHead)
         fail("heads of ", shape.head_dim, " elements are more than the CUDA backend's ",
              kLargestHead);
-    return {cu_seqlens.as<std::int32_t>(), static_cast<int>(cu_seqlens.rows) - 1,
-            static_cast<int>(qkv.rows), shape};
+    return {row_ranges(ranges), static_cast<int>(qkv.rows), shape};
 }
 
 /// body(std::integral_constant<int, D>) if there is a tensor-core version for this type and head
@@ -390,10 +384,10 @@ bool on_tensor_cores(Tensor qkv, AttentionShape shape, Body body) {
 
 }  // namespace
 
-void CudaBackend::attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor cu_seqlens,
+void CudaBackend::attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor ranges,
                                     AttentionShape shape) {
     if (!qkv.size()) return;
-    const Packed in = packed(qkv, cu_seqlens, shape);
+    const Packed in = packed(qkv, ranges, shape);
     if (on_tensor_cores(qkv, shape, [&](auto d) {
             constexpr int D = d;
             launch(stream_, dim3(grid_of(ceil_div(qkv.rows, kRows)), grid_of(shape.heads)), 128,
@@ -409,9 +403,9 @@ void CudaBackend::attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor c
 }
 
 void CudaBackend::attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
-                                     Tensor cu_seqlens, AttentionShape shape) {
+                                     Tensor ranges, AttentionShape shape) {
     if (!qkv.size()) return;
-    const Packed in = packed(qkv, cu_seqlens, shape);
+    const Packed in = packed(qkv, ranges, shape);
     const std::int64_t items = qkv.rows * shape.heads;
     auto* delta = scratch<float>(Slot::Delta, items);
     choose(qkv.dtype == DType::BF16, [&](auto is_bf16) {

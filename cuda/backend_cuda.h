@@ -70,10 +70,10 @@ class CudaBackend final : public Backend {
                      Tensor inv_freq, AttentionShape shape) override;
 
     // attention.cu
-    void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor cu_seqlens,
+    void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor ranges,
                            AttentionShape shape) override;
     void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
-                            Tensor cu_seqlens, AttentionShape shape) override;
+                            Tensor ranges, AttentionShape shape) override;
 
     // decode.cu
     void decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor v_pool, Tensor spans,

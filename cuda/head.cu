@@ -5,35 +5,36 @@
 namespace r1::cuda {
 namespace {
 
-/// Of one row of scores z: the largest, s = sum exp(z - largest), w = sum exp(z - largest) (z -
-/// largest). With these, log sum exp z = largest + log s, and the entropy of softmax(z) is log s -
-/// w / s.
+/// Of one row of logits z at temperature T: the largest, s = sum exp(x) and w = sum exp(x) x, where
+/// x = (z - largest) / T. Then log softmax is x - log s, and its entropy log s - w / s. The largest
+/// is subtracted before anything is divided by T, so that a low temperature costs no precision.
 struct RowSums {
+    float inverse;  ///< 1 / T
     float largest = -INFINITY, s = 0, w = 0;
     __device__ void add(float z) {
         if (z > largest) rebase(z);
-        const float e = expf(z - largest);
+        const float x = (z - largest) * inverse, e = expf(x);
         s += e;
-        w += e * (z - largest);
+        w += e * x;
     }
     __device__ void rebase(float base) {
         if (largest == base || s == 0) {
             largest = base;
             return;
         }
-        const float shift = largest - base, shrink = expf(shift);  // base is larger
+        const float shift = (largest - base) * inverse, shrink = expf(shift);  // base is larger
         w = shrink * (w + s * shift);
         s *= shrink;
         largest = base;
     }
-    __device__ float log_sum() const { return largest + logf(s); }
+    __device__ float log_p(float z) const { return (z - largest) * inverse - logf(s); }
     __device__ float entropy() const { return logf(s) - w / s; }
 };
 
-/// The sums of logits[row, :] / temperature, in every thread of the block.
+/// The sums of a row of logits, in every thread of the block.
 __device__ RowSums row_sums(const float* row, float inverse, int V, float* shared) {
-    RowSums sums;
-    for (int v = threadIdx.x; v < V; v += blockDim.x) sums.add(row[v] * inverse);
+    RowSums sums{inverse};
+    for (int v = threadIdx.x; v < V; v += blockDim.x) sums.add(row[v]);
     const float largest = block_reduce(sums.largest, -INFINITY, shared, Max());
     sums.rebase(largest);
     sums.s = block_sum(sums.s, shared);
@@ -47,7 +48,7 @@ __global__ void softmax_forward_kernel(float* logp, float* entropy, const float*
     const float* row = logits + blockIdx.x * std::int64_t{V};
     const RowSums sums = row_sums(row, inverse, V, dynamic_shared<float>());
     if (threadIdx.x != 0) return;
-    logp[blockIdx.x] = row[targets[blockIdx.x]] * inverse - sums.log_sum();
+    logp[blockIdx.x] = sums.log_p(row[targets[blockIdx.x]]);
     entropy[blockIdx.x] = sums.entropy();
 }
 
@@ -59,12 +60,12 @@ __global__ void softmax_backward_kernel(float* logits, const float* dlogp, const
     float* row = logits + blockIdx.x * std::int64_t{V};
     T* gradient = reinterpret_cast<T*>(row);
     const RowSums sums = row_sums(row, inverse, V, dynamic_shared<float>());
-    const float lse = sums.log_sum(), entropy = sums.entropy(), d = dlogp[blockIdx.x] * inverse,
+    const float log_sum = logf(sums.s), entropy = sums.entropy(), d = dlogp[blockIdx.x] * inverse,
                 h = dentropy ? dentropy[blockIdx.x] * inverse : 0;
     const int target = targets[blockIdx.x];
     for (int base = 0; base < V; base += blockDim.x) {
         const int v = base + threadIdx.x;
-        const float log_p = v < V ? row[v] * inverse - lse : 0;
+        const float log_p = v < V ? (row[v] - sums.largest) * inverse - log_sum : 0;
         __syncthreads();  // what is written next may lie where another thread has just read
         if (v < V)
             gradient[v] =

@@ -2,13 +2,15 @@
 //
 // No sorting: the truncated distribution keeps all tokens above some logit and, of those equal to
 // it, the first few. That logit is found by bisection over the 2^32 possible floats, 32 passes over
-// the row.
+// those tokens that can be among them: with a real vocabulary a few hundred, which fit into shared
+// memory.
 #include "cuda/backend_cuda.h"
 
 namespace r1::cuda {
 namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / 32;
+constexpr int kCandidates = 4096;  // logits that shared memory holds
 
 /// Unsigned integers in the order of the floats; adding 0 makes one of the two zeros.
 __device__ std::uint32_t order_of(float x) {
@@ -23,10 +25,12 @@ __device__ float float_of(std::uint32_t order) {
 struct Row {
     const float* logits;
     int V;
-    float inverse, lse;  ///< 1 / temperature, log sum exp(logits / temperature)
-    double* shared;      ///< [32]
+    float inverse;                   ///< 1 / temperature
+    double* shared;                  ///< [32]
+    float largest = 0, log_sum = 0;  ///< log softmax is (logit - largest) / temperature - log_sum
 
-    __device__ double p(float logit) const { return expf(logit * inverse - lse); }
+    __device__ float log_p(float logit) const { return (logit - largest) * inverse - log_sum; }
+    __device__ double p(float logit) const { return expf(log_p(logit)); }
     /// Count and mass of the tokens whose logit is above that of `order`.
     __device__ int count_above(std::uint32_t order) const {
         int count = 0;
@@ -55,6 +59,35 @@ __device__ std::uint32_t bisect(Condition holds) {
     return low;
 }
 
+/// Copies those logits whose probability is at least `least` into `to`, in their order. Returns how
+/// many there are; if that is more than kCandidates, nothing is copied. counts [kWarps] is shared.
+__device__ int compact(const Row& row, double least, float* to, int* counts) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int segment = (row.V + kThreads - 1) / kThreads * 32;
+    int total = 0, at = 0;
+    for (int pass = 0; pass < 2; ++pass) {
+        int count = 0;
+        for (int v = warp * segment + lane; v < (warp + 1) * segment; v += 32) {
+            const bool in = v < row.V && row.p(row.logits[v]) >= least;
+            const unsigned votes = __ballot_sync(kAllLanes, in);
+            if (pass == 1 && in)
+                to[at + count + __popc(votes & ((1u << lane) - 1))] = row.logits[v];
+            count += __popc(votes);
+        }
+        if (pass == 0) {
+            if (lane == 0) counts[warp] = count;
+            __syncthreads();
+            for (int w = 0; w < kWarps; ++w) {
+                if (w == warp) at = total;
+                total += counts[w];
+            }
+            if (total > kCandidates) break;
+        }
+    }
+    __syncthreads();
+    return total;
+}
+
 /// What is left to draw from: tokens above `order`, and the first `ties` of those at it; their
 /// mass.
 struct Kept {
@@ -63,8 +96,9 @@ struct Kept {
     double mass = 1;
 };
 
-__device__ Kept truncate(const Row& row, int top_k, float top_p) {
+__device__ Kept truncate(const Row& row, int top_k, float top_p, float* candidates, int* counts) {
     Kept kept{0, row.V, 0};
+    Row possible = row;  // holds every token that is kept
     if (top_k > 0 && top_k < row.V) {
         kept.order = bisect([&](std::uint32_t x) { return row.count_above(x) < top_k; });
         kept.ties = top_k - row.count_above(kept.order);
@@ -72,13 +106,24 @@ __device__ Kept truncate(const Row& row, int top_k, float top_p) {
     } else {
         kept.mass = row.mass_above(0);
     }
+    if (top_p < 1 && top_k <= 0) {
+        // A token that top_p keeps and those that are no likelier, at most V of them, hold more
+        // than 1 - top_p of the mass. (0.999: a margin for rounding.)
+        const double least = 0.999 * (1.0 - top_p) * kept.mass / row.V;
+        const int count = compact(row, least, candidates, counts);
+        if (count <= kCandidates) {
+            possible.logits = candidates;
+            possible.V = count;
+        }
+    }
     if (top_p < 1) {
         const double wanted = top_p * kept.mass;
         const std::uint32_t order =
-            bisect([&](std::uint32_t x) { return row.mass_above(x) < wanted; });
-        const double above = row.mass_above(order), each = row.p(float_of(order));
-        const int there =
-            order > kept.order ? row.count_above(order - 1) - row.count_above(order) : kept.ties;
+            bisect([&](std::uint32_t x) { return possible.mass_above(x) < wanted; });
+        const double above = possible.mass_above(order), each = row.p(float_of(order));
+        const int there = order > kept.order
+                              ? possible.count_above(order - 1) - possible.count_above(order)
+                              : kept.ties;
         const double ties = each > 0 ? ceil((wanted - above) / each) : 1;
         kept.order = order;
         kept.ties = static_cast<int>(fmax(1.0, fmin(ties, there)));
@@ -91,37 +136,35 @@ __device__ Kept truncate(const Row& row, int top_k, float top_p) {
 __global__ void __launch_bounds__(kThreads)
     sample_kernel(std::int32_t* tokens, float* logp, const float* logits,
                   const std::uint32_t* counters, SampleOptions options, int V) {
-    double* shared =
-        dynamic_shared<double>();  // [32], then a segment's mass and ties for each warp
+    double* shared = dynamic_shared<double>();  // [32], then a segment's mass and ties for each
+                                                // warp, and candidates
     double* segment_mass = shared + 32;
     int* segment_ties = reinterpret_cast<int*>(segment_mass + kWarps);
+    float* candidates = reinterpret_cast<float*>(segment_ties + kWarps);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     Row row{logits + blockIdx.x * std::int64_t{V}, V,
-            options.temperature > 0 ? 1 / options.temperature : 1, 0, shared};
+            options.temperature > 0 ? 1 / options.temperature : 1, shared};
 
     float largest = -INFINITY;
     int best = V;
     for (int v = threadIdx.x; v < V; v += kThreads)
         if (row.logits[v] > largest) largest = row.logits[v], best = v;
-    const float row_largest =
-        block_reduce(largest, -INFINITY, reinterpret_cast<float*>(shared), Max());
+    row.largest = block_reduce(largest, -INFINITY, reinterpret_cast<float*>(shared), Max());
     float sum = 0;
-    for (int v = threadIdx.x; v < V; v += kThreads)
-        sum += expf((row.logits[v] - row_largest) * row.inverse);
-    sum = block_sum(sum, reinterpret_cast<float*>(shared));
-    row.lse = row_largest * row.inverse + logf(sum);
+    for (int v = threadIdx.x; v < V; v += kThreads) sum += expf(row.log_p(row.logits[v]));
+    row.log_sum = logf(block_sum(sum, reinterpret_cast<float*>(shared)));
 
     if (options.temperature == 0) {  // the first of the largest
-        int first = largest == row_largest ? -best : -V;
+        int first = largest == row.largest ? -best : -V;
         first = -block_reduce(first, -V, reinterpret_cast<int*>(shared), Max());
         first = min(first, V - 1);  // logits that are all NaN have no largest
         if (threadIdx.x == 0)
-            tokens[blockIdx.x] = first, logp[blockIdx.x] = row.logits[first] - row.lse;
+            tokens[blockIdx.x] = first, logp[blockIdx.x] = row.log_p(row.logits[first]);
         return;
     }
     Kept kept{0, V, 1};
     const bool truncated = options.top_k > 0 || options.top_p < 1;
-    if (truncated) kept = truncate(row, options.top_k, options.top_p);
+    if (truncated) kept = truncate(row, options.top_k, options.top_p, candidates, segment_ties);
 
     // The first token, counted up, at which the cumulative probability exceeds u: each warp adds up
     // a segment of the vocabulary, the segments are added up, and warp 0 walks through the one
@@ -179,8 +222,8 @@ __global__ void __launch_bounds__(kThreads)
     }
     if (lane == 0) {
         tokens[blockIdx.x] = token;
-        logp[blockIdx.x] = static_cast<float>(row.logits[token] * row.inverse - row.lse -
-                                              (truncated ? log(kept.mass) : 0.0));
+        logp[blockIdx.x] =
+            row.log_p(row.logits[token]) - (truncated ? static_cast<float>(log(kept.mass)) : 0);
     }
 }
 
@@ -190,8 +233,8 @@ void CudaBackend::sample(Tensor tokens, Tensor logp, Tensor logits, Tensor count
                          const SampleOptions& options) {
     if (!logits.size()) return;
     launch(stream_, grid_of(logits.rows), kThreads,
-           (32 + kWarps) * sizeof(double) + kWarps * sizeof(int), sample_kernel,
-           tokens.as<std::int32_t>(), logp.as<float>(), logits.as<float>(),
+           (32 + kWarps) * sizeof(double) + kWarps * sizeof(int) + kCandidates * sizeof(float),
+           sample_kernel, tokens.as<std::int32_t>(), logp.as<float>(), logits.as<float>(),
            counters.as<std::uint32_t>(), options, static_cast<int>(logits.cols));
 }
 

@@ -17,10 +17,10 @@
 #include <string>
 #include <vector>
 
-#include "src/run/files.h"
 #include "src/device/backend.h"
 #include "src/model/transformer.h"
 #include "src/run/error.h"
+#include "src/run/files.h"
 
 namespace r1::test {
 
@@ -138,11 +138,27 @@ struct Bench {
         return wide;
     }
     int between(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); }
-    /// cu_seqlens of `count` sequences; the first has length 1.
-    std::vector<std::int32_t> sequences(int count, int longest) {
-        std::vector<std::int32_t> cu{0, 1};
-        while (static_cast<int>(cu.size()) <= count) cu.push_back(cu.back() + between(1, longest));
-        return cu;
+    Tensor ranges(const std::vector<RowRange>& ranges) {
+        std::vector<std::int32_t> flat;
+        for (const RowRange& r : ranges)
+            flat.insert(flat.end(), {r.prompt_begin, r.prompt_end, r.begin, r.end});
+        return ints(flat, 4);
+    }
+    /// `count` sequences, the first of length 1; behind each there may be others, which share a
+    /// prompt with it: its first rows.
+    std::vector<RowRange> packing(int count, int longest) {
+        std::vector<RowRange> rows;
+        for (int s = 0; s < count; ++s) {
+            const int begin = static_cast<int>(rows.size()), length = s ? between(1, longest) : 1;
+            rows.insert(rows.end(), length, {begin, begin, begin, begin + length});
+            const int prompt = between(1, length);
+            for (int more = between(-1, 3); more > 0; --more) {
+                const int own = static_cast<int>(rows.size()), end = own + between(1, longest);
+                rows.insert(rows.end(), end - own, {begin, begin + prompt, own, end});
+                for (int t = 0; t < prompt; ++t) rows[begin + t].end = end;
+            }
+        }
+        return rows;
     }
 
     std::unique_ptr<Backend> backend;
@@ -247,14 +263,24 @@ inline Config small_config(Bench& bench, bool tied, const std::string& family) {
     return c;
 }
 
-/// Sequences of different lengths, the shortest possible among them, with random prompt lengths.
+/// Sequences of different lengths, the shortest possible among them, with random prompt lengths,
+/// and three that share a prompt.
 inline PackedBatch random_batch(Bench& bench, const Config& config, int count, int longest) {
     PackedBatch batch;
+    const auto random_tokens = [&](std::size_t count) {
+        std::vector<std::int32_t> tokens(count);
+        for (auto& token : tokens) token = bench.between(0, config.vocab_size - 1);
+        return tokens;
+    };
     for (int b = 0; b < count; ++b) {
         const int length = b == 0 ? 2 : bench.between(2, longest);
-        std::vector<std::int32_t> tokens;
-        for (int t = 0; t < length; ++t) tokens.push_back(bench.between(0, config.vocab_size - 1));
-        batch.add(tokens, static_cast<std::size_t>(bench.between(1, length - 1)));
+        batch.add(random_tokens(length), static_cast<std::size_t>(bench.between(1, length - 1)));
+    }
+    const auto prompt = random_tokens(PackedBatch::kShortestShared);
+    for (int b = 0; b < 3; ++b) {
+        auto tokens = prompt;
+        std::ranges::copy(random_tokens(bench.between(1, longest)), std::back_inserter(tokens));
+        batch.add(tokens, prompt.size());
     }
     return batch;
 }

@@ -235,57 +235,63 @@ TEST_CASE(
         90 * kEps32);
 }
 
-TEST_CASE("attention: causal, grouped-query, over packed sequences, forward and backward") {
+TEST_CASE("attention: causal, grouped-query, over packed sequences and shared prompts") {
     for (unsigned seed = 0; seed < 8; ++seed) {
         Bench b(DType::F64, seed);
         const int K = b.between(1, 3), group = b.between(1, 3);
         const AttentionShape shape{K * group, K, b.between(1, 9)};
-        const auto cu = b.sequences(b.between(1, 4), 9);
-        const int N = cu.back(), D = shape.head_dim, H = shape.heads, W = shape.qkv_cols();
+        const auto packing = b.packing(b.between(1, 4), 9);
+        const int N = static_cast<int>(packing.size()), D = shape.head_dim, H = shape.heads,
+                  W = shape.qkv_cols();
         Tensor qkv = b.normal(N, W), out = b.tensor(N, H * D), lse = b.tensor(N, H),
-               seq = b.ints(cu);
+               ranges = b.ranges(packing);
         Tensor dout = b.normal(N, H * D), dqkv = b.normal(N, W);
         const auto weights = b.values(dout);
         auto loss = [&] {
-            b.backend->attention_forward(out, lse, qkv, seq, shape);
+            b.backend->attention_forward(out, lse, qkv, ranges, shape);
             return weighted(b.values(out), weights);
         };
         loss();
         const auto x = b.values(qkv), o = b.values(out), l = b.values(lse);
-        for (std::size_t s = 0; s + 1 < cu.size(); ++s)
-            for (int i = cu[s]; i < cu[s + 1]; ++i)
-                for (int h = 0; h < H; ++h) {
-                    std::vector<double> p;
-                    double sum = 0;
-                    for (int j = cu[s]; j <= i; ++j) {
-                        double score = 0;
-                        for (int d = 0; d < D; ++d)
-                            score += x[i * W + h * D + d] * x[j * W + H * D + h / group * D + d];
-                        p.push_back(std::exp(score / std::sqrt(D)));
-                        sum += p.back();
-                    }
-                    CHECK(l[i * H + h] == doctest::Approx(std::log(sum)).epsilon(1e-10));
-                    for (int d = 0; d < D; ++d) {
-                        double expected = 0;
-                        for (int j = cu[s]; j <= i; ++j)
-                            expected +=
-                                p[j - cu[s]] / sum * x[j * W + (H + K) * D + h / group * D + d];
-                        CHECK(o[i * H * D + h * D + d] == doctest::Approx(expected).epsilon(1e-10));
-                    }
+        const auto sees = [&](int n, int j) {
+            const RowRange& r = packing[n];
+            return (r.prompt_begin <= j && j < r.prompt_end) || (r.begin <= j && j <= n);
+        };
+        for (int n = 0; n < N; ++n) {
+            // What reads a key: those rows of [n, end), and no others.
+            for (int m = 0; m < N; ++m) CHECK(sees(m, n) == (m >= n && m < packing[n].end));
+            for (int h = 0; h < H; ++h) {
+                std::vector<double> expected(D);
+                double sum = 0;
+                for (int j = 0; j < N; ++j) {
+                    if (!sees(n, j)) continue;
+                    double score = 0;
+                    for (int d = 0; d < D; ++d)
+                        score += x[n * W + h * D + d] * x[j * W + H * D + h / group * D + d];
+                    const double p = std::exp(score / std::sqrt(D));
+                    sum += p;
+                    for (int d = 0; d < D; ++d)
+                        expected[d] += p * x[j * W + (H + K) * D + h / group * D + d];
                 }
-        b.backend->attention_backward(dqkv, dout, out, lse, qkv, seq, shape);
+                CHECK(l[n * H + h] == doctest::Approx(std::log(sum)).epsilon(1e-10));
+                for (int d = 0; d < D; ++d)
+                    CHECK(o[n * H * D + h * D + d] ==
+                          doctest::Approx(expected[d] / sum).epsilon(1e-10));
+            }
+        }
+        b.backend->attention_backward(dqkv, dout, out, lse, qkv, ranges, shape);
         check_gradient(b, qkv, b.values(dqkv), loss, 80);
     }
     check_float32(
         [](Bench& b) {
             const AttentionShape shape{4, 2, b.between(1, 40)};
-            const auto cu = b.sequences(4, 200);
-            const int N = cu.back();
+            const auto packing = b.packing(3, 150);
+            const auto N = static_cast<std::int64_t>(packing.size());
             Tensor qkv = b.normal(N, shape.qkv_cols()), out = b.tensor(N, shape.q_cols()),
-                   lse = b.tensor(N, 4), seq = b.ints(cu);
+                   lse = b.tensor(N, 4), ranges = b.ranges(packing);
             Tensor dout = b.normal(N, shape.q_cols()), dqkv = b.tensor(N, shape.qkv_cols());
-            b.backend->attention_forward(out, lse, qkv, seq, shape);
-            b.backend->attention_backward(dqkv, dout, out, lse, qkv, seq, shape);
+            b.backend->attention_forward(out, lse, qkv, ranges, shape);
+            b.backend->attention_backward(dqkv, dout, out, lse, qkv, ranges, shape);
             return join({b.values(out), b.values(lse), b.values(dqkv)});
         },
         200 * kEps32);
@@ -306,6 +312,7 @@ TEST_CASE(
             // prefix for each.
             const auto shared = b.values(b.normal(std::max(prefix, 1), W));
             std::vector<std::int32_t> cu{0}, append, spans;
+            std::vector<RowRange> ranges;
             std::vector<double> packed;
             for (int s = 0; s < B; ++s) {
                 const int own = b.between(1, 60), base = (3 + 3 * s) * kKvBlock;
@@ -314,7 +321,9 @@ TEST_CASE(
                 packed.insert(packed.end(), mine.begin(), mine.end());
                 for (int t = 0; t < prefix; ++t) append.push_back(s == 0 ? t : -1);
                 for (int t = 0; t < own; ++t) append.push_back(base + t);
-                cu.push_back(cu.back() + prefix + own);
+                const int begin = cu.back(), end = begin + prefix + own;
+                ranges.insert(ranges.end(), end - begin, {begin, begin, begin, end});
+                cu.push_back(end);
                 spans.insert(spans.end(), {0, prefix, base, own});
             }
             const int N = cu.back();
@@ -328,7 +337,7 @@ TEST_CASE(
                 for (int t = cu[s]; t < cu[s + 1]; ++t) position[t] = t - cu[s];
             b.backend->rope_append(k_pool, v_pool, qkv, b.ints(append), b.ints(position),
                                    b.normal(D / 2), shape);
-            b.backend->attention_forward(out, lse, qkv, b.ints(cu), shape);
+            b.backend->attention_forward(out, lse, qkv, b.ranges(ranges), shape);
             std::vector<std::int32_t> ends;
             for (int s = 0; s < B; ++s) ends.push_back(cu[s + 1] - 1);
             b.backend->gather_rows(query, qkv, b.ints(ends));

@@ -240,8 +240,8 @@ TEST_CASE("conformance: attention over packed sequences") {
             [D](Bench& b) -> Outputs {
                 const int K = b.between(1, 2);
                 const AttentionShape shape{K * b.between(1, 3), K, D ? D : 2 * b.between(1, 40)};
-                const auto cu = b.sequences(b.between(1, 4), D ? 130 : 60);
-                const int N = cu.back();
+                const auto packing = b.packing(b.between(1, 3), D ? 130 : 60);
+                const int N = static_cast<int>(packing.size());
                 // Scores of 8^2 in their standard deviation: exp() of the largest is no float. A
                 // score s is rounded to s 2^-24, which exp() turns into a relative error, as a sum
                 // of that length would.
@@ -249,10 +249,11 @@ TEST_CASE("conformance: attention over packed sequences") {
                 const int score = static_cast<int>(5 * scale * scale);
                 const Tensor qkv = b.normal_activation(N, shape.qkv_cols(), scale),
                              out = b.activation(N, shape.q_cols()), lse = b.tensor(N, shape.heads),
-                             seq = b.ints(cu), dout = b.normal_activation(N, shape.q_cols()),
+                             ranges = b.ranges(packing),
+                             dout = b.normal_activation(N, shape.q_cols()),
                              dqkv = b.activation(N, shape.qkv_cols());
-                b.backend->attention_forward(out, lse, qkv, seq, shape);
-                b.backend->attention_backward(dqkv, dout, out, lse, qkv, seq, shape);
+                b.backend->attention_forward(out, lse, qkv, ranges, shape);
+                b.backend->attention_backward(dqkv, dout, out, lse, qkv, ranges, shape);
                 // roundings: probabilities and output; backward also the output it is given, and dS
                 return {
                     {"out", b.values(out), N + shape.head_dim + score, 2},
@@ -393,10 +394,10 @@ TEST_CASE("conformance: AdamW with states in bfloat16, rounded as by the referen
 TEST_CASE("conformance: sampling draws the reference's tokens") {
     for (const Subject& subject : subjects()) {
         INFO(subject.name);
-        for (int V : {1, 7, 1501}) {
+        for (int V : {1, 7, 1501, 20011}) {
             CAPTURE(V);
             Bench bench(subject.make(), 3), reference(make_reference_backend(), 3);
-            const int B = V < 100 ? 60 : 12;
+            const int B = V < 100 ? 60 : V < 10000 ? 12 : 2;
             std::vector<std::int32_t> counters;
             for (int i = 0; i < B; ++i) counters.insert(counters.end(), {1, 2, 3, i});
             std::vector<double> row(static_cast<std::size_t>(B) * V);
@@ -408,7 +409,10 @@ TEST_CASE("conformance: sampling draws the reference's tokens") {
                                     SampleOptions{.top_k = 4}, SampleOptions{.top_p = 0.6f},
                                     SampleOptions{.temperature = 2, .top_k = 7, .top_p = 0.7f},
                                     SampleOptions{.temperature = 0}, SampleOptions{.top_k = 1},
-                                    SampleOptions{.top_p = 1e-6f}}) {
+                                    SampleOptions{.top_p = 1e-6f}, SampleOptions{.top_p = 0.999f},
+                                    SampleOptions{.temperature = 0.6f, .top_p = 0.95f},
+                                    // (z - largest) / temperature, or nothing is left of it
+                                    SampleOptions{.temperature = 1e-8f}}) {
                 o.seed = kSeed;
                 CAPTURE(o.temperature);
                 CAPTURE(o.top_k);

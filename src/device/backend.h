@@ -4,34 +4,33 @@
 // a time where they are too slow for it. reference.cpp has every primitive as a plain loop;
 // tests/test_conformance.cpp holds a device to it; README, "Port it", says how to start.
 //
-// Conventions, for every primitive unless it says otherwise:
-//   Shapes       [rows, cols], row-major, contiguous. N = tokens of a packed batch, B = sequences,
-//   C = hidden size,
-//                H = query heads, K = key/value heads, D = head size (even, at most 256), F =
-//                feed-forward size, V = vocabulary. A tensor may have no rows: then nothing is read
-//                or written, and its address means nothing. Indices, positions and spans are in
-//                range: the caller has checked them.
-//   Types        real() (float32; float64 in tests): the residual stream and its gradient,
-//   statistics, logits, vectors,
-//                gradients of parameters. activation() (real() or BF16): what passes between
-//                matrices, and its gradient; marked "act" below. Matrices (weights, embedding) are
-//                real() or BF16, and a device takes both, {real() x, BF16 W} too; where
-//                activation() is BF16 they are always BF16. Ids, positions, offsets and counters
-//                are I32. No other combination occurs.
-//   Precision    sums in float32 or wider, bfloat16 for storage only; + - x / and square roots
-//   round correctly (OpenCL:
-//                -cl-fp32-correctly-rounded-divide-sqrt), exp, log, sin and cos err by a few units
-//                in the last place. Where "float64" is written, pairs of floats or tables made on
-//                the host do as well.
-//   Softmax      of any scores: subtract the largest before exp().
-//   Aliasing     outputs must not overlap inputs, except where "in place" is written.
-//   Accumulates  "+=" adds to the output, "=" overwrites it (its former contents may be anything,
-//   even NaN). Determinism  the order of every reduction depends on shapes alone: same input, same
-//   bits, whatever the number of
-//                threads. No floating-point atomics.
-//   Ordering     calls come from one thread and take effect in the order they are made; download()
-//   waits for all that
-//                came before. Several backends may live at once, each used by itself.
+// Conventions, for every primitive unless it says otherwise.
+//
+// Shapes. [rows, cols], row-major, contiguous. N = tokens of a packed batch, B = sequences, C =
+// hidden size, H = query heads, K = key/value heads, D = head size (even, at most 256), F =
+// feed-forward size, V = vocabulary. A tensor may have no rows: then nothing is read or written,
+// and its address means nothing. Indices, positions and ranges are valid: the caller has checked
+// them.
+//
+// Types. real() (float32; float64 in tests): the residual stream and its gradient, statistics,
+// logits, vectors, gradients of parameters. activation() (real() or BF16): what passes between
+// matrices, and its gradient; marked "act" below. Matrices (weights, embedding) are real() or BF16,
+// and a device takes both, {real() x, BF16 W} too; where activation() is BF16 they are always BF16.
+// Ids, positions, ranges and counters are I32. No other combination occurs.
+//
+// Precision. Sums in float32 or wider, bfloat16 for storage only; + - x / and square roots round
+// correctly (OpenCL: -cl-fp32-correctly-rounded-divide-sqrt), exp, log, sin and cos err by a few
+// units in the last place. Where "float64" is written, pairs of floats or tables made on the host
+// do as well. A softmax takes any scores: subtract the largest before exp().
+//
+// Aliasing. Outputs must not overlap inputs, except where "in place" is written. "+=" adds to the
+// output, "=" overwrites it: its former contents may be anything, even NaN.
+//
+// Determinism. The order of every reduction depends on shapes alone: same input, same bits,
+// whatever the number of threads. No floating-point atomics.
+//
+// Ordering. Calls come from one thread and take effect in the order they are made; download() waits
+// for all that came before. Several backends may live at once, each used by itself.
 #pragma once
 #include <functional>
 #include <memory>
@@ -51,6 +50,26 @@ struct AttentionShape {
     constexpr int kv_cols() const { return kv_heads * head_dim; }
     constexpr int qkv_cols() const { return q_cols() + 2 * kv_cols(); }
 };
+
+/// What row n of a packed batch sees, and what sees it. Its query reads the keys of rows
+/// [prompt_begin, prompt_end), a prompt that it shares with others (or none: an empty range), and
+/// of [begin, n], its own sequence so far. All rows of [n, end) read its key: the rest of its
+/// sequence, and for a row of a shared prompt whatever goes on from there, for those rows lie
+/// behind it without a gap. prompt_begin <= prompt_end <= begin <= n < end.
+struct RowRange {
+    std::int32_t prompt_begin, prompt_end, begin, end;
+    /// for (int j = r.first(); j <= n; j = r.next(j)): every row j whose key row n's query reads.
+    /// A tile of `count` rows may be taken at once, if it does not reach over prompt_end.
+    constexpr int first() const { return prompt_begin < prompt_end ? prompt_begin : begin; }
+    constexpr int next(int j, int count = 1) const {
+        return j + count == prompt_end ? begin : j + count;
+    }
+    bool operator==(const RowRange&) const = default;
+};
+/// Of `ranges` [N, 4] I32, one for each row.
+inline const RowRange* row_ranges(Tensor ranges) {
+    return reinterpret_cast<const RowRange*>(ranges.as<std::int32_t>());
+}
 
 /// Rows of the key/value cache are handed out in blocks of this many.
 constexpr int kKvBlock = 32;
@@ -167,16 +186,16 @@ class Backend {
     virtual void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x) = 0;
 
     // ---- attention over packed sequences ----
-    /// Causal within each sequence; sequence b owns rows [cu_seqlens[b], cu_seqlens[b+1]).
-    /// out[n, h] = sum_{j <= n} softmax_j(q[n,h] . k[j,g] / sqrt(D)) v[j,g]; lse[n, h] = log sum_j
-    /// exp(q[n,h] . k[j,g] / sqrt(D)) out act [N, H D], lse [N, H], qkv act [N, (H + 2K) D],
-    /// cu_seqlens [B + 1]. Nothing of size T x T may be stored.
-    virtual void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor cu_seqlens,
+    /// With j over the rows that row n sees, s_j = q[n,h] . k[j,g] / sqrt(D):
+    /// out[n, h] = sum_j softmax_j(s) v[j,g]; lse[n, h] = log sum_j exp(s_j).
+    /// out act [N, H D], lse [N, H], qkv act [N, (H + 2K) D], ranges [N, 4]: a RowRange for each
+    /// row. Nothing of size T x T may be stored.
+    virtual void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor ranges,
                                    AttentionShape shape) = 0;
     /// dqkv = gradient of the above, given out and lse of the forward pass (arXiv 2205.14135,
     /// appendix B.4).
     virtual void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
-                                    Tensor cu_seqlens, AttentionShape shape) = 0;
+                                    Tensor ranges, AttentionShape shape) = 0;
 
     // ---- decoding with a key/value cache ----
     /// The cache of one layer is a pool of rows: k_pool, v_pool act [R, K D], R a multiple of
@@ -263,12 +282,11 @@ std::unique_ptr<Backend> make_reference_backend(DType real = DType::F32);
 void download_floats(Backend& backend, Tensor from, std::span<float> to);
 void upload_floats(Backend& backend, Tensor to, std::span<const float> from);
 
-// ---- the door: what libr1_NAME.so exports, so that `--device NAME` finds it (src/device/device.h)
-// ----
+// ---- the door: what libr1_NAME.so exports for `--device NAME` (src/device/device.h) ----
 
 /// Raise it with every change to the classes of this file and tensor.h: a library built for others
 /// is turned away.
-constexpr int kBackendVersion = 1;
+constexpr int kBackendVersion = 2;
 
 }  // namespace r1
 

@@ -252,20 +252,105 @@ void weighted_mean(float* out, const float* p, float sum, std::initializer_list<
     for (int d = 0; d < head_dim; ++d) out[d] /= sum;
 }
 
-/// to[d * count + j] = from[j * stride + d]
-void transpose(float* to, const float* from, int64_t stride, int head_dim, int64_t count) {
-    for (int64_t j = 0; j < count; ++j)
-        for (int d = 0; d < head_dim; ++d) to[d * count + j] = from[j * stride + d];
+/// A sequence of a packed batch: `prompt` rows that begin at row prompt_begin, shared with
+/// sequences before it, then its own rows [begin, end). [D, rows()] is how its keys are laid out.
+struct PackedSequence {
+    int64_t prompt_begin, prompt, begin, end;
+    int64_t rows() const { return prompt + end - begin; }
+    /// Where in the batch row i of this sequence lies.
+    int64_t row(int64_t i) const { return i < prompt ? prompt_begin + i : begin + i - prompt; }
+};
+
+std::vector<PackedSequence> sequences_of(Tensor ranges) {
+    std::vector<PackedSequence> sequences;
+    for (int64_t n = 0; n < ranges.rows; ++n) {
+        const RowRange& r = row_ranges(ranges)[n];
+        if (r.begin == n)
+            sequences.push_back({r.prompt_begin, r.prompt_end - r.prompt_begin, n, n});
+        sequences.back().end = n + 1;
+    }
+    return sequences;
 }
 
-/// max and log sum exp of logits[v] / temperature
-float log_sum_exp(const float* logits, float inverse_temperature, int64_t vocab) {
+/// to[d, i] = column + d of the sequence's i-th row
+void transpose(float* to, Tensor qkv, int64_t column, const PackedSequence& sequence,
+               int head_dim) {
+    const int64_t T = sequence.rows();
+    for (int64_t i = 0; i < T; ++i) {
+        const float* from = qkv.as<float>() + sequence.row(i) * qkv.cols + column;
+        for (int d = 0; d < head_dim; ++d) to[d * T + i] = from[d];
+    }
+}
+
+/// log softmax(logits / temperature) of a row. At a low temperature the largest logit is subtracted
+/// before the division, or the quotients would be too large to hold the difference; at others what
+/// is subtracted is their log sum exp, rounded once.
+struct LogSoftmax {
+    float shift, inverse_temperature, rest;
+    float operator()(float logit) const { return (logit - shift) * inverse_temperature - rest; }
+};
+LogSoftmax log_softmax(const float* logits, float temperature, int64_t vocab) {
+    const float inverse = 1 / temperature;
     float top = -std::numeric_limits<float>::infinity(), sum = 0;
 #pragma omp simd reduction(max : top)
     for (int64_t v = 0; v < vocab; ++v) top = std::max(top, logits[v]);
 #pragma omp simd reduction(+ : sum)
-    for (int64_t v = 0; v < vocab; ++v) sum += fast_exp((logits[v] - top) * inverse_temperature);
-    return top * inverse_temperature + std::log(sum);
+    for (int64_t v = 0; v < vocab; ++v) sum += fast_exp((logits[v] - top) * inverse);
+    if (temperature < 0.01f) return {top, inverse, std::log(sum)};
+    return {0, inverse, top * inverse + std::log(sum)};
+}
+
+/// Of the probabilities p [vocab] sets those to 0 that top_k and top_p leave out (see
+/// Backend::sample), and returns the sum of the others. Nothing is sorted: tokens that cannot be
+/// among them are dropped first; the rest is split into a likelier and a less likely half, one of
+/// which is split again, until the last token that stays is found.
+double keep_likeliest(float* p, const float* logits, int64_t vocab, const SampleOptions& o) {
+    double total = 0;
+#pragma omp simd reduction(+ : total)
+    for (int64_t v = 0; v < vocab; ++v) total += p[v];
+    // A token that top_p keeps and those that are no likelier, at most `vocab` of them, hold more
+    // than 1 - top_p of the mass. (0.999: a margin for rounding.)
+    const auto least = static_cast<float>(
+        o.top_k > 0 ? 0 : 0.999 * (1 - o.top_p) * total / static_cast<double>(vocab));
+    auto* ids = scratch<int32_t>(vocab);
+    int64_t count = 0;
+    for (int64_t v = 0; v < vocab; ++v) {
+        const bool possible = p[v] >= least;
+        ids[count] = static_cast<int32_t>(v);
+        count += possible;
+        p[v] = possible ? p[v] : 0;
+    }
+    int32_t *first = ids, *end = ids + count;
+    const auto split = [&](int32_t* middle) {
+        std::nth_element(first, middle, end, [&](int32_t v, int32_t w) {
+            return logits[v] > logits[w] || (logits[v] == logits[w] && v < w);
+        });
+    };
+    const auto drop_from = [&](int32_t* middle) {
+        std::for_each(middle, end, [&](int32_t v) { p[v] = 0; });
+        end = middle;
+    };
+    const auto mass = [&](const int32_t* begin, const int32_t* end) {
+        return std::accumulate(begin, end, 0.0, [&](double sum, int32_t v) { return sum + p[v]; });
+    };
+    if (o.top_k > 0 && o.top_k < count) {
+        split(ids + o.top_k);
+        drop_from(ids + o.top_k);
+        total = mass(ids, end);
+    }
+    double kept = 0;  // the mass before `first`
+    while (o.top_p < 1 && end - first > 1) {
+        int32_t* middle = first + (end - first) / 2;
+        split(middle);
+        const double half = mass(first, middle);
+        if (kept + half < o.top_p * total) {
+            kept += half;
+            first = middle;
+        } else {
+            drop_from(middle);
+        }
+    }
+    return mass(ids, end);
 }
 
 class CpuBackend final : public Reference<float> {
@@ -388,78 +473,44 @@ class CpuBackend final : public Reference<float> {
     }
 
     // ---- attention: keys transposed, so that vectors run over them; 5 and 13 ----
-    void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor cu_seqlens,
+    void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor ranges,
                            AttentionShape shape) override {
         const int D = shape.head_dim, group = shape.heads / shape.kv_heads;
         const float scale = 1 / std::sqrt(static_cast<float>(D));
-        parallel_for((cu_seqlens.rows - 1) * shape.kv_heads, [&](int64_t task) {
-            const int64_t b = task / shape.kv_heads, g = task % shape.kv_heads, W = qkv.cols;
-            const int64_t first = cu_seqlens.as<int32_t>()[b],
-                          T = cu_seqlens.as<int32_t>()[b + 1] - first;
-            const float* rows = qkv.as<float>() + first * W;
-            const float *k = rows + shape.q_cols() + g * D, *v = k + shape.kv_cols();
+        const auto sequences = sequences_of(ranges);
+        parallel_for(static_cast<int64_t>(sequences.size()) * shape.kv_heads, [&](int64_t task) {
+            const PackedSequence& sequence = sequences[task / shape.kv_heads];
+            const int64_t g = task % shape.kv_heads, W = qkv.cols, T = sequence.rows();
+            const int64_t k_col = shape.q_cols() + g * D, P = sequence.prompt;
+            const float* v = qkv.as<float>() + k_col + shape.kv_cols();
             float *kt = scratch<float>(T * (D + 1)), *p = kt + T * D;
-            transpose(kt, k, W, D, T);
+            transpose(kt, qkv, k_col, sequence, D);
             for (int64_t h = g * group; h < (g + 1) * group; ++h) {
-                for (int64_t i = 0; i < T; ++i) {
-                    scores_of(p, rows + i * W + h * D, scale, kt, T, D, i + 1);
+                for (int64_t i = P; i < T; ++i) {
+                    const int64_t n = sequence.row(i);
+                    scores_of(p, qkv.as<float>() + n * W + h * D, scale, kt, T, D, i + 1);
                     auto [top, sum] = exp_in_place(p, i + 1);
-                    weighted_mean(out.as<float>() + (first + i) * out.cols + h * D, p, sum,
-                                  {{v, i + 1}}, W, D);
-                    lse.as<float>()[(first + i) * shape.heads + h] = top + std::log(sum);
+                    weighted_mean(
+                        out.as<float>() + n * out.cols + h * D, p, sum,
+                        {{v + sequence.prompt_begin * W, P}, {v + sequence.begin * W, i + 1 - P}},
+                        W, D);
+                    lse.as<float>()[n * shape.heads + h] = top + std::log(sum);
                 }
             }
         });
     }
     void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
-                            Tensor cu_seqlens, AttentionShape shape) override {
-        const int D = shape.head_dim, group = shape.heads / shape.kv_heads;
-        const float scale = 1 / std::sqrt(static_cast<float>(D));
-        parallel_for((cu_seqlens.rows - 1) * shape.kv_heads, [&](int64_t task) {
-            const int64_t b = task / shape.kv_heads, g = task % shape.kv_heads, W = qkv.cols;
-            const int64_t first = cu_seqlens.as<int32_t>()[b],
-                          T = cu_seqlens.as<int32_t>()[b + 1] - first;
-            const float* rows = qkv.as<float>() + first * W;
-            const int64_t k_col = shape.q_cols() + g * D, v_col = k_col + shape.kv_cols();
-            float *kt = scratch<float>(T * (4 * D + 2)), *vt = kt + T * D, *dkt = vt + T * D,
-                  *dvt = dkt + T * D;
-            float *p = dvt + T * D, *ds = p + T;
-            transpose(kt, rows + k_col, W, D, T);
-            transpose(vt, rows + v_col, W, D, T);
-            std::fill(dkt, dkt + 2 * T * D, 0.0f);
-            for (int64_t h = g * group; h < (g + 1) * group; ++h) {
-                for (int64_t i = 0; i < T; ++i) {
-                    const float* q = rows + i * W + h * D;
-                    const float* doi = dout.as<float>() + (first + i) * dout.cols + h * D;
-                    const float delta =
-                        dot(doi, out.as<float>() + (first + i) * out.cols + h * D, D);
-                    const float log_sum = lse.as<float>()[(first + i) * shape.heads + h];
-                    scores_of(p, q, scale, kt, T, D, i + 1);    // s_ij
-                    scores_of(ds, doi, 1.0f, vt, T, D, i + 1);  // dp_ij = do_i . v_j
-#pragma omp simd
-                    for (int64_t j = 0; j <= i; ++j) {
-                        p[j] = fast_exp(p[j] - log_sum);
-                        ds[j] = p[j] * (ds[j] - delta) * scale;
-                    }
-                    float* dq = dqkv.as<float>() + (first + i) * W + h * D;
-                    for (int d = 0; d < D; ++d) {
-                        const float *ktd = kt + d * T, qd = q[d], dod = doi[d];
-                        float *dktd = dkt + d * T, *dvtd = dvt + d * T, sum = 0;
-#pragma omp simd reduction(+ : sum)
-                        for (int64_t j = 0; j <= i; ++j) {
-                            dktd[j] += ds[j] * qd;
-                            dvtd[j] += p[j] * dod;
-                            sum += ds[j] * ktd[j];
-                        }
-                        dq[d] = sum;
-                    }
-                }
-            }
-            for (int64_t j = 0; j < T; ++j)
-                for (int d = 0; d < D; ++d) {
-                    dqkv.as<float>()[(first + j) * W + k_col + d] = dkt[d * T + j];
-                    dqkv.as<float>()[(first + j) * W + v_col + d] = dvt[d * T + j];
-                }
+                            Tensor ranges, AttentionShape shape) override {
+        // A task takes a prompt with all the sequences that share it, one after the other.
+        const auto sequences = sequences_of(ranges);
+        std::vector<std::size_t> groups;
+        for (std::size_t s = 0; s < sequences.size(); ++s)
+            if (sequences[s].prompt == 0) groups.push_back(s);
+        groups.push_back(sequences.size());
+        parallel_for((static_cast<int64_t>(groups.size()) - 1) * shape.kv_heads, [&](int64_t task) {
+            const int64_t g = task % shape.kv_heads, group = task / shape.kv_heads;
+            for (std::size_t s = groups[group]; s < groups[group + 1]; ++s)
+                backward_sequence(sequences[s], g, dqkv, dout, out, lse, qkv, shape);
         });
     }
 
@@ -541,64 +592,61 @@ class CpuBackend final : public Reference<float> {
     void softmax_forward(Tensor logp, Tensor entropy, Tensor logits, Tensor targets,
                          float temperature) override {
         const int64_t V = logits.cols;
-        const float inverse = 1 / temperature;
         for_each(logits.rows, 8, [&](int64_t r) {
             const float* row = logits.as<float>() + r * V;
-            const float lse = log_sum_exp(row, inverse, V);
+            const LogSoftmax log_p = log_softmax(row, temperature, V);
             float mean = 0;  // sum_v p log p
 #pragma omp simd reduction(+ : mean)
-            for (int64_t v = 0; v < V; ++v) {
-                const float log_p = row[v] * inverse - lse;
-                mean += fast_exp(log_p) * log_p;
-            }
-            logp.as<float>()[r] = row[targets.as<int32_t>()[r]] * inverse - lse;
+            for (int64_t v = 0; v < V; ++v) mean += fast_exp(log_p(row[v])) * log_p(row[v]);
+            logp.as<float>()[r] = log_p(row[targets.as<int32_t>()[r]]);
             entropy.as<float>()[r] = -mean;
         });
     }
     void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
                           float temperature) override {
         const int64_t V = logits.cols;
-        const float inverse = 1 / temperature;
         for_each(logits.rows, 8, [&](int64_t r) {
             float* row = logits.as<float>() + r * V;
-            const float lse = log_sum_exp(row, inverse, V), d = dlogp.as<float>()[r] * inverse;
-            const float h = dentropy ? dentropy.as<float>()[r] * inverse : 0.0f;
+            const LogSoftmax log_p = log_softmax(row, temperature, V);
+            const float d = dlogp.as<float>()[r] * log_p.inverse_temperature;
+            const float h = dentropy ? dentropy.as<float>()[r] * log_p.inverse_temperature : 0.0f;
             float entropy = 0;
             if (h != 0)
-                for (int64_t v = 0; v < V; ++v) {
-                    const float log_p = row[v] * inverse - lse;
-                    entropy -= fast_exp(log_p) * log_p;
-                }
+                for (int64_t v = 0; v < V; ++v) entropy -= fast_exp(log_p(row[v])) * log_p(row[v]);
 #pragma omp simd
-            for (int64_t v = 0; v < V; ++v) {
-                const float log_p = row[v] * inverse - lse;
-                row[v] = -fast_exp(log_p) * (d + h * (log_p + entropy));
-            }
+            for (int64_t v = 0; v < V; ++v)
+                row[v] = -fast_exp(log_p(row[v])) * (d + h * (log_p(row[v]) + entropy));
             row[targets.as<int32_t>()[r]] += d;
         });
     }
 
-    // ---- sampling without truncation: nothing is sorted; 70 ----
+    // ---- sampling: nothing is sorted; 70 ----
     void sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters,
-                const SampleOptions& options) override {
-        if (options.temperature == 0 || options.top_k > 0 || options.top_p < 1)
-            return Reference::sample(tokens, logp, logits, counters, options);
+                const SampleOptions& o) override {
         const int64_t V = logits.cols;
-        const float inverse = 1 / options.temperature;
-        for_each(logits.rows, 4, [&](int64_t b) {
-            const double u = philox_uniform(options.seed, counters.as<std::uint32_t>() + b * 4);
-            const float *row = logits.as<float>() + b * V, lse = log_sum_exp(row, inverse, V);
-            double cumulative = 0;
-            int32_t last =
-                0;  // rounding may leave the sum just below u: then the last possible token
-            for (int32_t v = 0; v < V; ++v) {
-                const float p = fast_exp(row[v] * inverse - lse);
-                if (!(p > std::numeric_limits<float>::min() * 8)) continue;
-                last = v;
-                if ((cumulative += p) > u) break;
+        for_each(logits.rows, 1, [&](int64_t b) {
+            const float* row = logits.as<float>() + b * V;
+            int32_t& token = tokens.as<int32_t>()[b];
+            if (o.temperature == 0) {
+                token = static_cast<int32_t>(std::max_element(row, row + V) - row);
+                logp.as<float>()[b] = log_softmax(row, 1, V)(row[token]);
+                return;
             }
-            tokens.as<int32_t>()[b] = last;
-            logp.as<float>()[b] = row[last] * inverse - lse;
+            const LogSoftmax log_p = log_softmax(row, o.temperature, V);
+            float* p = scratch<float>(V);
+#pragma omp simd
+            for (int64_t v = 0; v < V; ++v) p[v] = fast_exp(log_p(row[v]));
+            const bool truncated = o.top_k > 0 || o.top_p < 1;
+            const double mass = truncated ? keep_likeliest(p, row, V, o) : 1;
+            const double u = mass * philox_uniform(o.seed, counters.as<std::uint32_t>() + b * 4);
+            double cumulative = 0;
+            token = 0;  // rounding may leave the sum just below u: then the last possible token
+            for (int32_t v = 0; v < V; ++v) {
+                if (!(p[v] > std::numeric_limits<float>::min() * 8)) continue;
+                token = v;
+                if ((cumulative += p[v]) > u) break;
+            }
+            logp.as<float>()[b] = log_p(row[token]) - static_cast<float>(std::log(mass));
         });
     }
 
@@ -637,6 +685,58 @@ class CpuBackend final : public Reference<float> {
 
   private:
     const bool exact_;
+
+    /// The gradient of a sequence's own queries, keys and values for key/value head g, written to
+    /// dqkv; that of a shared prompt's keys and values is added to what is there.
+    static void backward_sequence(const PackedSequence& sequence, int64_t g, Tensor dqkv,
+                                  Tensor dout, Tensor out, Tensor lse, Tensor qkv,
+                                  AttentionShape shape) {
+        const int D = shape.head_dim, group = shape.heads / shape.kv_heads;
+        const float scale = 1 / std::sqrt(static_cast<float>(D));
+        const int64_t W = qkv.cols, T = sequence.rows();
+        const int64_t k_col = shape.q_cols() + g * D, v_col = k_col + shape.kv_cols();
+        float *kt = scratch<float>(T * (4 * D + 2)), *vt = kt + T * D, *dkt = vt + T * D,
+              *dvt = dkt + T * D;
+        float *p = dvt + T * D, *ds = p + T;
+        transpose(kt, qkv, k_col, sequence, D);
+        transpose(vt, qkv, v_col, sequence, D);
+        std::fill(dkt, dkt + 2 * T * D, 0.0f);
+        for (int64_t h = g * group; h < (g + 1) * group; ++h) {
+            for (int64_t i = sequence.prompt; i < T; ++i) {
+                const int64_t n = sequence.row(i);
+                const float* q = qkv.as<float>() + n * W + h * D;
+                const float* doi = dout.as<float>() + n * dout.cols + h * D;
+                const float delta = dot(doi, out.as<float>() + n * out.cols + h * D, D);
+                const float log_sum = lse.as<float>()[n * shape.heads + h];
+                scores_of(p, q, scale, kt, T, D, i + 1);    // s_ij
+                scores_of(ds, doi, 1.0f, vt, T, D, i + 1);  // dp_ij = do_i . v_j
+#pragma omp simd
+                for (int64_t j = 0; j <= i; ++j) {
+                    p[j] = fast_exp(p[j] - log_sum);
+                    ds[j] = p[j] * (ds[j] - delta) * scale;
+                }
+                float* dq = dqkv.as<float>() + n * W + h * D;
+                for (int d = 0; d < D; ++d) {
+                    const float *ktd = kt + d * T, qd = q[d], dod = doi[d];
+                    float *dktd = dkt + d * T, *dvtd = dvt + d * T, sum = 0;
+#pragma omp simd reduction(+ : sum)
+                    for (int64_t j = 0; j <= i; ++j) {
+                        dktd[j] += ds[j] * qd;
+                        dvtd[j] += p[j] * dod;
+                        sum += ds[j] * ktd[j];
+                    }
+                    dq[d] = sum;
+                }
+            }
+        }
+        for (int64_t i = 0; i < T; ++i) {
+            float* to = dqkv.as<float>() + sequence.row(i) * W;
+            for (int d = 0; d < D; ++d) {
+                to[k_col + d] = dkt[d * T + i] + (i < sequence.prompt ? to[k_col + d] : 0);
+                to[v_col + d] = dvt[d * T + i] + (i < sequence.prompt ? to[v_col + d] : 0);
+            }
+        }
+    }
 
     template <int Slot>
     static float* copy_padded(const float* from, int64_t rows, int64_t cols, int64_t stride,

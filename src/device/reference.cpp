@@ -76,14 +76,19 @@ Real attend(Real* out, const Real* q, const std::vector<const Real*>& keys,
     return largest + std::log(sum);
 }
 
-/// log sum_v exp(z[v] / temperature)
+/// log softmax(z / temperature) of a row. The largest is subtracted before anything is divided by
+/// the temperature, so that a low one costs no precision.
 template <class Real>
-Real log_sum_exp(const Real* z, int64_t V, Real temperature) {
-    const Real largest = *std::max_element(z, z + V) / temperature;
-    Real sum = 0;
-    for (int64_t v = 0; v < V; ++v) sum += std::exp(z[v] / temperature - largest);
-    return largest + std::log(sum);
-}
+struct LogSoftmax {
+    Real largest, temperature, log_sum = 0;
+    LogSoftmax(const Real* z, int64_t V, Real temperature)
+        : largest(*std::max_element(z, z + V)), temperature(temperature) {
+        Real sum = 0;
+        for (int64_t v = 0; v < V; ++v) sum += std::exp((*this)(z[v]));
+        log_sum = std::log(sum);
+    }
+    Real operator()(Real z) const { return (z - largest) / temperature - log_sum; }
+};
 
 }  // namespace
 
@@ -281,49 +286,45 @@ void Reference<Real>::linear_backward_weight(Tensor dweight, Tensor dbias, Tenso
 // ---- attention ----
 
 template <class Real>
-void Reference<Real>::attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor cu_seqlens,
+void Reference<Real>::attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor ranges,
                                         AttentionShape shape) {
     const Heads<Real> in{qkv, shape};
-    for (int64_t b = 0; b + 1 < cu_seqlens.rows; ++b) {
-        const int64_t first = at(cu_seqlens, b), T = at(cu_seqlens, b + 1) - first;
-        for_each(T * shape.heads, [&](int64_t item) {
-            const int64_t n = first + item / shape.heads, h = item % shape.heads;
-            std::vector<const Real*> keys, values;
-            for (int64_t j = first; j <= n; ++j) {
-                keys.push_back(in.key(j, h));
-                values.push_back(in.value(j, h));
-            }
-            row<Real>(lse, n)[h] = attend(row<Real>(out, n) + h * shape.head_dim, in.query(n, h),
-                                          keys, values, shape.head_dim);
-        });
-    }
+    for_each(qkv.rows * shape.heads, [&](int64_t item) {
+        const int64_t n = item / shape.heads, h = item % shape.heads;
+        const RowRange& range = row_ranges(ranges)[n];
+        std::vector<const Real*> keys, values;
+        for (int j = range.first(); j <= n; j = range.next(j)) {
+            keys.push_back(in.key(j, h));
+            values.push_back(in.value(j, h));
+        }
+        row<Real>(lse, n)[h] = attend(row<Real>(out, n) + h * shape.head_dim, in.query(n, h), keys,
+                                      values, shape.head_dim);
+    });
 }
 template <class Real>
 void Reference<Real>::attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse,
-                                         Tensor qkv, Tensor cu_seqlens, AttentionShape shape) {
+                                         Tensor qkv, Tensor ranges, AttentionShape shape) {
     const Heads<Real> in{qkv, shape}, gradient{dqkv, shape};
     const int D = shape.head_dim, group = shape.heads / shape.kv_heads;
     const Real scale = 1 / std::sqrt(static_cast<Real>(D));
     std::fill_n(dqkv.as<Real>(), dqkv.size(), Real(0));
-    parallel_for(
-        (cu_seqlens.rows - 1) * shape.kv_heads, [&](int64_t task) {  // a sequence, a key head
-            const int64_t b = task / shape.kv_heads, g = task % shape.kv_heads;
-            for (int64_t h = g * group; h < (g + 1) * group; ++h)
-                for (int64_t n = at(cu_seqlens, b); n < at(cu_seqlens, b + 1); ++n) {
-                    const Real *q = in.query(n, h), *d_out = row<Real>(dout, n) + h * D;
-                    const Real delta = dot(d_out, row<Real>(out, n) + h * D, D);
-                    for (int64_t j = at(cu_seqlens, b); j <= n; ++j) {
-                        const Real p =
-                            std::exp(dot(q, in.key(j, h), D) * scale - row<Real>(lse, n)[h]);
-                        const Real ds = p * (dot(d_out, in.value(j, h), D) - delta) * scale;
-                        for (int d = 0; d < D; ++d) {
-                            gradient.query(n, h)[d] += ds * in.key(j, h)[d];
-                            gradient.key(j, h)[d] += ds * q[d];
-                            gradient.value(j, h)[d] += p * d_out[d];
-                        }
-                    }
+    parallel_for(shape.kv_heads, [&](int64_t g) {
+        for (int64_t item = 0; item < qkv.rows * group; ++item) {
+            const int64_t n = item / group, h = g * group + item % group;
+            const Real *q = in.query(n, h), *d_out = row<Real>(dout, n) + h * D;
+            const Real delta = dot(d_out, row<Real>(out, n) + h * D, D);
+            const RowRange& range = row_ranges(ranges)[n];
+            for (int j = range.first(); j <= n; j = range.next(j)) {
+                const Real p = std::exp(dot(q, in.key(j, h), D) * scale - row<Real>(lse, n)[h]);
+                const Real ds = p * (dot(d_out, in.value(j, h), D) - delta) * scale;
+                for (int d = 0; d < D; ++d) {
+                    gradient.query(n, h)[d] += ds * in.key(j, h)[d];
+                    gradient.key(j, h)[d] += ds * q[d];
+                    gradient.value(j, h)[d] += p * d_out[d];
                 }
-        });
+            }
+        }
+    });
 }
 
 // ---- decoding ----
@@ -396,13 +397,11 @@ template <class Real>
 void Reference<Real>::softmax_forward(Tensor logp, Tensor entropy, Tensor logits, Tensor targets,
                                       float temperature) {
     for_each(logits.rows, [&](int64_t m) {
-        const Real *z = row<Real>(logits, m), lse = log_sum_exp<Real>(z, logits.cols, temperature);
-        logp.as<Real>()[m] = z[at(targets, m)] / temperature - lse;
+        const Real* z = row<Real>(logits, m);
+        const LogSoftmax<Real> log_p(z, logits.cols, temperature);
+        logp.as<Real>()[m] = log_p(z[at(targets, m)]);
         Real sum = 0;
-        for (int64_t v = 0; v < logits.cols; ++v) {
-            const Real log_p = z[v] / temperature - lse;
-            sum -= std::exp(log_p) * log_p;
-        }
+        for (int64_t v = 0; v < logits.cols; ++v) sum -= std::exp(log_p(z[v])) * log_p(z[v]);
         entropy.as<Real>()[m] = sum;
     });
 }
@@ -412,10 +411,10 @@ void Reference<Real>::softmax_backward(Tensor logits, Tensor dlogp, Tensor dentr
     for_each(logits.rows, [&](int64_t m) {
         Real *z = row<Real>(logits, m), d = dlogp.as<Real>()[m],
              d_entropy = dentropy ? dentropy.as<Real>()[m] : 0;
-        const Real lse = log_sum_exp<Real>(z, logits.cols, temperature);
+        const LogSoftmax<Real> log_p(z, logits.cols, temperature);
         Real entropy = 0;
         for (int64_t v = 0; v < logits.cols; ++v) {
-            z[v] = z[v] / temperature - lse;  // log p
+            z[v] = log_p(z[v]);
             entropy -= std::exp(z[v]) * z[v];
         }
         for (int64_t v = 0; v < logits.cols; ++v) {
@@ -432,9 +431,8 @@ void Reference<Real>::sample(Tensor tokens, Tensor logp, Tensor logits, Tensor c
                              const SampleOptions& o) {
     for_each(logits.rows, [&](int64_t b) {
         const Real* z = row<Real>(logits, b);
-        const Real temperature = o.temperature > 0 ? o.temperature : 1;
-        const double lse = log_sum_exp<Real>(z, logits.cols, temperature);
-        auto p = [&](int32_t v) { return std::exp(z[v] / temperature - lse); };
+        const LogSoftmax<Real> log_p(z, logits.cols, o.temperature > 0 ? o.temperature : 1);
+        auto p = [&](int32_t v) { return std::exp(static_cast<double>(log_p(z[v]))); };
         std::vector<int32_t> kept(logits.cols);  // the likeliest first
         std::iota(kept.begin(), kept.end(), 0);
         std::stable_sort(kept.begin(), kept.end(),
@@ -454,8 +452,8 @@ void Reference<Real>::sample(Tensor tokens, Tensor logp, Tensor logits, Tensor c
         auto drawn = kept.begin();
         while ((cumulative += p(*drawn)) <= u * mass && drawn + 1 < kept.end()) ++drawn;
         tokens.as<int32_t>()[b] = *drawn;
-        logp.as<Real>()[b] = static_cast<Real>(z[*drawn] / temperature - lse -
-                                               (o.temperature > 0 ? std::log(mass) : 0));
+        logp.as<Real>()[b] = log_p(z[*drawn]);
+        if (o.temperature > 0) logp.as<Real>()[b] -= static_cast<Real>(std::log(mass));
     });
 }
 

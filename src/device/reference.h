@@ -38,10 +38,10 @@ class Reference : public Backend {
     void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias) override;
     void linear_backward_input(Tensor dx, Tensor dy, Tensor weight) override;
     void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x) override;
-    void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor cu_seqlens,
+    void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor ranges,
                            AttentionShape shape) override;
     void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
-                            Tensor cu_seqlens, AttentionShape shape) override;
+                            Tensor ranges, AttentionShape shape) override;
     void rope_append(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, Tensor positions,
                      Tensor inv_freq, AttentionShape shape) override;
     void decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor v_pool, Tensor spans,

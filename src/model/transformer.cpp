@@ -54,7 +54,7 @@ Transformer::LayerActivations Transformer::run_layers(Tensor tokens, Attend atte
 
 void Transformer::rotate_and_attend(const LayerActivations& a) {
     backend_.rope(a.qkv, batch_.positions, inv_freq_, config_.attention(), false);
-    backend_.attention_forward(a.attention, a.lse, a.qkv, batch_.cu_seqlens, config_.attention());
+    backend_.attention_forward(a.attention, a.lse, a.qkv, batch_.ranges, config_.attention());
 }
 
 Transformer::Scores Transformer::forward(const PackedBatch& batch, float temperature) {
@@ -145,8 +145,7 @@ void Transformer::backward_layer(std::size_t layer, const LayerActivations& a) {
 
     backend_.linear_backward_weight(weights_.gradient(p.o, C, shape.q_cols()), {}, dx, a.attention);
     backend_.linear_backward_input(dattention, dx, weights_.matrix(p.o, C, shape.q_cols()));
-    backend_.attention_backward(dqkv, dattention, a.attention, a.lse, a.qkv, batch_.cu_seqlens,
-                                shape);
+    backend_.attention_backward(dqkv, dattention, a.attention, a.lse, a.qkv, batch_.ranges, shape);
     backend_.rope(dqkv, batch_.positions, inv_freq_, shape, true);
     if (config_.head_norm())
         backend_.head_norm_backward(dqkv, weights_.gradient(p.q_norm, shape.head_dim),
@@ -169,8 +168,7 @@ void Transformer::prefill(const PackedBatch& batch, const std::vector<int32_t>& 
     run_layers(batch_.tokens, [&](std::size_t layer, const LayerActivations& a) {
         backend_.rope_append(cache.k[layer], cache.v[layer], a.qkv, rows, batch_.positions,
                              inv_freq_, config_.attention());
-        backend_.attention_forward(a.attention, a.lse, a.qkv, batch_.cu_seqlens,
-                                   config_.attention());
+        backend_.attention_forward(a.attention, a.lse, a.qkv, batch_.ranges, config_.attention());
     });
 }
 
@@ -273,7 +271,7 @@ Transformer::Workspace Transformer::take_workspace(Arena& arena, const Config& c
         w.dx = real(N, C), w.dnorm = act(N, C), w.dattention = act(N, shape.q_cols());
         w.dqkv = act(N, shape.qkv_cols()), w.dswiglu = act(N, F), w.dgate_up = act(N, 2 * F);
     }
-    w.tokens = ints(N), w.positions = ints(N), w.cu_seqlens = ints(N + 1);
+    w.tokens = ints(N), w.positions = ints(N), w.ranges = ints(N, 4);
     w.score_rows = ints(N), w.targets = ints(N), w.cache_rows = ints(N), w.spans = ints(B, 4);
     w.decode_logits = real(B, V);
     return w;
@@ -298,9 +296,10 @@ Transformer::Batch Transformer::upload(const PackedBatch& batch) {
              "; raise --token-budget");
     check_ids(batch.tokens);
     check_ids(batch.targets);
-    return {upload(work_.tokens, batch.tokens), upload(work_.positions, batch.positions),
-            upload(work_.cu_seqlens, batch.cu_seqlens), upload(work_.score_rows, batch.score_rows),
-            upload(work_.targets, batch.targets)};
+    const Tensor ranges = work_.ranges.slice(0, batch.size());
+    backend_.upload(ranges, batch.ranges.data());
+    return {upload(work_.tokens, batch.tokens), upload(work_.positions, batch.positions), ranges,
+            upload(work_.score_rows, batch.score_rows), upload(work_.targets, batch.targets)};
 }
 
 Transformer::LayerActivations Transformer::activations(std::size_t layer, int64_t tokens) const {
@@ -322,15 +321,42 @@ void PackedBatch::add(const std::vector<int32_t>& sequence, std::size_t first_sc
 void PackedBatch::add(const std::vector<int32_t>& sequence, const std::vector<bool>& scored) {
     if (sequence.size() < 2 || scored.size() != sequence.size() || scored[0])
         fail("a sequence needs a first token and one that it predicts");
-    for (std::size_t t = 0; t + 1 < sequence.size(); ++t) {
-        if (scored[t + 1]) {
-            score_rows.push_back(static_cast<int32_t>(tokens.size()));
-            targets.push_back(sequence[t + 1]);
-        }
+    const std::size_t prompt = std::ranges::find(scored, true) - scored.begin();
+    const bool shared = shares_prompt(sequence, prompt);
+    const std::size_t begin = tokens.size(), first = shared ? prompt : 0;
+    if (!shared) {
+        prompt_begin_ = begin;
+        prompt_ = prompt < sequence.size() && prompt >= kShortestShared ? prompt : 0;
+    }
+    const auto row = [&](std::size_t t) {
+        return static_cast<int32_t>(t < first ? prompt_begin_ + t : begin + t - first);
+    };
+    const int32_t end = row(sequence.size() - 1), prompt_row = row(0),
+                  own_row = static_cast<int32_t>(begin);
+    for (std::size_t t = first; t + 1 < sequence.size(); ++t) {
         tokens.push_back(sequence[t]);
         positions.push_back(static_cast<int32_t>(t));
+        ranges.push_back({prompt_row, prompt_row + static_cast<int32_t>(first), own_row, end});
     }
-    cu_seqlens.push_back(static_cast<int32_t>(tokens.size()));
+    for (std::size_t t = 1; t < sequence.size(); ++t)
+        if (scored[t]) {
+            score_rows.push_back(row(t - 1));
+            targets.push_back(sequence[t]);
+        }
+    // What goes on from a shared prompt reads its keys, up to the last row so far.
+    for (std::size_t t = 0; t < first; ++t) ranges[row(t)].end = static_cast<int32_t>(size());
+}
+
+bool PackedBatch::shares_prompt(const std::vector<int32_t>& sequence,
+                                std::size_t first_scored) const {
+    return prompt_ > 0 && first_scored == prompt_ && first_scored < sequence.size() &&
+           std::equal(sequence.begin(), sequence.begin() + static_cast<int64_t>(prompt_),
+                      tokens.begin() + static_cast<int64_t>(prompt_begin_));
+}
+
+int64_t PackedBatch::rows_of(const std::vector<int32_t>& sequence, std::size_t first_scored) const {
+    const std::size_t first = shares_prompt(sequence, first_scored) ? first_scored : 0;
+    return static_cast<int64_t>(sequence.size() - 1 - first);
 }
 
 KvCache::KvCache(Backend& backend, const Config& config, int64_t rows)

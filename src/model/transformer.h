@@ -11,11 +11,17 @@
 
 namespace r1 {
 
-/// Sequences laid end to end, without padding, and which of their tokens are scored.
+/// Sequences laid end to end, without padding, and which of their tokens are scored. Sequences that
+/// are added one after the other and begin with the same prompt (the tokens before the first scored
+/// one) share its rows: the prompt is computed once, each response sees it and itself.
 struct PackedBatch {
-    std::vector<std::int32_t> tokens, positions, cu_seqlens{0};  ///< [N], [N], [B + 1]
-    std::vector<std::int32_t> score_rows,
-        targets;  ///< [M]: row score_rows[m] predicts token targets[m]
+    /// A shorter prompt is not worth the seam that it makes in what attention reads.
+    static constexpr std::size_t kShortestShared = 16;
+    std::vector<std::int32_t> tokens, positions;  ///< [N]
+    std::vector<RowRange> ranges;                 ///< [N]
+    /// [M]: row score_rows[m] predicts token targets[m]. Of responses that share a prompt each has
+    /// its first token predicted by the prompt's last row.
+    std::vector<std::int32_t> score_rows, targets;
 
     /// Adds a sequence of tokens[0 .. n), whose last one is nobody's input. `scored` says which
     /// tokens are: logits at position t score token t + 1, and scored[0] must be false, as nothing
@@ -23,9 +29,15 @@ struct PackedBatch {
     void add(const std::vector<std::int32_t>& sequence, const std::vector<bool>& scored);
     /// Scores [first_scored, n): first_scored is the length of a prompt, at least 1.
     void add(const std::vector<std::int32_t>& sequence, std::size_t first_scored);
+    /// How many rows add() would add.
+    std::int64_t rows_of(const std::vector<std::int32_t>& sequence, std::size_t first_scored) const;
     std::int64_t size() const { return static_cast<std::int64_t>(tokens.size()); }
     std::int64_t scored() const { return static_cast<std::int64_t>(targets.size()); }
     void clear() { *this = PackedBatch(); }
+
+  private:
+    std::size_t prompt_begin_ = 0, prompt_ = 0;  ///< rows of the latest prompt that can be shared
+    bool shares_prompt(const std::vector<std::int32_t>& sequence, std::size_t first_scored) const;
 };
 
 /// The key/value cache: for every layer a pool of rows (see Backend::rope_append).
@@ -101,7 +113,7 @@ class Transformer {
     };
     /// A PackedBatch on the device.
     struct Batch {
-        Tensor tokens, positions, cu_seqlens, score_rows, targets;
+        Tensor tokens, positions, ranges, score_rows, targets;
     };
     /// Everything but parameters, taken from one arena.
     struct Workspace {
@@ -112,7 +124,7 @@ class Transformer {
         Tensor logits;                             ///< [chunk, V]
         Tensor dlogp, dentropy, dhidden, dscored;  ///< gradients, as above
         Tensor dx, dnorm, dattention, dqkv, dswiglu, dgate_up;
-        Tensor tokens, positions, cu_seqlens, score_rows, targets, cache_rows, spans;
+        Tensor tokens, positions, ranges, score_rows, targets, cache_rows, spans;
         Tensor decode_logits;  ///< [B, V]
     };
     static Workspace take_workspace(Arena& arena, const Config& config,

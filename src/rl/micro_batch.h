@@ -18,9 +18,9 @@ inline std::span<Response> mini_batch(std::span<Response> responses, std::size_t
     return responses.subspan(first * group_size, (end - first) * group_size);
 }
 
-/// Cuts responses, but for those that are masked, into micro-batches of at most token_budget tokens
-/// and calls body(responses of one, packed) for each. Tokens in, tokens out: no text is encoded
-/// again.
+/// Cuts responses, but for those that are masked, into micro-batches of fewer than token_budget
+/// rows and calls body(responses of one, packed) for each. Where responses share their prompt's
+/// rows, a group is cut only if it must be. Tokens in, tokens out: no text is encoded again.
 template <class Body>
 void for_each_micro_batch(std::span<Response> responses, std::int64_t token_budget, Body body) {
     std::vector<Response*> micro;
@@ -30,13 +30,24 @@ void for_each_micro_batch(std::span<Response> responses, std::int64_t token_budg
         micro.clear();
         batch.clear();
     };
-    for (Response& r : responses) {
-        if (r.masked) continue;
-        std::vector<std::int32_t> tokens = r.problem->tokens;
-        tokens.insert(tokens.end(), r.tokens.begin(), r.tokens.end());
-        if (batch.size() + static_cast<std::int64_t>(tokens.size()) > token_budget) flush();
-        batch.add(tokens, r.problem->tokens.size());
-        micro.push_back(&r);
+    for (auto r = responses.begin(); r != responses.end();) {
+        const Problem& problem = *r->problem;
+        const auto end = std::find_if(
+            r, responses.end(), [&](const Response& other) { return other.problem != &problem; });
+        const std::size_t prompt = problem.tokens.size();
+        if (prompt >= PackedBatch::kShortestShared) {
+            auto rows = static_cast<std::int64_t>(prompt);
+            for (const Response& one : std::span(r, end)) rows += one.masked ? 0 : one.length() - 1;
+            if (batch.size() + rows >= token_budget) flush();
+        }
+        for (; r != end; ++r) {
+            if (r->masked) continue;
+            std::vector<std::int32_t> tokens = problem.tokens;
+            tokens.insert(tokens.end(), r->tokens.begin(), r->tokens.end());
+            if (batch.size() + batch.rows_of(tokens, prompt) >= token_budget) flush();
+            batch.add(tokens, prompt);
+            micro.push_back(&*r);
+        }
     }
     flush();
 }
