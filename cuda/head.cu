@@ -111,7 +111,7 @@ void CudaBackend::head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Te
     for (std::int64_t m = 0; m < hidden.rows; m += logits.rows) {
         const std::int64_t rows = std::min(logits.rows, hidden.rows - m), V = weight.rows;
         const Tensor chunk = logits.slice(0, rows);
-        linear_forward(chunk, hidden.slice(m, rows), weight, {});
+        if (rows < hidden.rows) linear_forward(chunk, hidden.slice(m, rows), weight, {});
         softmax_backward<bf16>(chunk, dlogp.slice(m, rows),
                                dentropy ? dentropy.slice(m, rows) : Tensor{},
                                targets.slice(m, rows), temperature);

@@ -22,7 +22,7 @@ mutants=$(grep -v '^#' <<'LIST' | grep -e "${2:-.}"
 # CUDA kernels: missing barriers
 cuda-on-cpu|cuda/common.cuh|    if (lane == 0) shared[warp] = value;\n    __syncthreads();|    if (lane == 0) shared[warp] = value;|*RMSNorm with*
 cuda-on-cpu|cuda/common.cuh|identity, operation);\n    __syncthreads();|identity, operation);|*the head*
-cuda-on-cpu|cuda/attention.cu|        __syncthreads();\n        const int keys|        const int keys|*attention over*
+cuda-on-cpu|cuda/attention.cu|        __syncthreads();\n        keys =|        keys =|*attention over*
 cuda-on-cpu|cuda/attention.cu|column_delta[threadIdx.x] = delta[at + head];\n            }\n            __syncthreads();|column_delta[threadIdx.x] = delta[at + head];\n            }|*attention over*
 cuda-on-cpu|cuda/decode.cu|    __syncthreads();\n\n    const float scale|    const float scale|*decoding*
 cuda-on-cpu|cuda/decode.cu|    __syncthreads();\n    constexpr int kRow|    constexpr int kRow|*decoding*
@@ -30,7 +30,10 @@ cuda-on-cpu|cuda/rope.cu|    __syncthreads();\n    T* token|    T* token|*RoPE*
 cuda-on-cpu|cuda/head.cu|        __syncthreads();  // what|        // what|*the head*
 cuda-on-cpu|cuda/embedding.cu|        if (lane == 0) found[warp] = __popc(votes);\n        __syncthreads();|        if (lane == 0) found[warp] = __popc(votes);|*rows*
 # CUDA kernels: indices out of range, or one off
-cuda-on-cpu|cuda/attention.cu|key <= mine[half] ? s|key < mine[half] ? s|*attention over*
+cuda-on-cpu|cuda/attention.cu|range.begin && j <= n)|range.begin && j < n)|*attention over*
+cuda-on-cpu|cuda/attention.cu|j < range.prompt_end);|j <= range.prompt_end);|*attention over*
+cuda-on-cpu|cuda/attention.cu|column < keys && sees|sees|*attention over*
+cuda-on-cpu|cuda/attention.cu|last = max(last, in.ranges[n].end)|last = in.ranges[n].end|*attention over*
 cuda-on-cpu|cuda/attention.cu|        if (mine[half] >= in.tokens) continue;\n        bf16* row =\n            out|        bf16* row =\n            out|*attention over*
 cuda-on-cpu|cuda/attention.cu|n + column < end[half]|n + column <= end[half]|*attention over*
 cuda-on-cpu|cuda/tensor_core.cuh|row < rows ? |row <= rows ? |*attention over*
@@ -64,7 +67,7 @@ cuda-on-cpu|cuda/backend_cuda.cu|if (a.dtype != b.dtype)|if (a.rows < 0)|*linear
 # the reference, which is the oracle
 cpu|src/device/reference.cpp|largest = std::max(largest, p[j]);|largest = 0;|*attention*
 cpu|src/device/reference.cpp|p[j] / sum * values|p[j] * values|*attention*
-cpu|src/device/reference.cpp|j <= n; ++j) {\n                keys|j < n; ++j) {\n                keys|*attention*
+cpu|src/device/reference.cpp|j <= n; j = range.next(j)) {\n            keys|j < n; j = range.next(j)) {\n            keys|*attention*
 cpu|src/device/reference.cpp|in.value(j, h), D) - delta) * scale|in.value(j, h), D)) * scale|*attention*
 cpu|src/device/reference.cpp|mean += w[c] * d[c] * in[c] / x.cols|mean += d[c] * in[c] / x.cols|*RMSNorm*
 cpu|src/device/reference.cpp|h < shape.heads ? q_weight : k_weight|h <= shape.heads ? q_weight : k_weight|*RMSNorm of*
@@ -79,14 +82,17 @@ cpu|src/device/reference.cpp|        ++counters.as<int32_t>()[4 * b + 3];|      
 cpu|src/device/reference.cpp|(1 - o.beta1) * g|o.beta1 * g|*AdamW*
 # the fast CPU backend
 cpu|src/device/cpu.cpp|fast_exp(scores[j] - top)|fast_exp(scores[j])|*attention*
-cpu|src/device/cpu.cpp|(logits[v] - top) * inverse_temperature|logits[v] * inverse_temperature|*the head*
+cpu|src/device/cpu.cpp|fast_exp((logits[v] - top) * inverse)|fast_exp(logits[v] * inverse)|*the head*
 cpu|src/device/cpu.cpp|dkt + 2 * T * D, 0.0f|dkt + T * D, 0.0f|*attention*
 cpu|src/device/cpu.cpp|if (j % 2 && left) add(sums[1]);|;|*decoding*
 cpu|src/device/cpu.cpp|j += kKvBlock) {|j += kKvBlock + 1) {|*decoding*
 cpu|src/device/cpu.cpp|std::fill(to + rows * cols, to + padded * cols, 0.0f);|;|*linear*
 cpu|src/device/cpu.cpp|rounded[i] = r1::to_bfloat16(from[i])|rounded[i] = static_cast<bf16>(std::bit_cast<std::uint32_t>(from[i]) >> 16)|*linear*
 cpu|src/device/cpu.cpp|const float h = dentropy ? |const float h = !dentropy ? |*the head*
-cpu|src/device/cpu.cpp|if ((cumulative += p) > u) break;|if ((cumulative += p) > 1 - u) break;|*sampling*
+cpu|src/device/cpu.cpp|if ((cumulative += p[v]) > u) break;|if ((cumulative += p[v]) > mass - u) break;|*sampling*
+cpu|src/device/cpu.cpp|if (kept + half < o.top_p * total) {|if (kept + half <= o.top_p) {|*sampling*
+cpu|src/device/cpu.cpp|0.999 * (1 - o.top_p) * total|2000 * (1 - o.top_p) * total|*sampling*
+cpu|src/device/cpu.cpp|(i < sequence.prompt ? to[k_col + d] : 0)|0|*attention*
 cpu|src/device/cpu.cpp|mm[i] * c1 /|mm[i] /|*AdamW*
 # formulas and defaults
 skeleton|src/device/formulas.h|0x7fffu + (bits >> 16 & 1u)|0x8000u|*rounding to*
@@ -101,19 +107,20 @@ skeleton|tests/port/skeleton.cpp|Backend::advance(positions, rows, spans, counte
 LIST
 )
 
-planted=0 caught=0
+planted=0 caught=0 broken=0
 while IFS='|' read -r device file from to cases; do
     FROM=$from TO=$to perl -0pi -e 'BEGIN { ($f, $t) = @ENV{qw(FROM TO)}; s/\\n/\n/g for $f, $t } s/\Q$f\E/$t/' \
         "$copy/$file"
     what="$device, $file: ${from:0:70} -> ${to:0:60}"
     if cmp -s "$file" "$copy/$file"; then
         echo "NOT FOUND  $what"
-        exit 2
+        ((++broken))
+        continue
     fi
     ((++planted))
     if ! make_all; then
         echo "NOT BUILT  $what"
-        exit 2
+        ((++broken))
     elif R1_BACKEND=$device timeout 300 "$build/r1_conformance" --abort-after=1 -tc="$cases" >>"$build/log" 2>&1; then
         echo "MISSED     $what"
     else
@@ -123,4 +130,4 @@ while IFS='|' read -r device file from to cases; do
     cp "$file" "$copy/$file"
 done <<<"$mutants"
 echo "$caught of $planted planted faults caught"
-((caught >= planted - 2))
+((broken == 0 && caught >= planted - 2))

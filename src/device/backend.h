@@ -233,8 +233,9 @@ class Backend {
     /// are filled and forgotten chunk by chunk. hidden act [M, C], weight [V, C] a matrix.
     virtual void head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight,
                               Tensor targets, float temperature, Tensor logits);
-    /// dhidden = dlogits W, dweight += dlogits^T hidden, from logits computed once more. dhidden
-    /// act
+    /// dhidden = dlogits W, dweight += dlogits^T hidden, from logits computed once more, chunk by
+    /// chunk; if `logits` has room for all rows, it holds what head_forward() has left there.
+    /// dhidden act
     virtual void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy,
                                Tensor hidden, Tensor weight, Tensor targets, float temperature,
                                Tensor logits);

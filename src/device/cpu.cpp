@@ -148,6 +148,9 @@ constexpr int64_t kColBlock = 1024;    // outputs a task
 // through the same product as many rows: then sampling gives a token bit by bit the log-probability
 // that training gives it.
 constexpr int64_t kGemvRows = 4, kGemvWeights = 1 << 18;
+// Rows of a product with a matrix that large are padded to a multiple of this only: 64 sequences
+// that are decoded together must not cost as much as 96.
+constexpr int64_t kLargePadding = 8;
 
 float widen(bf16 x) { return from_bfloat16(x); }
 float widen(float x) { return x; }
@@ -751,7 +754,8 @@ class CpuBackend final : public Reference<float> {
     /// strides.
     void matmul_rows(Tensor out, int64_t n, int64_t rows, int64_t col, int64_t cols, Tensor in,
                      const void* weight, int64_t w_row, int64_t w_col, bool is_bf16) const {
-        const int64_t K = in.cols, padded = round_up(rows, kRowPadding);
+        const bool large = !exact_ && in.cols * out.cols >= kGemvWeights;
+        const int64_t K = in.cols, padded = round_up(rows, large ? kLargePadding : kRowPadding);
         const float* from = in.as<float>() + n * K;
         const void* a = from;
         if (is_bf16) {

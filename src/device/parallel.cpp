@@ -38,12 +38,9 @@ class Pool {
         generation_.fetch_add(1);
         generation_.notify_all();
         drain();
-        for (int spin = 0; busy_.load(std::memory_order_acquire) > 0; ++spin) {
-            if (spin < 2000)
-                relax();
-            else
-                std::this_thread::yield();
-        }
+        for (int spin = 0; spin < 2000 && busy_.load(std::memory_order_acquire) > 0; ++spin)
+            relax();
+        for (int left; (left = busy_.load(std::memory_order_acquire)) > 0;) busy_.wait(left);
     }
 
   private:
@@ -62,7 +59,7 @@ class Pool {
             seen = generation_.load(std::memory_order_acquire);
             if (stop_) return;
             drain();
-            busy_.fetch_sub(1, std::memory_order_release);
+            if (busy_.fetch_sub(1, std::memory_order_release) == 1) busy_.notify_one();
         }
     }
 

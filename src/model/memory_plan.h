@@ -30,18 +30,22 @@ inline std::vector<PlannedMemory> training_memory(const Config& config,
              Transformer::workspace_bytes(config, options, backend)}};
 }
 
+inline std::size_t total_of(const std::vector<PlannedMemory>& plan) {
+    std::size_t total = 0;
+    for (const auto& part : plan) total += part.bytes;
+    return total;
+}
+
 /// Prints the plan, and what the process holds already. Throws Error if it does not fit. Returns
 /// the total.
 inline std::size_t print_and_check(std::vector<PlannedMemory> plan, const Device& device) {
     const Backend& backend = *device.backend;
     const std::size_t present = backend.used_memory(), available = backend.available_memory();
     plan.push_back({"in use already: program, libraries, data", present});
-    std::size_t total = 0;
+    const std::size_t total = total_of(plan);
     std::printf("memory plan (%s%s)\n", backend.name(), device.note.c_str());
-    for (const auto& [what, bytes] : plan) {
+    for (const auto& [what, bytes] : plan)
         std::printf("  %12s  %s\n", human_bytes(static_cast<double>(bytes)).c_str(), what.c_str());
-        total += bytes;
-    }
     std::printf("  %12s  in all\n", human_bytes(static_cast<double>(total)).c_str());
     if (total - present > available)
         fail("the plan needs ", human_bytes(static_cast<double>(total)), ", ",

@@ -39,6 +39,7 @@ struct TransformerOptions {
     bool trainable = true;       ///< allocate gradients
     bool bf16_matrices = false;  ///< multiply matrices in bfloat16; the float32 master stays
     bool bf16_master = false;    ///< no, matrices exist in bfloat16 only; wants bf16_matrices
+    bool keep_logits = false;  ///< of a whole batch, so that backward() need not compute them again
     bool recompute = false;  ///< keep one layer's activations, and recompute the others going back
     std::int64_t max_tokens = 4096;    ///< of the largest packed batch
     std::int64_t max_decode_rows = 0;  ///< of the largest decode batch, 0: none

@@ -263,9 +263,8 @@ Transformer::Workspace Transformer::take_workspace(Arena& arena, const Config& c
     w.delta = act(N, C);
     w.scored = real(N, C), w.scored_delta = act(M, C), w.hidden = act(N, C), w.rstd = real(N);
     w.logp = real(M), w.entropy = real(M);
-    w.logits = real(
-        std::min<int64_t>(M, std::max<int64_t>(backend.preferences().logit_rows, (1 << 20) / V)),
-        V);
+    const int64_t chunk = std::max<int64_t>(backend.preferences().logit_rows, (1 << 20) / V);
+    w.logits = real(o.keep_logits ? M : std::min(M, chunk), V);
     if (o.trainable) {
         w.dlogp = real(M), w.dentropy = real(M), w.dhidden = act(M, C), w.dscored = real(M, C);
         w.dx = real(N, C), w.dnorm = act(N, C), w.dattention = act(N, shape.q_cols());
