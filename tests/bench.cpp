@@ -96,7 +96,40 @@ struct Case {
     int sequences, length;  ///< of a training batch
     std::vector<int> rows;  ///< of the decode batches
     int context, repeats;
+    std::string folder = "";  ///< of the weights; random ones without
 };
+
+/// One forward and backward pass over groups of G responses of L tokens to a prompt of P, with the
+/// prompt's rows shared and with a copy of them for each response.
+void bench_shared_prompts(Backend& backend, const Case& c, Transformer& model) {
+    constexpr int P = 140, L = 128, G = 8;
+    const std::int64_t rows = P + G * (L - 1);
+    if (model.max_tokens() < rows) return;
+    double seconds[2];
+    for (const bool shared : {false, true}) {
+        std::vector<PackedBatch> batches(1);
+        for (int g = 0; g < G; ++g) {
+            std::vector<std::int32_t> tokens(P + L);
+            for (int t = 0; t < P + L; ++t)
+                tokens[t] = (t * 7919 + (t < P ? 0 : g)) % c.config.vocab_size;
+            if (!shared) tokens[0] = g % c.config.vocab_size;  // another prompt
+            if (batches.back().size() + batches.back().rows_of(tokens, P) > rows)
+                batches.emplace_back();
+            batches.back().add(tokens, P);
+        }
+        seconds[shared] = median_seconds(backend, c.repeats, [&] {
+            for (const PackedBatch& batch : batches) {
+                model.forward(batch);
+                model.backward(std::vector<float>(batch.scored(), -1e-3f));
+            }
+        });
+    }
+    std::printf(
+        "%-13s %-8s group  %d x %d + %d  %9.0f response tokens/s, prompt shared; %.0f without: "
+        "%.2f times as fast\n",
+        c.name, name_of(c.dtype), G, L, P, G * L / seconds[1], G * L / seconds[0],
+        seconds[0] / seconds[1]);
+}
 
 void bench_model(Backend& backend, const Case& c, double peak, double bandwidth) {
     const int most = *std::ranges::max_element(c.rows);
@@ -105,7 +138,10 @@ void bench_model(Backend& backend, const Case& c, double peak, double bandwidth)
         .bf16_matrices = c.dtype == DType::BF16, .max_tokens = N, .max_decode_rows = most};
     Transformer model(backend, c.config, options);
     Optimizer optimizer(model);
-    model.parameters().initialize(1);
+    if (c.folder.empty())
+        model.parameters().initialize(1);
+    else
+        model.parameters().load(c.folder);
     std::vector<std::int32_t> tokens(c.length + 1);
     for (int t = 0; t <= c.length; ++t) tokens[t] = t * 7919 % c.config.vocab_size;
     PackedBatch batch;
@@ -123,6 +159,7 @@ void bench_model(Backend& backend, const Case& c, double peak, double bandwidth)
         "ms\n",
         c.name, name_of(c.dtype), c.sequences, c.length, static_cast<double>(N) / seconds,
         flops / seconds / 1e9, 100 * flops / seconds / peak, 1e3 * update);
+    bench_shared_prompts(backend, c, model);
 
     const int own = (c.context + kKvBlock) / kKvBlock * kKvBlock;
     KvCache cache(backend, c.config, static_cast<std::int64_t>(most) * own);
@@ -142,12 +179,16 @@ void bench_model(Backend& backend, const Case& c, double peak, double bandwidth)
                      counter = arena.take(DType::I32, B, 4);
         backend.upload(counter, counters.data());
         const auto input = model.upload_decode_input(ids, positions, places, spans);
-        std::shared_ptr<void> recording;
-        const double step = median_seconds(backend, 3 * c.repeats, [&] {
-            backend.replay(recording, [&] {
-                backend.sample(drawn, logp, model.decode(input, cache), counter, {});
+        const auto seconds_with = [&](const SampleOptions& options) {
+            std::shared_ptr<void> recording;
+            return median_seconds(backend, 3 * c.repeats, [&] {
+                backend.replay(recording, [&] {
+                    backend.sample(drawn, logp, model.decode(input, cache), counter, options);
+                });
             });
-        });
+        };
+        const double step = seconds_with({}),
+                     nucleus = seconds_with({.temperature = 0.6f, .top_p = 0.95f});
         // One step must read every weight once (tied embeddings are read as the head) and the cache
         // of every sequence.
         const double bytes =
@@ -156,9 +197,10 @@ void bench_model(Backend& backend, const Case& c, double peak, double bandwidth)
             static_cast<double>(
                 KvCache::bytes(c.config, static_cast<std::int64_t>(B) * (c.context + 1), backend));
         std::printf(
-            "%-13s %-8s decode B = %-4d   %9.0f tokens/s  %7.1f GB/s    = %4.1f%% of the bandwidth\n",
+            "%-13s %-8s decode B = %-4d   %9.0f tokens/s  %7.1f GB/s    = %4.1f%% of the bandwidth; "
+            "with T = 0.6, top-p 0.95: %.2f times that\n",
             c.name, name_of(c.dtype), B, B / step, bytes / step / 1e9,
-            100 * bytes / step / bandwidth);
+            100 * bytes / step / bandwidth, step / nucleus);
     }
     std::fflush(stdout);
 }
@@ -175,7 +217,8 @@ Config qwen(int hidden_size, int intermediate_size, int layers, int heads, int h
     return c;
 }
 
-int bench(const std::string& tiny, const std::string& device_name, bool quick) {
+int bench(const std::string& tiny, const std::string& device_name, bool quick,
+          const std::string& folder) {
     const Device device = make_device(device_name, "auto");
     Backend& backend = *device.backend;
     const bool is_cpu = backend.on_host();
@@ -205,6 +248,12 @@ int bench(const std::string& tiny, const std::string& device_name, bool quick) {
     std::printf("%d threads; GEMM peak %.0f GFLOP/s in float32\n", threads(), peak32 / 1e9);
     bench_model(backend, {"tiny", Config::load(tiny), DType::F32, 80, 100, {256, 1}, 100, 9},
                 peak32, bandwidth);
+    if (!folder.empty()) {
+        const Config config = Config::load(folder);
+        for (const DType dtype : {DType::F32, DType::BF16})
+            bench_model(backend, {"--model", config, dtype, 4, 512, {64, 8, 1}, 256, 3, folder},
+                        dtype == DType::F32 ? peak32 : peak16, bandwidth);
+    }
     if (quick) return 0;
     bench_model(backend, {"Qwen2.5-0.5B", half, DType::F32, 2, 512, {32, 1}, 256, 3}, peak32,
                 bandwidth);
@@ -219,7 +268,8 @@ struct Options : Flags {
     const std::string& tiny = flag("--tiny", "data/world/base", "folder of the tiny model");
     const std::string& device = flag("--device", "auto", "where to compute: auto, cpu, reference, or a libr1_NAME.so's NAME");
     const int& threads = flag("--threads", 0, "CPU threads, 0: one a core", kNonNegative);
-    const bool& quick = flag("--quick", false, "the tiny model only");
+    const bool& quick = flag("--quick", false, "the tiny model, and --model, only");
+    const std::string& model = flag("--model", "", "a model folder to measure too, on the CPU: what its weights predict decides what top-p keeps");
 };
 // clang-format on
 
@@ -229,6 +279,6 @@ int main(int argc, char** argv) {
     Options o;
     return o.main(argc, argv, [&] {
         set_threads(o.threads);
-        return bench(o.tiny, o.device, o.quick);
+        return bench(o.tiny, o.device, o.quick, o.model);
     });
 }

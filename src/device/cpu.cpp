@@ -151,6 +151,13 @@ constexpr int64_t kGemvRows = 4, kGemvWeights = 1 << 18;
 // Rows of a product with a matrix that large are padded to a multiple of this only: 64 sequences
 // that are decoded together must not cost as much as 96.
 constexpr int64_t kLargePadding = 8;
+/// Outputs a task. Of a large matrix and few rows all tasks are cut from the outputs: into an even
+/// number of equal ones, or a core would wait for the other.
+int64_t column_block(int64_t rows, int64_t inputs, int64_t outputs) {
+    if (rows > kRowBlock || inputs * outputs < kGemvWeights) return kColBlock;
+    const int64_t pairs = (outputs + 383) / 384;
+    return ((outputs + 2 * pairs - 1) / (2 * pairs) + 15) / 16 * 16;
+}
 
 float widen(bf16 x) { return from_bfloat16(x); }
 float widen(float x) { return x; }
@@ -421,10 +428,11 @@ class CpuBackend final : public Reference<float> {
             // oneDNN may sum in another order for another number of rows: `exact` always gives it
             // the same.
             const int64_t block = exact_ ? kRowPadding : kRowBlock,
-                          row_blocks = (N + block - 1) / block;
-            parallel_for(row_blocks * ((O + kColBlock - 1) / kColBlock), [&](int64_t task) {
+                          row_blocks = (N + block - 1) / block,
+                          columns = exact_ ? kColBlock : column_block(N, I, O);
+            parallel_for(row_blocks * ((O + columns - 1) / columns), [&](int64_t task) {
                 const int64_t n = task % row_blocks * block, rows = std::min(block, N - n);
-                const int64_t o = task / row_blocks * kColBlock, cols = std::min(kColBlock, O - o);
+                const int64_t o = task / row_blocks * columns, cols = std::min(columns, O - o);
                 matmul_rows(y, n, rows, o, cols, x,
                             static_cast<char*>(weight.data) + o * I * bytes_of(weight.dtype), 1, I,
                             is_bf16);
@@ -439,10 +447,11 @@ class CpuBackend final : public Reference<float> {
     void linear_backward_input(Tensor dx, Tensor dy, Tensor weight) override {
         const int64_t N = dx.rows, I = dx.cols;
         const bool is_bf16 = weight.dtype == DType::BF16;
-        const int64_t row_blocks = (N + kRowBlock - 1) / kRowBlock;
-        parallel_for(row_blocks * ((I + kColBlock - 1) / kColBlock), [&](int64_t task) {
+        const int64_t row_blocks = (N + kRowBlock - 1) / kRowBlock,
+                      columns = column_block(N, dy.cols, I);
+        parallel_for(row_blocks * ((I + columns - 1) / columns), [&](int64_t task) {
             const int64_t n = task % row_blocks * kRowBlock, rows = std::min(kRowBlock, N - n);
-            const int64_t i = task / row_blocks * kColBlock, cols = std::min(kColBlock, I - i);
+            const int64_t i = task / row_blocks * columns, cols = std::min(columns, I - i);
             matmul_rows(dx, n, rows, i, cols, dy,
                         static_cast<char*>(weight.data) + i * bytes_of(weight.dtype), I, 1,
                         is_bf16);
