@@ -22,6 +22,11 @@ struct Unreadable {};  // thrown while reading, never out of it
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+/// By how much a bracket nests what stands behind it.
+int opens(char c) {
+    const auto place = string_view("([{)]}").find(c);
+    return place == string_view::npos ? 0 : place < 3 ? 1 : -1;
+}
 
 string lower(string text) {
     for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
@@ -50,7 +55,7 @@ const Names kUnits = names(
     "meter=m metre=m centimeter=cm centimetre=cm millimeter=mm millimetre=mm kilometer=km "
     "kilometre=km gram=g kilogram=kg pound=lb ounce=oz liter=l litre=l hour minute second day week "
     "month year mile inch degree dollar cent usd=dollar eur=euro euro men women people pct=% "
-    "percent=% percentage=% am pm");
+    "percent=% percentage=% am pm th st=th nd=th rd=th");
 const Names kMultiples = names(
     "hundred=100 thousand=1000 million=1000000 billion=1000000000 trillion=1000000000000 "
     "dozen=12");
@@ -61,7 +66,7 @@ const Names kNoUnits = names(
     "quarter fourth fifth sixth seventh eighth ninth tenth hundredth thousandth millionth "
     "billionth squared cubed root factorial log one two three four five six seven eight "
     "nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty "
-    "thirty forty fifty sixty seventy eighty ninety zero point pi imaginary negative positive "
+    "thirty forty fifty sixty seventy eighty ninety zero pi imaginary negative positive "
     "score gross pair couple double triple twice once infinity infinite wrong false incorrect");
 
 /// The letters from U+03B1.
@@ -78,6 +83,7 @@ const Names kFunctions = names(
 const Names kTextMacros = names(
     "text mbox textbf textit textrm textnormal texttt textsf emph mathrm mathbf mathit mathsf "
     "operatorname hbox bm boldsymbol boxed= fbox= mathrm= underline=");
+const Names kAccents = names("overline mathbb mathcal bar vec hat tilde dot ddot widehat");
 const Names kIgnored = names(
     "left right displaystyle textstyle limits quad qquad big Big bigg Bigg bigl bigr Bigl Bigr "
     "biggl biggr boxed fbox");
@@ -91,6 +97,7 @@ const Names kSpelling = names(
 /// Characters and pairs of them, as LaTeX spells them. \x01 stands between thousands.
 constexpr std::pair<string_view, string_view> kCharacters[] = {{"{,}", "\x01"},
                                                                {"{, }", "\x01"},
+                                                               {", \\!", "\x01"},
                                                                {",\\!", "\x01"},
                                                                {"\x0c"
                                                                 "rac",
@@ -169,7 +176,16 @@ struct Token {
 
 class Tokenizer {
   public:
-    explicit Tokenizer(const string& text) : text_(text) {}
+    explicit Tokenizer(const string& text) : text_(text) {
+        int depth = 0;
+        for (std::size_t i = 0; i + 1 < text.size(); ++i) {  // 27,54,108 are three numbers
+            depth += opens(text[i]);
+            if (depth > 0 || text[i] != ',' || !is_digit(text[i + 1])) continue;
+            at_ = i + 1;
+            thousands_ = thousands_ && digits_at(0, 3);
+        }
+        at_ = 0;
+    }
 
     std::vector<Token> tokens() {
         while (at_ < text_.size()) next();
@@ -193,7 +209,8 @@ class Tokenizer {
 
     void next() {
         const char c = peek();
-        if (is_space(c) || c == '$' || c == '~') {
+        if (is_space(c) || c == '$' || c == '~' ||
+            (c == '.' && quoted_ > 0 && !is_digit(peek(1)))) {
             space_ = true;
             ++at_;
         } else if (is_digit(c) || (c == '.' && is_digit(peek(1)))) {
@@ -210,7 +227,7 @@ class Tokenizer {
                 quoted_ += c == '{' ? 1 : -1;
                 return;
             }
-            brackets_ += (c == '(' || c == '[') - (c == ')' || c == ']');
+            if (!brace) brackets_ += opens(c);
             push(Token::Sign, {c});
         }
     }
@@ -295,7 +312,7 @@ class Tokenizer {
             const bool marked = peek(next) == '\x01';
             if (marked)
                 for (++next; peek(next) == ' ';) ++next;
-            else if (next != 1 && (next != 0 || peek() != ',' || brackets_ > 0))
+            else if (next != 1 && (next != 0 || peek() != ',' || brackets_ > 0 || !thousands_))
                 break;
             if (!marked && next == 0) ++next;
             if (!digits_at(next, 3)) break;
@@ -341,8 +358,9 @@ class Tokenizer {
     const string& text_;
     std::size_t at_ = 0;
     std::vector<Token> tokens_;
-    int brackets_ = 0;  // inside them "1,234" are two numbers
-    int quoted_ = 0;    // braces open since a \text{
+    int brackets_ = 0;       // inside them "1,234" are two numbers
+    int quoted_ = 0;         // braces open since a \text{
+    bool thousands_ = true;  // whether all commas between digits may group them
     bool space_ = false;
 };
 
@@ -405,7 +423,8 @@ class Parser {
                       (t.kind == Token::Letter || (t.kind == Token::Text && !t.quoted)) &&
                       (!t.space || text.empty());
             const bool mark = t.is('(') || t.is(')') || t.is('.');
-            if (!mark && t.kind != Token::Text && t.kind != Token::Letter && !t.is('-') &&
+            const bool date = t.kind == Token::Number && t.quoted && word;
+            if (!mark && !date && t.kind != Token::Text && t.kind != Token::Letter && !t.is('-') &&
                 !t.is('\''))
                 return nullptr;
             if (!mark) text += (t.space && !text.empty() ? " " : "") + t.text;
@@ -429,8 +448,9 @@ class Parser {
                 items.push_back(item());
                 const bool comma = take(',') || take('\x01');
                 if (comma) marks += peek().space ? ' ' : ',';
-                const bool conjunction = joins(peek()) && ++at_;
+                const bool conjunction = joins(peek());
                 if (!comma && !conjunction) break;
+                if (conjunction) marks += lower(tokens_[at_++].text) == "and" ? '&' : '|';
             } while (true);
             groups.push_back(items.size() == 1 ? items[0] : make("list", marks, items));
         } while (groups.size() <= kLongestList && take(';'));
@@ -541,9 +561,11 @@ class Parser {
                 else
                     name += word;
                 if (!name.empty() && take('^')) {
-                    const Ptr power = argument();
-                    if (!power->is("#")) throw Unreadable{};
-                    name += "^" + power->name;
+                    const bool braced = take('{');
+                    name += take('-') ? "^-" : "^";
+                    if (peek().kind != Token::Number) throw Unreadable{};
+                    name += tokens_[at_++].text;
+                    if (braced) expect('}');
                 }
             } else if (!name.empty() && peek().is('/') && (++at_, !unit_here(true).empty())) {
                 name += '/';
@@ -579,7 +601,10 @@ class Parser {
         return t.quoted || (t.space && noun) ? word : "";
     }
 
-    static Ptr negative(const Ptr& node) { return make("+", "-", {node}); }
+    static Ptr negative(const Ptr& node) {
+        if (!node->is("base")) return make("+", "-", {node});
+        return make("base", "", {negative(node->children[0]), node->children[1]});
+    }
 
     Ptr factor() {
         const Deeper deeper(depth_);
@@ -590,7 +615,11 @@ class Parser {
             if (count > 8) throw Unreadable{};
             if (take('^') || take('\x04')) {
                 const Ptr exponent = argument();
-                result = make("^", "", {result, exponent});
+                const auto ordinal = kUnits.find(exponent->name);  // 12^{\text{th}}
+                if (exponent->is("word") && ordinal != kUnits.end() && ordinal->second == "th")
+                    result = make("unit", "th", {result});
+                else
+                    result = make("^", "", {result, exponent});
             } else if (take('!')) {
                 result = make("call", "factorial", {result});
             } else if (in_angle_ && take_name("deg")) {
@@ -672,13 +701,16 @@ class Parser {
     Ptr text(const Token& first) {
         string words = lower(first.text);
         if (spelled(at_ - 1) && !peek().is('=')) {
-            std::vector<Ptr> letters;
-            for (char c : first.text) letters.push_back(make("x", {c}, {}));
-            return make("*", string(letters.size(), ' '), letters);
+            std::vector<Token> letters;
+            for (char c : first.text) letters.push_back({Token::Letter, {c}});
+            const auto at = tokens_.begin() + static_cast<std::ptrdiff_t>(--at_);
+            tokens_.insert(tokens_.erase(at), letters.begin(), letters.end());
+            return base();
         }
+        const bool assigned = (at_ > 1 && tokens_[at_ - 2].is('=')) || first.quoted;
         for (; peek().kind == Token::Text && !joins(peek()); ++at_)
             words += " " + lower(peek().text);
-        if (!first.quoted && !peek().is('=')) throw Unreadable{};
+        if (!assigned && !peek().is('=')) throw Unreadable{};
         return make("word", words, {});
     }
 
@@ -701,10 +733,11 @@ class Parser {
             return make("call", name.substr(1), {inside});
         }
         if (kFunctions.contains(name)) return function(name);
-        if (name == "overline" || name == "mathbb") {
+        if (kAccents.contains(name)) {
             const bool braced = take('{');
             string letters;
-            while (peek().kind == Token::Letter && (braced || letters.empty()))
+            while ((peek().kind == Token::Letter || peek().kind == Token::Name) &&
+                   (braced || letters.empty()))
                 letters += tokens_[at_++].text;
             if (letters.empty() || (braced && !take('}'))) throw Unreadable{};
             const Ptr infinity = make("x", "infty", {});
