@@ -2,6 +2,7 @@
 // cases of public graders, and mutated input.
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <random>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -658,6 +659,27 @@ TEST_CASE("mathematics: the verdicts of public graders' own tests") {
     }
     MESSAGE("agreed: ", agreed, " of ", count);
     CHECK(agreed >= 0.97 * count);
+}
+
+TEST_CASE("mathematics: Math-Verify's verdicts, written by tests/golden/grader_agreement.py") {
+    const char* path = std::getenv("R1_GRADER_CASES");
+    if (!path || !*path) {
+        skip("R1_GRADER_CASES is not set");
+        return;
+    }
+    int agreed = 0, count = 0;
+    for (const json& line : lines_of(path)) {
+        const string gold = line.at("gold"), answer = line.at("answer");
+        const bool expected = line.at("equal"), paid = same(gold, answer);
+        if (line.contains("miss"))
+            CHECK_MESSAGE((expected || !paid), gold, "   ", answer);
+        else if (paid != expected)
+            MESSAGE((paid ? "paid: " : "not paid: "), gold, "   ", answer);
+        ++count;
+        agreed += paid == expected;
+    }
+    MESSAGE("agreed: ", agreed, " of ", count);
+    CHECK(agreed >= 0.95 * count);
 }
 
 TEST_CASE("mathematics: mutated answers are read or refused, and the work is bounded") {

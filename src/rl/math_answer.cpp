@@ -16,7 +16,7 @@ namespace {
 
 /// The same for the same trees only.
 string text_of(const Node& n) {
-    string text = n.op + '{' + n.name + ' ' + n.value.get_str() + ' ' + std::to_string(n.columns);
+    string text = n.op + '{' + n.name + ' ' + n.value.get_str(16) + ' ' + std::to_string(n.columns);
     for (const Ptr& child : n.children) text += text_of(*child);
     return text + '}';
 }

@@ -1005,7 +1005,7 @@ std::optional<string> last_boxed(string_view text) {
     const auto boxes = boxes_of(text);
     if (boxes.empty()) return std::nullopt;
     std::size_t first = boxes.size() - 1;
-    while (first > 0 &&
+    while (first > 0 && boxes.back().end - boxes[first - 1].begin <= kLongestText &&
            joins(text.substr(boxes[first - 1].end, boxes[first].begin - boxes[first - 1].end)))
         --first;
     string answer;
