@@ -53,4 +53,7 @@ std::optional<std::string> last_boxed(std::string_view text);
 /// "answer is" or "answer:", else in all of the text.
 std::string find_answer(std::string_view text);
 
+/// ASCII alone.
+std::string lower_case(std::string_view text);
+
 }  // namespace r1
