@@ -517,6 +517,9 @@ class Parser {
         return t.quoted || (t.space && noun) ? word : "";
     }
 
+    static Ptr radians(const Ptr& degrees) {
+        return make("*", "*/ ", {degrees, make_number(180), make("x", "pi", {})});
+    }
     static Ptr negative(const Ptr& node) {
         if (!node->is("base")) return make("+", "-", {node});
         return make("base", "", {negative(node->children[0]), node->children[1]});
@@ -539,7 +542,7 @@ class Parser {
             } else if (take('!')) {
                 result = make("call", "factorial", {result});
             } else if (in_angle_ && take_name("deg")) {
-                result = make("*", "*/ ", {result, make_number(180), make("x", "pi", {})});
+                result = radians(result);
             } else {
                 return result;
             }
@@ -556,35 +559,25 @@ class Parser {
     }
     /// The two arguments of \frac, which may share a number: \frac12 is one half.
     std::vector<Ptr> two_arguments() {
-        if (peek().kind == Token::Number && peek().text.size() > 1) {
-            const string& digits = tokens_[at_++].text;
-            if (digits.size() == 2 && is_digit(digits[0]))
-                return {make_number(digits[0] - '0', {digits[0]}),
-                        make_number(digits[1] - '0', {digits[1]})};
-            --at_;
+        const string digits = peek().kind == Token::Number ? peek().text : "";
+        if (digits.size() == 2 && is_digit(digits[0])) {
+            ++at_;
+            return {make_number(digits[0] - '0', {digits[0]}),
+                    make_number(digits[1] - '0', {digits[1]})};
         }
         const Ptr first = argument(), second = argument();
         return {first, second};
     }
 
     Ptr base() {
-        const Token& token = peek();
+        const Token token = peek();
+        if (token.kind == Token::Sign) return bracketed();
         ++at_;
-        switch (token.kind) {
-            case Token::Number:
-                return number(token);
-            case Token::Letter:
-                return symbol(token.text);
-            case Token::Text:
-                return text(token);
-            case Token::Sign:
-                --at_;
-                return bracketed();
-            case Token::Name:
-                return named(token.text);
-            default:
-                throw Unreadable{};
-        }
+        if (token.kind == Token::Number) return number(token);
+        if (token.kind == Token::Letter) return symbol(token.text);
+        if (token.kind == Token::Text) return text(token);
+        if (token.kind == Token::Name) return named(token.text);
+        throw Unreadable{};
     }
 
     /// A numeral, also with its base, 52_8, or with a fraction behind it: 1\frac12, 1 1/2.
@@ -634,11 +627,7 @@ class Parser {
         if (name == "frac") return make("*", "*/", two_arguments());
         if (name == "binom") return make("call", "binom", two_arguments());
         if (name == "sqrt") {
-            Ptr degree = make_number(2);
-            if (take('[')) {
-                degree = sum();
-                expect(']');
-            }
+            const Ptr degree = peek().is('[') ? bracketed() : make_number(2);
             const Ptr radicand = argument();
             return make("^", "", {radicand, make("*", "*/", {make_number(1), degree})});
         }
@@ -689,8 +678,7 @@ class Parser {
         ++at_;
         const Ptr inside = list();
         expect(')');
-        return make("call", "\\" + name,
-                    inside->is("list") ? inside->children : std::vector<Ptr>{inside});
+        return make("call", "\\" + name, parts(inside));
     }
     static bool is_plain(const Token& t) {
         return t.kind == Token::Number || t.kind == Token::Letter || t.kind == Token::Name;
@@ -707,8 +695,7 @@ class Parser {
         Ptr inside;
         if (peek().is('(') || peek().is('{')) {
             inside = bracketed();
-            if (take_name("deg"))
-                inside = make("*", "*/ ", {inside, make_number(180), make("x", "pi", {})});
+            if (take_name("deg")) inside = radians(inside);
         } else {
             std::vector<Ptr> factors{factor()};
             while (starts_factor() && !peek().quoted &&
@@ -861,40 +848,6 @@ bool joins(string_view between) {
     return tail == 0 && words < 3;
 }
 
-/// The last formula or number in a text, whichever comes last.
-string_view last_formula(string_view text) {
-    std::size_t begin = 0, end = 0;
-    for (const auto& [open, close] : {std::pair<string_view, string_view>{"$$", "$$"},
-                                      {"\\(", "\\)"},
-                                      {"\\[", "\\]"},
-                                      {"$", "$"}}) {
-        const auto find = [&](string_view mark, std::size_t from) {
-            auto at = text.find(mark, from);
-            while (at != text.npos && at > 0 && text[at - 1] == '\\') at = text.find(mark, at + 1);
-            return at;
-        };
-        for (std::size_t at = find(open, 0); at != text.npos;) {
-            const auto from = at + open.size(), to = find(close, from);
-            if (to == text.npos) break;
-            if (to > end && to > from) begin = from, end = to;
-            at = find(open, to + close.size());
-        }
-    }
-    for (std::size_t i = text.size(); i > end; --i) {
-        if (!is_digit(text[i - 1])) continue;
-        std::size_t from = i;
-        while (from > end && string_view("0123456789,./").find(text[from - 1]) != text.npos) --from;
-        while (from < i && (text[from] == ',' || text[from] == '/')) ++from;
-        if (from > 0 && is_letter(text[from - 1])) {  // part of a word
-            i = from + 1;
-            continue;
-        }
-        if (from > end && text[from - 1] == '-') --from;
-        return text.substr(from, i - from);
-    }
-    return text.substr(begin, end - begin);
-}
-
 }  // namespace
 
 string lower_case(string_view text) {
@@ -926,21 +879,6 @@ std::optional<string> last_boxed(string_view text) {
     for (std::size_t i = first; i < boxes.size(); ++i)
         answer += (i > first ? ", " : "") + string(boxes[i].content);
     return answer;
-}
-
-string find_answer(string_view text) {
-    const string small = lower_case(text);
-    std::size_t behind = 0;
-    for (string_view mark : {"answer is", "answer:", "answer:**"})
-        if (const auto at = small.rfind(mark); at != string::npos)
-            behind = std::max(behind, at + mark.size());
-    if (behind <= std::min(text.rfind("\\boxed"), text.size()))
-        if (const auto boxed = last_boxed(text)) return *boxed;
-    string_view sentence = text.substr(behind);
-    if (behind > 0) sentence = sentence.substr(0, sentence.find(". "));
-    string_view found = last_formula(sentence);
-    if (found.empty()) found = last_formula(text);
-    return string(found.empty() ? text : found);
 }
 
 }  // namespace r1
