@@ -52,12 +52,10 @@ struct Value {
     Value(std::vector<Number> all, std::size_t width) : cells(std::move(all)), columns(width) {}
 };
 
-template <class Operation>
-Value each(const Value& a, const Value& b, Operation operation) {
+Value sum(const Value& a, const Value& b) {
     if (a.columns != b.columns || a.cells.size() != b.cells.size()) throw Undefined{};
     std::vector<Number> cells;
-    for (std::size_t i = 0; i < a.cells.size(); ++i)
-        cells.push_back(operation(a.cells[i], b.cells[i]));
+    for (std::size_t i = 0; i < a.cells.size(); ++i) cells.push_back(a.cells[i] + b.cells[i]);
     return {std::move(cells), a.columns};
 }
 
@@ -130,29 +128,25 @@ class Comparison {
   public:
     bool equal(const Ptr& a, const Ptr& b) {
         if (text_of(*a) == text_of(*b)) return true;
-        if (a->is("unit") && b->is("unit") && a->name != b->name && !a->name.empty() &&
-            !b->name.empty())
-            return false;
-        if (a->is("unit") || (a->is("%") && b->is("%"))) return equal(a->children[0], b);
-        if (b->is("unit")) return equal(a, b->children[0]);
-        if (b->is("%")) return equal(b, a);
+        const bool same_kind = a->op == b->op;
+        if (same_kind && (a->is("unit") || a->is("%")))
+            return a->name == b->name && equal(a->children[0], b->children[0]);
+        if (a->is("unit")) return equal(a->children[0], b);
+        if (b->is("unit") || b->is("%")) return equal(b, a);
         if (a->is("%"))
-            return equal(a->children[0], b->is("%") ? b->children[0] : b) ||
+            return equal(a->children[0], b) ||
                    equal(make("*", "*/", {a->children[0], make_number(100)}), b);
         if (is_list(*a) || is_list(*b) || has_sign(*a) || has_sign(*b))
             return equal_lists(a, b) || same_reals(*a, *b);
         if (is_relation(*a) || is_relation(*b)) return equal_relations(a, b);
-        if (a->is("word") || b->is("word")) {
-            if (a->is("word") && b->is("word")) return a->name == b->name;
-            const Ptr &word = a->is("word") ? a : b, &other = a->is("word") ? b : a;
-            return word->name == letters(*other) ||
-                   (!word->children.empty() && equal(word->children[0], other));
-        }
-        if (a->is("base") && b->is("base")) return equal_in_order(*a, *b);
+        if (same_kind && a->is("word")) return a->name == b->name;
+        if (same_kind && a->is("base")) return equal_in_order(*a, *b);
+        if (b->is("word") || b->is("base")) return equal(b, a);
+        if (a->is("word"))
+            return a->name == letters(*b) || (!a->children.empty() && equal(a->children[0], b));
         if (a->is("base")) return equal(a->children[0], b);
-        if (b->is("base")) return equal(b, a);
         if (a->is("tuple") || b->is("tuple"))
-            return a->op == b->op && a->name == b->name && equal_in_order(*a, *b);
+            return same_kind && a->name == b->name && equal_in_order(*a, *b);
         return equal_values(*a, *b);
     }
 
@@ -259,37 +253,27 @@ class Comparison {
         if ((budget_ -= cost) < 0) throw Undefined{};
     }
 
+    /// Of a matrix, or what sums and products make of some.
     Value value(const Node& n) {
         spend(1);
-        if (n.is("+")) {
-            Value sum = value(*n.children[0]);
-            if (n.name[0] == '-') sum = product(Number(-1), sum);
-            for (std::size_t i = 1; i < n.children.size(); ++i) {
-                Value term = value(*n.children[i]);
-                if (n.name[i] == '-') term = product(Number(-1), term);
-                sum = each(sum, term, [](const Number& x, const Number& y) { return x + y; });
-                spend(sum.cells[0].cost());
-            }
-            return sum;
-        }
-        if (n.is("*")) {
-            Value result = value(*n.children[0]);
-            for (std::size_t i = 1; i < n.children.size(); ++i) {
-                const Value factor = value(*n.children[i]);
-                spend(static_cast<int>(factor.cells.size() *
-                                       std::max<std::size_t>(1, result.columns)) *
-                      result.cells[0].cost());
-                if (n.name[i] == '/' && factor.columns != 0) throw Undefined{};
-                result = product(result, n.name[i] == '/' ? Value(1 / factor.cells[0]) : factor);
-            }
-            return result;
-        }
         if (n.is("matrix")) {
             std::vector<Number> cells;
             for (const Ptr& child : n.children) cells.push_back(number(*child));
             return {std::move(cells), n.columns};
         }
-        return number(n);
+        if (!n.is("+") && !n.is("*")) return number(n);
+        Value result(n.is("*"));
+        for (std::size_t i = 0; i < n.children.size(); ++i) {
+            Value next = value(*n.children[i]);
+            if (n.name[i] == '/' && next.columns != 0) throw Undefined{};
+            if (n.name[i] == '/') next = Value(1 / next.cells[0]);
+            if (n.name[i] == '-') next = product(Number(-1), next);
+            spend(static_cast<int>(next.cells.size() * std::max<std::size_t>(1, result.columns)) *
+                  result.cells[0].cost());
+            if (i > 0) next = n.is("*") ? product(result, next) : sum(result, next);
+            result = std::move(next);
+        }
+        return result;
     }
 
     Number call(const Node& n) {
@@ -398,13 +382,7 @@ class Comparison {
     /// "l1 < r1" and "l2 < r2": the differences are multiples of each other, positive ones where it
     /// matters.
     bool proportional(const Node& a, const Node& b) {
-        const bool turned_a = a.name == ">" || a.name == "g",
-                   turned_b = b.name == ">" || b.name == "g";
-        const auto kind = [](const Node& n) {
-            return n.name == ">" ? "<" : n.name == "g" ? "l" : n.name;
-        };
-        if (kind(a) != kind(b) || a.name == "i" || !has_variable(a) || !has_variable(b))
-            return false;
+        if (a.name != b.name || a.name == "i" || !has_variable(a) || !has_variable(b)) return false;
         const auto difference = [&](const Node& n) {
             return number(*n.children[0]) - number(*n.children[1]);
         };
@@ -423,7 +401,7 @@ class Comparison {
             } catch (const Undefined&) {
             }
         if (agreed < 3) return false;
-        return kind(a) == "=" || kind(a) == "n" || (ratio->sign() > 0) == (turned_a == turned_b);
+        return a.name == "=" || a.name == "n" || ratio->sign() > 0;
     }
 
     static void collect(const Node& n, std::set<string>& variables) {

@@ -428,9 +428,18 @@ class Parser {
         return parts.size() == 1 && (begin.empty() || begin == "+") ? parts[0]
                                                                     : make(op, begin, parts);
     }
+    /// "5 > x" is "x < 5".
     Ptr item() {
-        return infix("chain", kRelations, "",
-                     [&] { return infix("cup", kSetSigns, "", [&] { return sum(); }); });
+        const auto set = [&] { return infix("cup", kSetSigns, "", [&] { return sum(); }); };
+        const Ptr read = infix("chain", kRelations, "", set);
+        if (!read->is("chain") || (read->name[0] != '>' && read->name[0] != 'g')) return read;
+        Node turned = *read;
+        std::ranges::reverse(turned.children);
+        std::ranges::reverse(turned.name);
+        for (char& sign : turned.name)
+            if (const auto at = string_view("<>lg").find(sign); at != string_view::npos)
+                sign = "><gl"[at];
+        return std::make_shared<Node>(std::move(turned));
     }
     Ptr sum() {
         const Deeper deeper(depth_);
