@@ -29,16 +29,17 @@ int opens(char c) {
 
 // ---- words ----
 
-/// Names in pieces of "key=value" or "key", which stands for itself.
+/// Names in pieces of "key=value" or "key", which stands for itself; _ is a blank.
 using Names = std::map<string, string, std::less<>>;
 Names names(string_view list) {
     Names all;
     while (!list.empty()) {
-        const string_view piece = list.substr(0, list.find(' '));
+        string piece(list.substr(0, list.find(' ')));
         list.remove_prefix(std::min(list.size(), piece.size() + 1));
+        std::ranges::replace(piece, '_', ' ');
         const auto sign = piece.rfind('=');
         const bool pair = sign != piece.npos && sign > 0;
-        all.emplace(pair ? piece.substr(0, sign) : piece, pair ? piece.substr(sign + 1) : piece);
+        all.emplace(piece.substr(0, pair ? sign : piece.npos), piece.substr(pair ? sign + 1 : 0));
     }
     return all;
 }
@@ -86,27 +87,16 @@ const Names kSpelling = names(
     "sim=approx simeq=approx cong=approx varnothing=emptyset varepsilon=epsilon vartheta=theta "
     "varphi=phi");
 
-/// Characters and pairs of them, as LaTeX spells them, with _ for a blank. \x01 stands between
-/// thousands, \x04 for **.
-const Names kCharacters = [] {
-    Names all;
-    const auto spaced = [](string text) {
-        std::ranges::replace(text, '_', ' ');
-        return text;
-    };
-    for (
-        const auto& [character, spelled] : names(
-            "{,}=\x01 {,_}=\x01 ,\\!=\x01 ,_\\!=\x01 \x0c"
-            "rac=frac ^\\circ=\\deg_ ^{\\circ}=\\deg_ "
-            "^_\\circ=\\deg_ °=\\deg_ \xc2\xa0=_ −=- –=- ×=* ·=* ⋅=* ÷=/ ²=^2_ ³=^3_ ∞=\\infty_ "
-            "√=\\sqrt_ ≤=\\le_ <==\\le_ ≥=\\ge_ >==\\ge_ ≠=\\ne_ !==\\ne_ ≈=\\approx_ ∪=\\cup_ "
-            "∩=\\cap_ ∈=\\in_ ±=\\pm_ ∅=\\emptyset_ ℝ=\\mathbb{R} £=_ €=_ ¥=_ ₹=_ …=\\dots_ **=\x04 "
-            "α=\\alpha_ β=\\beta_ γ=\\gamma_ δ=\\delta_ ε=\\epsilon_ ζ=\\zeta_ η=\\eta_ θ=\\theta_ "
-            "ι=\\iota_ κ=\\kappa_ λ=\\lambda_ μ=\\mu_ ν=\\nu_ ξ=\\xi_ π=\\pi_ ρ=\\rho_ σ=\\sigma_ "
-            "τ=\\tau_ υ=\\upsilon_ φ=\\phi_ χ=\\chi_ ψ=\\psi_ ω=\\omega_"))
-        all.emplace(spaced(character), spaced(spelled));
-    return all;
-}();
+/// Characters and pairs of them, as LaTeX spells them. \x01 stands between thousands, \x04 for **.
+const Names kCharacters = names(
+    "{,}=\x01 {,_}=\x01 ,\\!=\x01 ,_\\!=\x01 \f"
+    "rac=frac ^\\circ=\\deg_ ^{\\circ}=\\deg_ ^_\\circ=\\deg_ °=\\deg_ \xc2\xa0=_ "
+    "−=- –=- ×=* ·=* ⋅=* ÷=/ ²=^2_ ³=^3_ ∞=\\infty_ √=\\sqrt_ ≤=\\le_ <==\\le_ ≥=\\ge_ >==\\ge_ "
+    "≠=\\ne_ !==\\ne_ ≈=\\approx_ ∪=\\cup_ ∩=\\cap_ ∈=\\in_ ±=\\pm_ ∅=\\emptyset_ ℝ=\\mathbb{R} "
+    "£=_ €=_ ¥=_ ₹=_ …=\\dots_ **=\x04 "
+    "α=\\alpha_ β=\\beta_ γ=\\gamma_ δ=\\delta_ ε=\\epsilon_ ζ=\\zeta_ η=\\eta_ θ=\\theta_ "
+    "ι=\\iota_ κ=\\kappa_ λ=\\lambda_ μ=\\mu_ ν=\\nu_ ξ=\\xi_ π=\\pi_ ρ=\\rho_ σ=\\sigma_ "
+    "τ=\\tau_ υ=\\upsilon_ φ=\\phi_ χ=\\chi_ ψ=\\psi_ ω=\\omega_");
 
 string tidy(string_view raw) {
     string text;
@@ -219,9 +209,6 @@ class Tokenizer {
             if (peek() != '{') return;
             ++at_;
             ++quoted_;
-        } else if (name.starts_with("quad")) {  // "\quadx"
-            at_ -= name.size() - 4;
-            space_ = true;
         } else {
             const auto known = kSpelling.find(name);
             const string spelled = known == kSpelling.end() ? name : known->second;
