@@ -412,6 +412,11 @@ class Comparison {
         for (const Ptr& c : n.children) collect(*c, variables);
     }
 
+    /// Adds the numbers that are written somewhere: 2 may be all that |x - 2| <= 0 holds for.
+    static void numerals(const Node& n, std::vector<Number>& found) {
+        if (n.is("#")) found.push_back(n.value);
+        for (const Ptr& child : n.children) numerals(*child, found);
+    }
     /// Adds the numbers at which a set of real numbers begins and ends. False if some are not
     /// known, which is so behind an inequality that is not linear.
     bool boundaries(const Node& set, std::vector<Number>& ends) {
@@ -440,6 +445,7 @@ class Comparison {
                     linear = linear && difference(x) == start + slope * x;
                 if (!linear && (set.name[i] == '=' || set.name[i] == 'n')) throw Undefined{};
                 if (linear && !slope.is(0)) ends.push_back(-1 * start / slope);
+                if (!linear) numerals(set, ends);
                 known = known && linear;
             }
         }
