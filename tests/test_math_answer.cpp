@@ -472,6 +472,7 @@ TEST_CASE("mathematics: what is not equal, or not an answer") {
         {"50\\%", "5000\\%"},
         {"|x-1|>0", "\\mathbb{R}"},
         {"|x-2|\\le0", "\\emptyset"},
+        {"ix<1", "x<-i"},
         {"2.7778e-6", "1.34 \\times 10^{-7}"},
         {"2.7778e-6", "3.39 \\times 10^{-6}"},
         {"f(2)<f(1)<f(4)", "f(9)<f(1)<f(4)"},

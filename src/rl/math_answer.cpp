@@ -164,10 +164,8 @@ class Comparison {
         if (n.is("%")) return number(*n.children[0]) / 100;
         if (n.is("^")) {
             const Number base = number(*n.children[0]), exponent = number(*n.children[1]);
-            if (exponent.rational() && exponent.rational()->get_den() == 1)
-                spend(100);
-            else
-                spend(500);
+            const bool whole = exponent.rational() && exponent.rational()->get_den() == 1;
+            spend(whole ? 100 : 500);
             return power(base, exponent);
         }
         if (n.is("call")) return call(n);
@@ -188,13 +186,10 @@ class Comparison {
     }
     /// A product of variables as a word in lower case: "AB", "C".
     static string letters(const Node& n) {
+        if (n.is("x")) return lower_case(n.name);
         string word;
-        for (char c : n.is("x") ? n.name : "") word += static_cast<char>(std::tolower(c));
         if (n.is("*") && n.name.find('/') == string::npos)
-            for (const Ptr& c : n.children) {
-                if (!c->is("x")) return "";
-                word += letters(*c);
-            }
+            for (const Ptr& c : n.children) word += c->is("x") ? letters(*c) : "?";
         return word;
     }
 
@@ -336,13 +331,9 @@ class Comparison {
         if (dot == string::npos || first == string::npos) return false;
         if (figures.size() - dot < 5 || figures.size() - first < 4) return false;
         figures.erase(dot, 1);
-        try {
-            const Number off = (number(exact) - number(decimal)).modulus();
-            const mpq_class half = abs(written->value) / (2 * mpz_class(figures, 10));
-            return (off - half).sign() <= 0;
-        } catch (const Undefined&) {
-            return false;
-        }
+        const Number off = (number(exact) - number(decimal)).modulus();
+        const mpq_class half = abs(written->value) / (2 * mpz_class(figures, 10));
+        return (off - half).sign() <= 0;
     }
 
     // ---- equations, inequalities, intervals ----
@@ -386,22 +377,19 @@ class Comparison {
         const auto difference = [&](const Node& n) {
             return number(*n.children[0]) - number(*n.children[1]);
         };
+        const bool ordered = a.name == "<" || a.name == "l";
         std::optional<Number> ratio;
         int agreed = 0;
         for (round_ = 0; round_ < kRounds; ++round_) try {
                 const Number d1 = difference(a), d2 = difference(b);
-                if (d1.is(0) || d2.is(0)) {
-                    if (d1.is(0) != d2.is(0)) return false;
-                    continue;
-                }
-                const Number r = d1 / d2;
-                if (ratio && !(r == *ratio)) return false;
-                ratio = r;
+                if (d1.is(0) != d2.is(0)) return false;
+                if (d1.is(0)) continue;
+                if (!ratio) ratio = d1 / d2;
+                if (!(d1 / d2 == *ratio) || (ordered && ratio->sign() < 0)) return false;
                 ++agreed;
             } catch (const Undefined&) {
             }
-        if (agreed < 3) return false;
-        return a.name == "=" || a.name == "n" || ratio->sign() > 0;
+        return agreed >= 3;
     }
 
     static void collect(const Node& n, std::set<string>& variables) {
