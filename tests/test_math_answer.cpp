@@ -703,7 +703,7 @@ TEST_CASE("mathematics: Math-Verify's verdicts, written by tests/golden/grader_a
         if (line.contains("miss"))
             CHECK_MESSAGE((expected || !paid), gold, "   ", answer);
         else if (paid != expected)
-            MESSAGE((paid ? "paid: " : "not paid: "), gold, "   ", answer);
+            MESSAGE(string(paid ? "paid: " : "not paid: "), gold, "   ", answer);
         ++count;
         agreed += paid == expected;
     }

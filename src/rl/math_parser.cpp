@@ -789,10 +789,9 @@ std::vector<Box> boxes_of(string_view text) {
     std::vector<Box> boxes, open;  // `open`: for every open brace, where its box begins, or its end
     std::size_t last = 0;
     for (std::size_t i = 0; i < text.size(); ++i) {
-        const string_view rest = text.substr(i);
-        const std::size_t macro = rest.starts_with("\\boxed")  ? 6
-                                  : rest.starts_with("\\fbox") ? 5
-                                                               : 0;
+        std::size_t macro = 0;
+        for (const string_view name : {"\\boxed", "\\fbox"})
+            if (text.substr(i).starts_with(name)) macro = name.size();
         if (macro) {
             const auto begin = i;
             for (i += macro; i < text.size() && is_space(text[i]);) ++i;
