@@ -307,6 +307,10 @@ TEST_CASE("mathematics: what is equal") {
         {"2x=5", "4x=10"},
         {"0.66667e-6", "\\frac23 \\times 10^{-6}"},
         {"-221_3", "-221_{3}"},
+        {"72\\text{ times}", "72"},
+        {"10\\,000", "10000"},
+        {"{\\bf 72};", "72"},
+        {"10\\text{ F}", "10"},
         {"0<f(x)<1", "(0,1)"},
     };
     for (const auto& [a, b] : pairs) {
@@ -473,6 +477,8 @@ TEST_CASE("mathematics: what is not equal, or not an answer") {
         {"|x-1|>0", "\\mathbb{R}"},
         {"|x-2|\\le0", "\\emptyset"},
         {"ix<1", "x<-i"},
+        {"72", "72\\text{ x}"},
+        {"72", "72\\text{ less}"},
         {"2.7778e-6", "1.34 \\times 10^{-7}"},
         {"2.7778e-6", "3.39 \\times 10^{-6}"},
         {"f(2)<f(1)<f(4)", "f(9)<f(1)<f(4)"},

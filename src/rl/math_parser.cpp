@@ -58,7 +58,7 @@ const Names kMultiples = names(
 /// They stand behind a number and make another answer of it.
 const Names kNoUnits = names(
     "and or not no but nor if is are was to than then of from between except about more less least "
-    "most minus plus times over under by into divided multiplied added mod modulo half halve third "
+    "most minus plus over under by into divided multiplied added mod modulo half halve third "
     "quarter fourth fifth sixth seventh eighth ninth tenth hundredth thousandth millionth "
     "billionth squared cubed root factorial log one two three four five six seven eight "
     "nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty "
@@ -78,7 +78,7 @@ const Names kTextMacros = names(
     "operatorname hbox bm boldsymbol underline");
 const Names kAccents = names("overline mathbb mathcal bar vec hat tilde dot ddot widehat");
 const Names kIgnored = names(
-    "left right displaystyle textstyle limits quad qquad big Big bigg Bigg bigl bigr Bigl Bigr "
+    "bf rm it left right displaystyle textstyle limits quad qquad big Big bigg Bigg bigl bigr Bigl Bigr "
     "biggl biggr boxed fbox");
 const Names kSpelling = names(
     "dfrac=frac tfrac=frac cfrac=frac rac=frac dbinom=binom tbinom=binom leq=le leqslant=le lt=< "
@@ -93,7 +93,7 @@ const Names kCharacters = names(
     "rac=frac ^\\circ=\\deg_ ^{\\circ}=\\deg_ ^_\\circ=\\deg_ °=\\deg_ \xc2\xa0=_ "
     "−=- –=- ×=* ·=* ⋅=* ÷=/ ²=^2_ ³=^3_ ∞=\\infty_ √=\\sqrt_ ≤=\\le_ <==\\le_ ≥=\\ge_ >==\\ge_ "
     "≠=\\ne_ !==\\ne_ ≈=\\approx_ ∪=\\cup_ ∩=\\cap_ ∈=\\in_ ±=\\pm_ ∅=\\emptyset_ ℝ=\\mathbb{R} "
-    "£=_ €=_ ¥=_ ₹=_ …=\\dots_ **=\x04 "
+    "£=_ €=_ ¥=_ ₹=_ a.m.=am_ p.m.=pm_ \\,=_ \\;=_ …=\\dots_ **=\x04 "
     "α=\\alpha_ β=\\beta_ γ=\\gamma_ δ=\\delta_ ε=\\epsilon_ ζ=\\zeta_ η=\\eta_ θ=\\theta_ "
     "ι=\\iota_ κ=\\kappa_ λ=\\lambda_ μ=\\mu_ ν=\\nu_ ξ=\\xi_ π=\\pi_ ρ=\\rho_ σ=\\sigma_ "
     "τ=\\tau_ υ=\\upsilon_ φ=\\phi_ χ=\\chi_ ψ=\\psi_ ω=\\omega_");
@@ -118,7 +118,7 @@ string tidy(string_view raw) {
         }
         text += known->second;
     }
-    text.erase(text.find_last_not_of(" \t\n\v\f\r.,\x04") + 1);
+    text.erase(text.find_last_not_of(" \t\n\v\f\r.,;:\x04") + 1);
     return text.substr(std::min(text.find_first_not_of(" \t\n\v\f\r\x04"), text.size()));
 }
 
@@ -503,14 +503,17 @@ class Parser {
             return (ahead > 0 || speed) && known() ? kUnits.at(word) : "";
         }
         if (t.kind != Token::Text || joins(t)) return "";
+        const bool no_unit = kNoUnits.contains(word);
         if (word.size() > 2 && word.ends_with('s') && !known()) word.pop_back();
         if (known()) return kUnits.contains(word) ? kUnits.at(word) : word;
-        if (kNoUnits.contains(word)) {
+        if (no_unit || kNoUnits.contains(word)) {
             if (t.quoted) throw Unreadable{};  // "3 squared"
             return "";
         }
         const bool noun = word.size() > 2 && word.find_first_of("aeiou") != string::npos;
-        return t.quoted || (t.space && noun) ? word : "";
+        const bool variable =
+            word.size() == 1 && word == t.text;  // \text{x}, where \text{F} is farad
+        return (t.quoted && !variable) || (t.space && noun) ? word : "";
     }
 
     static Ptr radians(const Ptr& degrees) {
