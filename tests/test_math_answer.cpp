@@ -1,8 +1,8 @@
 // Equality of mathematical answers: a table of our own, real gold answers and their rewritings, the grading
 // cases of public graders, and mutated input.
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
+#include <ctime>
 #include <random>
 #include <regex>
 #include <nlohmann/json.hpp>
@@ -537,23 +537,23 @@ TEST_CASE("mathematics: hostile answers take no longer than others") {
         return text;
     };
     const string matrix = "\\begin{pmatrix}1&1\\\\1&1\\end{pmatrix}";
+    const string eight = "\\begin{pmatrix}" + many(8, "x&x&x&x&x&x&x&x\\\\") + "\\end{pmatrix}";
     for (const string& costly : std::vector<string>
          {many(34, matrix), many(100, matrix), many(200, "(x+1)"), many(200, "\\sin x "),
           many(60, "(x^{99}+1)^{99}"), "(((x^{20000})^{20000})^{20000})", many(500, "7!"), many(300, "999!"),
           many(64, "\\{1,2\\},"), many(64, "\\sqrt{7},") + "1", "\\sin(e^{e^{20}})", "e^{e^{e^{e^{e}}}}",
           "\\binom{x}{2999}", "1e9999", many(40, "9^"), many(99, "2^{99}"), "\\cos(10^{9999})",
+          many(50, "\\binom{2999}{1500}+"), many(6, eight), many(100, "7^{0.123}*"), many(150, "1e9999+"), many(1000, "("),
           many(150, "\\frac1{"), many(30, "\\sqrt{x+"), many(39, "|"), many(1000, "x+1/")}) {
-        const auto begin = std::chrono::steady_clock::now();
+        const std::clock_t begin = std::clock();
         for (const string& other : {costly + "1", costly + "2", matrix, string("x")}) same(costly, other);
-        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-        CHECK_MESSAGE(seconds.count() < 8, costly.substr(0, 60));
+        CHECK_MESSAGE(std::clock() - begin < CLOCKS_PER_SEC, costly.substr(0, 60));
     }
     for (const string& piece : std::vector<string>{"\\boxed{", "\\boxed{1}", "\\boxed{1} and ", "\\boxed", "{", "}", "\\boxed{\\boxed{1}}"}) {
         const string text = many(static_cast<int>((1 << 20) / piece.size()), piece);
-        const auto begin = std::chrono::steady_clock::now();
+        const std::clock_t begin = std::clock();
         last_boxed(text);
-        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-        CHECK_MESSAGE(seconds.count() < 8, piece);
+        CHECK_MESSAGE(std::clock() - begin < CLOCKS_PER_SEC, piece);
     }
 }
 
