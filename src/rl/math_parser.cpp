@@ -78,14 +78,14 @@ const Names kTextMacros = names(
     "operatorname hbox bm boldsymbol underline");
 const Names kAccents = names("overline mathbb mathcal bar vec hat tilde dot ddot widehat");
 const Names kIgnored = names(
-    "bf rm it left right displaystyle textstyle limits quad qquad big Big bigg Bigg bigl bigr Bigl Bigr "
-    "biggl biggr boxed fbox");
+    "bf rm it left right displaystyle textstyle limits quad qquad big Big bigg Bigg bigl bigr "
+    "Bigl Bigr biggl biggr boxed fbox");
 const Names kSpelling = names(
     "dfrac=frac tfrac=frac cfrac=frac rac=frac dbinom=binom tbinom=binom leq=le leqslant=le lt=< "
     "geq=ge geqslant=ge gt=> neq=ne cdot=* times=* div=/ colon=: lbrace={ rbrace=} lvert=| rvert=| "
-    "vert=| mid=| langle=( rangle=) degree=deg lparen=( rparen=) land=and lor=or backslash=setminus "
-    "sim=approx simeq=approx cong=approx varnothing=emptyset varepsilon=epsilon vartheta=theta "
-    "varphi=phi");
+    "vert=| mid=| langle=( rangle=) degree=deg lparen=( rparen=) land=and lor=or "
+    "backslash=setminus sim=approx simeq=approx cong=approx varnothing=emptyset "
+    "varepsilon=epsilon vartheta=theta varphi=phi");
 
 /// Characters and pairs of them, as LaTeX spells them. \x01 stands between thousands, \x04 for **.
 const Names kCharacters = names(
@@ -490,8 +490,8 @@ class Parser {
         if (starts_factor() || peek().is('/') || peek().is('*')) throw Unreadable{};
         return name.empty() ? quantity : make(name == "%" ? "%" : "unit", name, {quantity});
     }
-    /// The unit that a token is, by its first name; "" if it is none. Letters are some behind a
-    /// slash.
+    /// The unit that a token is, by its first name; "" if it is none. Behind a slash a letter may
+    /// be.
     string unit_at(std::size_t ahead) const {
         const Token& t = peek(ahead);
         if (t.is('%')) return "%";
@@ -511,8 +511,7 @@ class Parser {
             return "";
         }
         const bool noun = word.size() > 2 && word.find_first_of("aeiou") != string::npos;
-        const bool variable =
-            word.size() == 1 && word == t.text;  // \text{x}, where \text{F} is farad
+        const bool variable = word.size() == 1 && word == t.text;  // \text{F} would be farads
         return (t.quoted && !variable) || (t.space && noun) ? word : "";
     }
 
