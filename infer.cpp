@@ -262,6 +262,9 @@ std::string complete(Setup& s, const Options& o, const std::string& text, std::u
         std::cout << so_far.substr(std::min(shown, so_far.size())) << std::flush;
     };
     const auto tokens = s.folder.tokenizer.encode(text);
+    if (o.chat && std::ssize(tokens) > o.context)
+        fail("the conversation has ", tokens.size(), " tokens, more than --context ", o.context,
+             "; begin anew, or give it room for more");
     std::vector<std::string> texts;
     for (const Response& r : s.generator->generate({{turn, tokens}}, s.sampling, print))
         texts.push_back(text_of(r, s.folder));

@@ -105,6 +105,19 @@ TEST_CASE("chat formats: SmolLM2 and Qwen2.5-Math, with the system message their
           "<|im_start|>system\nPut it within \\boxed{}.<|im_end|>\n<|im_start|>assistant\n");
 }
 
+TEST_CASE("chat formats: a configuration is checked before it is used") {
+    const TemporaryFolder f;
+    const auto refused = [&](const std::string& config, const char* why) {
+        write_file(f / "tokenizer_config.json", config);
+        CHECK_ERROR(ChatFormat::load(f.path), why);
+    };
+    refused(R"({"bos_token": "a", "bos_token": "b"})", "\"bos_token\" is there twice");
+    refused(std::string(100000, '['), "nested deeper than");
+    refused("{", "tokenizer_config.json: not valid JSON");
+    std::filesystem::create_directory(f / "chat_template.jinja");
+    refused("{}", "chat_template.jinja: is a folder");
+}
+
 TEST_CASE("chat formats: Llama 3 and 3.1") {
     const std::string system =
         "<BOS><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"

@@ -321,4 +321,7 @@ TEST_CASE("bad input: one clear sentence, exit status 2, nothing half-written") 
     std::string digits = "1";
     for (int i = 0; i < 400; ++i) digits += ",1";
     refused("infer --model " + kBase + " --raw --prompt " + digits, "context");
+    const auto chat = shell(f, "(echo 1,2,3=6 | " + kBin + "infer --chat --context 4 --model " + kBase + ")");
+    CHECK(chat.status == 0);
+    CHECK(has(chat.out, "tokens, more than --context 4; begin anew"));
 }

@@ -410,7 +410,9 @@ TEST_CASE("tokenizer: broken files") {
     const std::string whole = tiny().dump();
     for (size_t size = 0; size < whole.size(); size += 7)
         CHECK(contains(error_of(whole.substr(0, size)), "tokenizer.json"));
-    CHECK_ERROR(Tokenizer::load("/nowhere/tokenizer.json"), "cannot open the tokenizer");
+    CHECK(contains(error_of(R"({"model": {}, "model": {}})"), "\"model\" is there twice"));
+    CHECK(contains(error_of(std::string(100000, '[')), "nested deeper than"));
+    CHECK_ERROR(Tokenizer::load("/nowhere/tokenizer.json"), "there is no such file");
     CHECK_THROWS_AS(Tokenizer::load(fs::temp_directory_path()), Error);
 }
 

@@ -1,10 +1,10 @@
 #include "tokenizer/chat_format.h"
 
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "src/run/error.h"
+#include "src/run/files.h"
+#include "src/run/json.h"
 
 namespace r1 {
 namespace {
@@ -102,14 +102,14 @@ std::optional<ChatFormat> ChatFormat::load(const std::filesystem::path& model_fo
     string jinja;
     try {
         if (std::filesystem::exists(config_file)) {
-            const json config = json::parse(std::ifstream(config_file));
+            const json config = parse_json(read_input(config_file), config_file.string());
             jinja = template_of(config);
             format.bos_ = token_of(config, "bos_token");
         }
     } catch (const json::exception& e) {
         fail(config_file.string(), ": not a tokenizer configuration: ", e.what());
     }
-    if (std::ifstream in(jinja_file); in) jinja = (std::stringstream() << in.rdbuf()).str();
+    if (std::filesystem::exists(jinja_file)) jinja = read_input(jinja_file);
     std::erase(jinja, '\r');
     if (jinja.empty()) return std::nullopt;
 

@@ -8,7 +8,6 @@
 #include <array>
 #include <cstdint>
 #include <cstdio>
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -18,6 +17,8 @@
 #include <utility>
 
 #include "src/run/error.h"
+#include "src/run/files.h"
+#include "src/run/json.h"
 
 namespace r1 {
 namespace {
@@ -679,15 +680,11 @@ std::pair<std::string, std::string> read_merge(const json& merge, size_t number,
 Tokenizer Tokenizer::load(const std::filesystem::path& path) {
     const auto file_path = std::filesystem::is_directory(path) ? path / "tokenizer.json" : path;
     const std::string file = file_path.string();
-    std::ifstream in(file_path, std::ios::binary);
-    if (!in)
-        fail("cannot open the tokenizer ", file,
-             "; give a tokenizer.json or a folder that holds one");
     const auto tables = std::make_shared<Tables>();
     Tables& t = *tables;
     t.file = file;
     try {
-        const json root = json::parse(in);
+        const json root = parse_json(read_input(file_path), file);
         const json& model = root.at("model");
 
         // A file may leave out the type, as GPT-2's does; the merges then tell.

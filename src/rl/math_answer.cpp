@@ -12,13 +12,14 @@ namespace r1 {
 
 using std::string;
 
-bool MathAnswer::Node::operator==(const Node& o) const {
-    return op == o.op && name == o.name && value == o.value && columns == o.columns &&
-           std::ranges::equal(children, o.children,
-                              [](const Ptr& a, const Ptr& b) { return *a == *b; });
-}
-
 namespace {
+
+/// The same for the same trees only.
+string text_of(const Node& n) {
+    string text = n.op + '{' + n.name + ' ' + n.value.get_str(16) + ' ' + std::to_string(n.columns);
+    for (const Ptr& child : n.children) text += text_of(*child);
+    return text + '}';
+}
 
 constexpr int kRounds = 12;
 
@@ -51,12 +52,10 @@ struct Value {
     Value(std::vector<Number> all, std::size_t width) : cells(std::move(all)), columns(width) {}
 };
 
-template <class Operation>
-Value each(const Value& a, const Value& b, Operation operation) {
+Value sum(const Value& a, const Value& b) {
     if (a.columns != b.columns || a.cells.size() != b.cells.size()) throw Undefined{};
     std::vector<Number> cells;
-    for (std::size_t i = 0; i < a.cells.size(); ++i)
-        cells.push_back(operation(a.cells[i], b.cells[i]));
+    for (std::size_t i = 0; i < a.cells.size(); ++i) cells.push_back(a.cells[i] + b.cells[i]);
     return {std::move(cells), a.columns};
 }
 
@@ -82,8 +81,12 @@ Value product(const Value& a, const Value& b) {
 bool is_constant(const string& name) {
     return name == "pi" || name == "e" || name == "i" || name == "infty";
 }
+/// A variable, or a function that is not known.
+bool is_unknown(const Node& n) {
+    return (n.is("x") && !is_constant(n.name)) || (n.is("call") && n.name[0] == '\\');
+}
 bool has_variable(const Node& n) {
-    return (n.is("x") && !is_constant(n.name)) || (n.is("call") && n.name[0] == '\\') ||
+    return is_unknown(n) ||
            std::ranges::any_of(n.children, [](const Ptr& c) { return has_variable(*c); });
 }
 
@@ -124,50 +127,45 @@ bool is_calculation(const Node& n, std::vector<string>& integers) {
 class Comparison {
   public:
     bool equal(const Ptr& a, const Ptr& b) {
-        if (*a == *b) return true;
-        if (a->is("unit") && b->is("unit") && a->name != b->name && !a->name.empty() &&
-            !b->name.empty())
-            return false;
-        if (a->is("unit") || (a->is("%") && b->is("%"))) return equal(a->children[0], b);
-        if (b->is("unit")) return equal(a, b->children[0]);
-        if (b->is("%")) return equal(b, a);
+        if (text_of(*a) == text_of(*b)) return true;
+        const bool same_kind = a->op == b->op;
+        if (same_kind && (a->is("unit") || a->is("%")))
+            return a->name == b->name && equal(a->children[0], b->children[0]);
+        if (a->is("unit")) return equal(a->children[0], b);
+        if (b->is("unit") || b->is("%")) return equal(b, a);
         if (a->is("%"))
-            return equal(a->children[0], b->is("%") ? b->children[0] : b) ||
+            return equal(a->children[0], b) ||
                    equal(make("*", "*/", {a->children[0], make_number(100)}), b);
         if (is_list(*a) || is_list(*b) || has_sign(*a) || has_sign(*b))
-            return equal_lists(a, b) || (is_region(*a) && is_region(*b) && same_reals(*a, *b));
+            return equal_lists(a, b) || same_reals(*a, *b);
         if (is_relation(*a) || is_relation(*b)) return equal_relations(a, b);
-        if (a->is("word") || b->is("word")) {
-            if (a->is("word") && b->is("word")) return a->name == b->name;
-            const Ptr &word = a->is("word") ? a : b, &other = a->is("word") ? b : a;
-            return word->name == letters(*other) ||
-                   (!word->children.empty() && equal(word->children[0], other));
-        }
-        if (a->is("base") && b->is("base") && !equal(a->children[1], b->children[1])) return false;
+        if (same_kind && a->is("word")) return a->name == b->name;
+        if (same_kind && a->is("base")) return equal_in_order(*a, *b);
+        if (b->is("word") || b->is("base")) return equal(b, a);
+        if (a->is("word"))
+            return a->name == letters(*b) || (!a->children.empty() && equal(a->children[0], b));
+        if (a->is("base")) return equal(a->children[0], b);
         if (a->is("tuple") || b->is("tuple"))
-            return a->op == b->op && a->name == b->name && equal_in_order(*a, *b);
+            return same_kind && a->name == b->name && equal_in_order(*a, *b);
         return equal_values(*a, *b);
     }
 
     Number number(const Node& n) {
         if (n.is("#")) return n.value;
+        if (!free_.empty() && is_unknown(n) && text_of(n) == free_) return at_;
         if (n.is("x")) {
-            if (n.name == free_) return at_;
             if (n.name == "i") return Number::i();
             if (n.name == "pi") return Number::pi();
             if (n.name == "e") return elementary("exp", 1);
             if (n.name == "infty" || n.name.starts_with("mathbb")) throw Undefined{};
             return value_of(n.name, round_);
         }
-        if (n.is("unit") || n.is("base") || (n.is("word") && !n.children.empty()))
-            return number(*n.children[0]);
+        if (n.is("unit") || (n.is("word") && !n.children.empty())) return number(*n.children[0]);
         if (n.is("%")) return number(*n.children[0]) / 100;
         if (n.is("^")) {
             const Number base = number(*n.children[0]), exponent = number(*n.children[1]);
-            if (exponent.rational() && exponent.rational()->get_den() == 1)
-                spend(100);
-            else
-                spend(500);
+            const bool whole = exponent.rational() && exponent.rational()->get_den() == 1;
+            spend(whole ? 100 : 500);
             return power(base, exponent);
         }
         if (n.is("call")) return call(n);
@@ -184,17 +182,14 @@ class Comparison {
     static bool is_region(const Node& n) {
         return is_relation(n) || n.is("tuple") ||
                (is_list(n) &&
-                std::ranges::all_of(n.children, [](const Ptr& c) { return is_region(*c); }));
+                std::ranges::all_of(n.children, [](const Ptr& c) { return is_relation(*c); }));
     }
     /// A product of variables as a word in lower case: "AB", "C".
     static string letters(const Node& n) {
+        if (n.is("x")) return lower_case(n.name);
         string word;
-        for (char c : n.is("x") ? n.name : "") word += static_cast<char>(std::tolower(c));
         if (n.is("*") && n.name.find('/') == string::npos)
-            for (const Ptr& c : n.children) {
-                if (!c->is("x")) return "";
-                word += letters(*c);
-            }
+            for (const Ptr& c : n.children) word += c->is("x") ? letters(*c) : "?";
         return word;
     }
 
@@ -216,8 +211,9 @@ class Comparison {
     bool equal_lists(const Ptr& a, const Ptr& b) {
         for (const auto& [list, other] : {std::pair(a, b), std::pair(b, a)}) {
             if (!is_list(*list)) continue;
-            if (other->is("chain") && other->name == "i" && is_list(*other->children[1]))
-                return equal(list, other->children[1]);  // x \\in \\{1, 2\\}
+            if (const auto x = assignment(*other);
+                x && (is_list(*x->second) || x->second->is("tuple")))
+                return equal(list, x->second);  // x \\in \\{1, 2\\}
             if (other->is("tuple") && other->name == "()" && !list->children.empty())
                 return equal_in_order(*list, *other);  // {1,3} for (1,3)
             if (list->name == "," && list->children.size() == 2 && other->is("#") &&
@@ -240,7 +236,8 @@ class Comparison {
             const auto assigned = assignment(*list[i]);
             if (!assigned) return false;
             for (std::size_t k = 0; k < i; ++k)
-                if (*assignment(*list[k])->first == *assigned->first) return false;
+                if (text_of(*assignment(*list[k])->first) == text_of(*assigned->first))
+                    return false;
         }
         return list.size() > 1;
     }
@@ -251,42 +248,31 @@ class Comparison {
         if ((budget_ -= cost) < 0) throw Undefined{};
     }
 
+    /// Of a matrix, or what sums and products make of some.
     Value value(const Node& n) {
         spend(1);
-        if (n.is("+")) {
-            Value sum = value(*n.children[0]);
-            if (n.name[0] == '-') sum = product(Number(-1), sum);
-            for (std::size_t i = 1; i < n.children.size(); ++i) {
-                Value term = value(*n.children[i]);
-                if (n.name[i] == '-') term = product(Number(-1), term);
-                sum = each(sum, term, [](const Number& x, const Number& y) { return x + y; });
-                spend(sum.cells[0].cost());
-            }
-            return sum;
-        }
-        if (n.is("*")) {
-            Value result = value(*n.children[0]);
-            for (std::size_t i = 1; i < n.children.size(); ++i) {
-                const Value factor = value(*n.children[i]);
-                spend(static_cast<int>(factor.cells.size() *
-                                       std::max<std::size_t>(1, result.columns)) *
-                      result.cells[0].cost());
-                if (n.name[i] == '/' && factor.columns != 0) throw Undefined{};
-                result = product(result, n.name[i] == '/' ? Value(1 / factor.cells[0]) : factor);
-            }
-            return result;
-        }
         if (n.is("matrix")) {
             std::vector<Number> cells;
             for (const Ptr& child : n.children) cells.push_back(number(*child));
             return {std::move(cells), n.columns};
         }
-        return number(n);
+        if (!n.is("+") && !n.is("*")) return number(n);
+        Value result(n.is("*"));
+        for (std::size_t i = 0; i < n.children.size(); ++i) {
+            Value next = value(*n.children[i]);
+            if (n.name[i] == '/' && next.columns != 0) throw Undefined{};
+            if (n.name[i] == '/') next = Value(1 / next.cells[0]);
+            if (n.name[i] == '-') next = product(Number(-1), next);
+            spend(static_cast<int>(next.cells.size() * std::max<std::size_t>(1, result.columns)) *
+                  result.cells[0].cost());
+            if (i > 0) next = n.is("*") ? product(result, next) : sum(result, next);
+            result = std::move(next);
+        }
+        return result;
     }
 
     Number call(const Node& n) {
         const string& name = n.name;
-        if (name == free_) return at_;
         std::vector<Number> x;
         for (const Ptr& child : n.children) x.push_back(number(*child));
         if (name[0] == '\\') {  // of an unknown function: the same for the same arguments
@@ -340,18 +326,14 @@ class Comparison {
     bool rounded(const Node& decimal, const Node& exact) {
         const Node* written = numeral(decimal);
         if (!written || numeral(exact) || has_variable(exact)) return false;
-        const auto dot = written->name.find('.'), first = written->name.find_first_not_of("0.");
+        string figures = written->name;
+        const auto dot = figures.find('.'), first = figures.find_first_not_of("0.");
         if (dot == string::npos || first == string::npos) return false;
-        const std::size_t places = written->name.size() - dot - 1;
-        if (places < 4 || written->name.size() - first < 4) return false;
-        mpz_class ten;
-        mpz_ui_pow_ui(ten.get_mpz_t(), 10, places);
-        try {
-            const Number off = (number(exact) - number(decimal)).modulus();
-            return (off - mpq_class(1, 2 * ten)).sign() <= 0;
-        } catch (const Undefined&) {
-            return false;
-        }
+        if (figures.size() - dot < 5 || figures.size() - first < 4) return false;
+        figures.erase(dot, 1);
+        const Number off = (number(exact) - number(decimal)).modulus();
+        const mpq_class half = abs(written->value) / (2 * mpz_class(figures, 10));
+        return (off - half).sign() <= 0;
     }
 
     // ---- equations, inequalities, intervals ----
@@ -378,7 +360,8 @@ class Comparison {
 
     bool equal_relations(const Ptr& a, const Ptr& b) {
         const auto x = assignment(*a), y = assignment(*b);
-        if (x && y && *x->first == *y->first && equal(x->second, y->second)) return true;
+        if (x && y && text_of(*x->first) == text_of(*y->first) && equal(x->second, y->second))
+            return true;
         if (a->is("chain") && b->is("chain") && a->name.size() == 1 && b->name.size() == 1 &&
             proportional(*a, *b))
             return true;
@@ -390,78 +373,104 @@ class Comparison {
     /// "l1 < r1" and "l2 < r2": the differences are multiples of each other, positive ones where it
     /// matters.
     bool proportional(const Node& a, const Node& b) {
-        const bool turned_a = a.name == ">" || a.name == "g",
-                   turned_b = b.name == ">" || b.name == "g";
-        const auto kind = [](const Node& n) {
-            return n.name == ">" ? "<" : n.name == "g" ? "l" : n.name;
-        };
-        if (kind(a) != kind(b) || a.name == "i" || !has_variable(a) || !has_variable(b))
-            return false;
+        if (a.name != b.name || a.name == "i" || !has_variable(a) || !has_variable(b)) return false;
         const auto difference = [&](const Node& n) {
             return number(*n.children[0]) - number(*n.children[1]);
         };
+        const bool ordered = a.name == "<" || a.name == "l";
         std::optional<Number> ratio;
         int agreed = 0;
         for (round_ = 0; round_ < kRounds; ++round_) try {
                 const Number d1 = difference(a), d2 = difference(b);
-                if (d1.is(0) || d2.is(0)) {
-                    if (d1.is(0) != d2.is(0)) return false;
-                    continue;
-                }
-                const Number r = d1 / d2;
-                if (ratio && !(r == *ratio)) return false;
-                ratio = r;
+                if (d1.is(0) != d2.is(0)) return false;
+                if (d1.is(0)) continue;
+                if (!ratio) ratio = d1 / d2;
+                if (!(d1 / d2 == *ratio) || (ordered && ratio->sign() < 0)) return false;
                 ++agreed;
             } catch (const Undefined&) {
             }
-        if (agreed < 3) return false;
-        return kind(a) == "=" || kind(a) == "n" || (ratio->sign() > 0) == (turned_a == turned_b);
+        return agreed >= 3;
     }
 
-    static void collect(const Node& n, std::set<string>& variables, std::vector<Ptr>& constants) {
-        if ((n.is("x") && !is_constant(n.name)) || (n.is("call") && n.name[0] == '\\')) {
-            variables.insert(n.name);
+    static void collect(const Node& n, std::set<string>& variables) {
+        if (is_unknown(n)) {
+            variables.insert(text_of(n));
             return;
         }
-        for (const Ptr& c : n.children) {
-            if (!has_variable(*c)) constants.push_back(c);
-            collect(*c, variables, constants);
-        }
+        for (const Ptr& c : n.children) collect(*c, variables);
     }
 
-    /// Two descriptions of a set of real numbers, compared at the numbers that occur in them, at
-    /// their square roots, and between them.
+    /// Adds the numbers that are written somewhere: 2 may be all that |x - 2| <= 0 holds for.
+    static void numerals(const Node& n, std::vector<Number>& found) {
+        if (n.is("#")) found.push_back(n.value);
+        for (const Ptr& child : n.children) numerals(*child, found);
+    }
+    /// Adds the numbers at which a set of real numbers begins and ends. False if some are not
+    /// known, which is so behind an inequality that is not linear.
+    bool boundaries(const Node& set, std::vector<Number>& ends) {
+        bool known = true;
+        if (is_list(set) || set.is("cup")) {
+            for (const Ptr& part : set.children) known = boundaries(*part, ends) && known;
+        } else if (set.is("tuple")) {
+            for (const Ptr& end : set.children)
+                if (!infinite(*end)) ends.push_back(number(*end));
+        } else if (!set.is("chain")) {
+            ends.push_back(number(set));
+        }
+        for (std::size_t i = 0; set.is("chain") && i < set.name.size(); ++i) {
+            const Node &left = *set.children[i], &right = *set.children[i + 1];
+            if (set.name[i] == 'i') {
+                if (text_of(left) != free_) throw Undefined{};
+                known = boundaries(right, ends) && known;
+            } else if (!infinite(left) && !infinite(right)) {
+                const auto difference = [&](const Number& x) {
+                    at_ = x;
+                    return number(left) - number(right);
+                };
+                const Number start = difference(0), slope = difference(1) - start;
+                bool linear = true;
+                for (const Number& x : {Number(-7), Number(mpq_class(22, 3))})
+                    linear = linear && difference(x) == start + slope * x;
+                if (!linear && (set.name[i] == '=' || set.name[i] == 'n')) throw Undefined{};
+                if (linear && !slope.is(0)) ends.push_back(-1 * start / slope);
+                if (!linear) numerals(set, ends);
+                known = known && linear;
+            }
+        }
+        return known;
+    }
+
+    /// Two descriptions of a set of real numbers, of which one states all of its boundaries. They
+    /// are compared at the boundaries and at their opposites, beside them, between and beyond.
     bool same_reals(const Node& a, const Node& b) {
         std::set<string> variables;
-        std::vector<Ptr> constants;
-        collect(a, variables, constants);
-        collect(b, variables, constants);
-        if (variables.size() > 1 || constants.size() > 60) return false;
-        std::vector<Number> points = {0};
-        for (const Ptr& c : constants) try {
-                const Number x = number(*c), root = power(x.modulus(), mpq_class(1, 2));
-                if (x.sign() != 0) points.insert(points.end(), {x, -1 * x, root, -1 * root});
-            } catch (const Undefined&) {
-            }
+        collect(a, variables);
+        collect(b, variables);
+        if (!is_region(a) || !is_region(b) || variables.size() > 1) return false;
+        if (!variables.empty()) free_ = *variables.begin();
+        bool same = false;
         try {
-            std::ranges::sort(points,
+            std::vector<Number> ends, points;
+            const bool known_a = boundaries(a, ends), known_b = boundaries(b, ends);
+            Number far = 10;
+            for (const Number& end : ends) far = far + 3 * end.modulus();
+            ends.insert(ends.end(), {0, far, far * mpq_class(mpz_class(1) << 64)});
+            for (const Number& end : std::vector<Number>(ends)) ends.push_back(-1 * end);
+            std::ranges::sort(ends,
                               [](const Number& x, const Number& y) { return (x - y).sign() < 0; });
-            const std::size_t count = points.size();
-            for (std::size_t i = 0; i + 1 < count; ++i)
-                points.push_back((points[i] + points[i + 1]) / 2);
-            for (const Number& end : {points[0], points[count - 1]})
-                for (int distance : {-10, -1, 1, 10}) points.push_back(3 * end + distance);
-            if (!variables.empty()) free_ = *variables.begin();
-            const bool same = std::ranges::all_of(points, [&](const Number& x) {
-                at_ = x;
-                return contains(a, x) == contains(b, x);
-            });
-            free_.clear();
-            return same;
+            const mpq_class beside(1, mpz_class(1) << 40);
+            for (std::size_t i = 0; i < ends.size(); ++i) {
+                const Number middle = (ends[i] + ends[std::min(i + 1, ends.size() - 1)]) / 2;
+                points.insert(points.end(), {ends[i], ends[i] - beside, ends[i] + beside, middle});
+            }
+            same = (known_a || known_b) && std::ranges::all_of(points, [&](const Number& x) {
+                       at_ = x;
+                       return contains(a, x) == contains(b, x);
+                   });
         } catch (const Undefined&) {
-            free_.clear();
-            return false;
         }
+        free_.clear();
+        return same;
     }
 
     static int infinite(const Node& n) {
@@ -475,6 +484,8 @@ class Comparison {
 
     bool contains(const Node& set, const Number& x) {
         const auto in = [&](const Ptr& part) { return contains(*part, x); };
+        if (is_list(set) && set.name.find('&') != string::npos)
+            return std::ranges::all_of(set.children, in);
         if (is_list(set)) return std::ranges::any_of(set.children, in);
         if (set.is("cup")) {
             bool inside = in(set.children[0]);

@@ -49,8 +49,7 @@ std::optional<Calculation> calculate(const MathAnswer& answer);
 /// stand between them. Nothing if the last one is not finished.
 std::optional<std::string> last_boxed(std::string_view text);
 
-/// The final answer within free text: the last \boxed{}, else the last formula or number behind
-/// "answer is" or "answer:", else in all of the text.
-std::string find_answer(std::string_view text);
+/// ASCII alone.
+std::string lower_case(std::string_view text);
 
 }  // namespace r1

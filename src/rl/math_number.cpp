@@ -64,13 +64,10 @@ Number Number::kept(const Complex& z, long scale) {
     if (re < im - kSure) mpfr_set_zero(z.re(), 1);
     if (mpfr_zero_p(z.im()) && re > 0 && re < 64) {
         Complex rest;
-        mpfr_frac(rest.re(), z.re(), MPFR_RNDN);
-        const long below = exponent(rest.re());
-        mpfr_set_si(rest.im(), mpfr_sgn(z.re()), MPFR_RNDN);
-        mpfr_sub(rest.im(), rest.im(), rest.re(), MPFR_RNDN);
-        if (std::min(below, exponent(rest.im())) < re - kSure) {
+        mpfr_rint(rest.re(), z.re(), MPFR_RNDN);
+        mpfr_sub(rest.im(), z.re(), rest.re(), MPFR_RNDN);
+        if (exponent(rest.im()) < re - kSure) {
             mpq_class whole;
-            mpfr_rint(rest.re(), z.re(), MPFR_RNDN);
             mpfr_get_z(whole.get_num_mpz_t(), rest.re(), MPFR_RNDN);
             return whole;
         }

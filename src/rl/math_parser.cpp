@@ -2,7 +2,6 @@
 #include <utf8proc.h>
 
 #include <algorithm>
-#include <cctype>
 #include <map>
 #include <set>
 
@@ -22,23 +21,25 @@ struct Unreadable {};  // thrown while reading, never out of it
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-
-string lower(string text) {
-    for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    return text;
+/// By how much a bracket nests what stands behind it.
+int opens(char c) {
+    const auto place = string_view("([{)]}").find(c);
+    return place == string_view::npos ? 0 : place < 3 ? 1 : -1;
 }
 
 // ---- words ----
 
-/// Names in pieces of "key=value" or "key", which stands for itself.
+/// Names in pieces of "key=value" or "key", which stands for itself; _ is a blank.
 using Names = std::map<string, string, std::less<>>;
 Names names(string_view list) {
     Names all;
     while (!list.empty()) {
-        const string_view piece = list.substr(0, list.find(' '));
+        string piece(list.substr(0, list.find(' ')));
         list.remove_prefix(std::min(list.size(), piece.size() + 1));
-        const auto sign = piece.find('=');
-        all.emplace(piece.substr(0, sign), sign == piece.npos ? piece : piece.substr(sign + 1));
+        std::ranges::replace(piece, '_', ' ');
+        const auto sign = piece.rfind('=');
+        const bool pair = sign != piece.npos && sign > 0;
+        all.emplace(piece.substr(0, pair ? sign : piece.npos), piece.substr(pair ? sign + 1 : 0));
     }
     return all;
 }
@@ -50,111 +51,75 @@ const Names kUnits = names(
     "meter=m metre=m centimeter=cm centimetre=cm millimeter=mm millimetre=mm kilometer=km "
     "kilometre=km gram=g kilogram=kg pound=lb ounce=oz liter=l litre=l hour minute second day week "
     "month year mile inch degree dollar cent usd=dollar eur=euro euro men women people pct=% "
-    "percent=% percentage=% am pm");
+    "percent=% percentage=% am pm th st=th nd=th rd=th");
 const Names kMultiples = names(
     "hundred=100 thousand=1000 million=1000000 billion=1000000000 trillion=1000000000000 "
     "dozen=12");
 /// They stand behind a number and make another answer of it.
 const Names kNoUnits = names(
     "and or not no but nor if is are was to than then of from between except about more less least "
-    "most minus plus times over under by into divided multiplied added mod modulo half halve third "
+    "most minus plus over under by into divided multiplied added mod modulo half halve third "
     "quarter fourth fifth sixth seventh eighth ninth tenth hundredth thousandth millionth "
     "billionth squared cubed root factorial log one two three four five six seven eight "
     "nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty "
-    "thirty forty fifty sixty seventy eighty ninety zero point pi imaginary negative positive "
+    "thirty forty fifty sixty seventy eighty ninety zero pi imaginary negative positive "
     "score gross pair couple double triple twice once infinity infinite wrong false incorrect");
 
-/// The letters from U+03B1.
-constexpr const char* kGreek[] = {
-    "alpha", "beta",   "gamma",   "delta", "epsilon", "zeta",    "eta",  "theta", "iota",
-    "kappa", "lambda", "mu",      "nu",    "xi",      "omicron", "pi",   "rho",   "varsigma",
-    "sigma", "tau",    "upsilon", "phi",   "chi",     "psi",     "omega"};
 /// What can stand between two expressions or behind one; every other macro begins one.
 const Names kOperators = names(
     "le ge ne in approx equiv = < > cup cap setminus pm mp deg end rfloor rceil and or to "
     "Rightarrow implies pmod");
+const Names kRelations = names("le=l ge=g ne=n in=i approx=~ equiv=~ = < >");
+const Names kSetSigns = names("cup=u cap=n setminus=\\"), kTermSigns = names("+ - pm=p mp=m");
 const Names kFunctions = names(
     "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp max min gcd lcm");
 const Names kTextMacros = names(
     "text mbox textbf textit textrm textnormal texttt textsf emph mathrm mathbf mathit mathsf "
-    "operatorname hbox bm boldsymbol boxed= fbox= mathrm= underline=");
+    "operatorname hbox bm boldsymbol underline");
+const Names kAccents = names("overline mathbb mathcal bar vec hat tilde dot ddot widehat");
 const Names kIgnored = names(
-    "left right displaystyle textstyle limits quad qquad big Big bigg Bigg bigl bigr Bigl Bigr "
-    "biggl biggr boxed fbox");
+    "bf rm it left right displaystyle textstyle limits quad qquad big Big bigg Bigg bigl bigr "
+    "Bigl Bigr biggl biggr boxed fbox");
 const Names kSpelling = names(
     "dfrac=frac tfrac=frac cfrac=frac rac=frac dbinom=binom tbinom=binom leq=le leqslant=le lt=< "
     "geq=ge geqslant=ge gt=> neq=ne cdot=* times=* div=/ colon=: lbrace={ rbrace=} lvert=| rvert=| "
-    "vert=| mid=| langle=( rangle=) degree=deg lparen=( rparen=) land=and lor=or backslash=setminus "
-    "sim=approx simeq=approx cong=approx varnothing=emptyset varepsilon=epsilon vartheta=theta "
-    "varphi=phi");
+    "vert=| mid=| langle=( rangle=) degree=deg lparen=( rparen=) land=and lor=or "
+    "backslash=setminus sim=approx simeq=approx cong=approx varnothing=emptyset "
+    "varepsilon=epsilon vartheta=theta varphi=phi");
 
-/// Characters and pairs of them, as LaTeX spells them. \x01 stands between thousands.
-constexpr std::pair<string_view, string_view> kCharacters[] = {{"{,}", "\x01"},
-                                                               {"{, }", "\x01"},
-                                                               {",\\!", "\x01"},
-                                                               {"\x0c"
-                                                                "rac",
-                                                                "frac"},
-                                                               {"^\\circ", "\\deg "},
-                                                               {"^{\\circ}", "\\deg "},
-                                                               {"^ \\circ", "\\deg "},
-                                                               {"°", "\\deg "},
-                                                               {"\xc2\xa0", " "},
-                                                               {"−", "-"},
-                                                               {"–", "-"},
-                                                               {"×", "*"},
-                                                               {"·", "*"},
-                                                               {"⋅", "*"},
-                                                               {"÷", "/"},
-                                                               {"²", "^2 "},
-                                                               {"³", "^3 "},
-                                                               {"∞", "\\infty "},
-                                                               {"√", "\\sqrt "},
-                                                               {"≤", "\\le "},
-                                                               {"<=", "\\le "},
-                                                               {"≥", "\\ge "},
-                                                               {">=", "\\ge "},
-                                                               {"≠", "\\ne "},
-                                                               {"!=", "\\ne "},
-                                                               {"≈", "\\approx "},
-                                                               {"∪", "\\cup "},
-                                                               {"∩", "\\cap "},
-                                                               {"∈", "\\in "},
-                                                               {"±", "\\pm "},
-                                                               {"∅", "\\emptyset "},
-                                                               {"ℝ", "\\mathbb{R}"},
-                                                               {"£", " "},
-                                                               {"€", " "},
-                                                               {"¥", " "},
-                                                               {"₹", " "},
-                                                               {"…", "\\dots "},
-                                                               {"**", "\x04"}};
+/// Characters and pairs of them, as LaTeX spells them. \x01 stands between thousands, \x04 for **.
+const Names kCharacters = names(
+    "{,}=\x01 {,_}=\x01 ,\\!=\x01 ,_\\!=\x01 \f"
+    "rac=frac ^\\circ=\\deg_ ^{\\circ}=\\deg_ ^_\\circ=\\deg_ °=\\deg_ \xc2\xa0=_ "
+    "−=- –=- ×=* ·=* ⋅=* ÷=/ ²=^2_ ³=^3_ ∞=\\infty_ √=\\sqrt_ ≤=\\le_ <==\\le_ ≥=\\ge_ >==\\ge_ "
+    "≠=\\ne_ !==\\ne_ ≈=\\approx_ ∪=\\cup_ ∩=\\cap_ ∈=\\in_ ±=\\pm_ ∅=\\emptyset_ ℝ=\\mathbb{R} "
+    "£=_ €=_ ¥=_ ₹=_ a.m.=am_ p.m.=pm_ \\,=_ \\;=_ …=\\dots_ **=\x04 "
+    "α=\\alpha_ β=\\beta_ γ=\\gamma_ δ=\\delta_ ε=\\epsilon_ ζ=\\zeta_ η=\\eta_ θ=\\theta_ "
+    "ι=\\iota_ κ=\\kappa_ λ=\\lambda_ μ=\\mu_ ν=\\nu_ ξ=\\xi_ π=\\pi_ ρ=\\rho_ σ=\\sigma_ "
+    "τ=\\tau_ υ=\\upsilon_ φ=\\phi_ χ=\\chi_ ψ=\\psi_ ω=\\omega_");
 
 string tidy(string_view raw) {
     string text;
     const bool rows = raw.find("\\begin") != raw.npos;  // elsewhere \\ is an escape too many
-    for (std::size_t i = 0; i < raw.size();) {
+    while (!raw.empty()) {
         const auto known = std::ranges::find_if(
-            kCharacters, [&](const auto& c) { return raw.substr(i).starts_with(c.first); });
-        if (known != std::end(kCharacters)) {
-            text += known->second;
-            i += known->first.size();
-        } else {
-            const bool doubled = !rows && raw.substr(i).starts_with("\\\\") && i + 2 < raw.size() &&
-                                 is_letter(raw[i + 2]);
-            i += doubled;
-            text += raw[i++];
+            kCharacters, [&](const auto& c) { return raw.starts_with(c.first); });
+        if (known == kCharacters.end()) {
+            if (!rows && raw.starts_with("\\\\") && raw.size() > 2 && is_letter(raw[2]))
+                raw.remove_prefix(1);
+            text += raw[0];
+            raw.remove_prefix(1);
+            continue;
         }
+        raw.remove_prefix(known->first.size());
+        if (known->second == "\x01") {
+            text.erase(text.find_last_not_of(' ') + 1);
+            while (raw.starts_with(' ')) raw.remove_prefix(1);
+        }
+        text += known->second;
     }
-    const auto trim = [&](string_view ends) {
-        const auto from = std::min(text.find_first_not_of(ends), text.size());
-        text = text.substr(from, text.find_last_not_of(ends) + 1 - from);
-    };
-    while (text.starts_with("\x04") || text.ends_with("\x04")) trim(" \t\r\n\x04");  // **41**
-    trim(" \t\r\n");
-    while (!text.empty() && (is_space(text.back()) || text.back() == '.' || text.back() == ','))
-        text.pop_back();
-    return text;
+    text.erase(text.find_last_not_of(" \t\n\v\f\r.,;:\x04") + 1);
+    return text.substr(std::min(text.find_first_not_of(" \t\n\v\f\r\x04"), text.size()));
 }
 
 // ---- tokens ----
@@ -169,7 +134,16 @@ struct Token {
 
 class Tokenizer {
   public:
-    explicit Tokenizer(const string& text) : text_(text) {}
+    explicit Tokenizer(const string& text) : text_(text) {
+        int depth = 0;
+        for (std::size_t i = 0; i + 1 < text.size(); ++i) {  // 27,54,108 are three numbers
+            depth += opens(text[i]);
+            if (depth > 0 || text[i] != ',' || !is_digit(text[i + 1])) continue;
+            at_ = i + 1;
+            thousands_ = thousands_ && digits_at(0, 3);
+        }
+        at_ = 0;
+    }
 
     std::vector<Token> tokens() {
         while (at_ < text_.size()) next();
@@ -193,7 +167,8 @@ class Tokenizer {
 
     void next() {
         const char c = peek();
-        if (is_space(c) || c == '$' || c == '~') {
+        if (is_space(c) || c == '$' || c == '~' ||
+            (c == '.' && quoted_ > 0 && !is_digit(peek(1)))) {
             space_ = true;
             ++at_;
         } else if (is_digit(c) || (c == '.' && is_digit(peek(1)))) {
@@ -210,7 +185,7 @@ class Tokenizer {
                 quoted_ += c == '{' ? 1 : -1;
                 return;
             }
-            brackets_ += (c == '(' || c == '[') - (c == ')' || c == ']');
+            if (!brace) brackets_ += opens(c);
             push(Token::Sign, {c});
         }
     }
@@ -234,9 +209,6 @@ class Tokenizer {
             if (peek() != '{') return;
             ++at_;
             ++quoted_;
-        } else if (name.starts_with("quad")) {  // "\quadx"
-            at_ -= name.size() - 4;
-            space_ = true;
         } else {
             const auto known = kSpelling.find(name);
             const string spelled = known == kSpelling.end() ? name : known->second;
@@ -248,38 +220,29 @@ class Tokenizer {
     void letters() {
         const auto begin = at_;
         std::size_t count = 0;
-        std::int32_t code = 0;
-        for (; at_ < text_.size(); ++count) {
+        for (std::int32_t code = 0; at_ < text_.size(); ++count) {
             const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text_.data() + at_);
             const auto size = utf8proc_iterate(bytes, static_cast<long>(text_.size() - at_), &code);
-            if (size < 0) throw Unreadable{};
-            const auto category = utf8proc_category(code);
-            if (category > UTF8PROC_CATEGORY_ME || category == UTF8PROC_CATEGORY_CN) {
-                if (code >= 0x80) throw Unreadable{};  // what is not seen, for one
-                break;
-            }
+            const auto category = size < 0 ? UTF8PROC_CATEGORY_CN : utf8proc_category(code);
+            const bool letter =
+                category <= UTF8PROC_CATEGORY_ME && category != UTF8PROC_CATEGORY_CN;
+            if (size < 0 || (!letter && code >= 0x80)) throw Unreadable{};  // not seen, for one
+            if (!letter) break;
             at_ += static_cast<std::size_t>(size);
         }
-        const string word = text_.substr(begin, at_ - begin);
-        const bool greek = count == 1 && static_cast<unsigned char>(word[0]) >= 0xce;
-        if (greek && code >= 0x3b1 && code <= 0x3c9)
-            push(Token::Name, kGreek[code - 0x3b1]);
-        else if (quoted_ > 0 && (count > 1 || word_before() || (word != "e" && word != "i")))
+        const string word = text_.substr(begin, at_ - begin), small = lower_case(word);
+        const bool behind_word = !tokens_.empty() && tokens_.back().kind == Token::Text;
+        if (quoted_ > 0 && (count > 1 || behind_word || (word != "e" && word != "i")))
             push(Token::Text, word);
         else if (kFunctions.contains(word) || word == "sqrt" || word == "pi" || word == "infty")
             push(Token::Name, word);
-        else if (count > 2 || (count == 2 && (kUnits.contains(lower(word)) || lower(word) == "or")))
+        else if (count == 1)
+            push(Token::Letter, word);
+        else if (count > 2 || word.size() > 2 || kUnits.contains(small) || small == "or")
             push(Token::Text, word);
-        else if (count == 1 || static_cast<unsigned char>(word[0]) < 0x80)
-            for (at_ = begin; at_ < begin + word.size();) {
-                const std::size_t size = count == 1 ? word.size() : 1;
-                push(Token::Letter, text_.substr(at_, size));
-                at_ += size;
-            }
         else
-            push(Token::Text, word);
+            for (char c : word) push(Token::Letter, {c});
     }
-    bool word_before() const { return !tokens_.empty() && tokens_.back().kind == Token::Text; }
 
     bool digits_at(std::size_t ahead, std::size_t count) const {
         for (std::size_t k = 0; k < count; ++k)
@@ -289,17 +252,11 @@ class Tokenizer {
     void numeral() {
         string digits = run(is_digit), fraction, repeated;
         const bool groups = !digits.empty() && digits.size() <= 3 && digits[0] != '0';
-        for (string mark; groups;) {  // thousands: 1,234  1{,}234  1 234
-            std::size_t next = 0;
-            while (peek(next) == ' ') ++next;
-            const bool marked = peek(next) == '\x01';
-            if (marked)
-                for (++next; peek(next) == ' ';) ++next;
-            else if (next != 1 && (next != 0 || peek() != ',' || brackets_ > 0))
-                break;
-            if (!marked && next == 0) ++next;
-            if (!digits_at(next, 3)) break;
-            at_ += next;
+        while (groups &&
+               (peek() == ' ' || peek() == '\x01' ||
+                (peek() == ',' && brackets_ == 0 && thousands_)) &&
+               digits_at(1, 3)) {
+            ++at_;
             digits += run(is_digit);
         }
         if (peek() == '.' && is_digit(peek(1))) {
@@ -341,8 +298,9 @@ class Tokenizer {
     const string& text_;
     std::size_t at_ = 0;
     std::vector<Token> tokens_;
-    int brackets_ = 0;  // inside them "1,234" are two numbers
-    int quoted_ = 0;    // braces open since a \text{
+    int brackets_ = 0;       // inside them "1,234" are two numbers
+    int quoted_ = 0;         // braces open since a \text{
+    bool thousands_ = true;  // whether all commas between digits may group them
     bool space_ = false;
 };
 
@@ -389,7 +347,7 @@ class Parser {
         int& depth_;
     };
     static bool joins(const Token& t) {
-        const string word = lower(t.text);
+        const string word = lower_case(t.text);
         return (t.kind == Token::Text || t.kind == Token::Name) && (word == "and" || word == "or");
     }
 
@@ -405,7 +363,8 @@ class Parser {
                       (t.kind == Token::Letter || (t.kind == Token::Text && !t.quoted)) &&
                       (!t.space || text.empty());
             const bool mark = t.is('(') || t.is(')') || t.is('.');
-            if (!mark && t.kind != Token::Text && t.kind != Token::Letter && !t.is('-') &&
+            const bool date = t.kind == Token::Number && t.quoted && word;
+            if (!mark && !date && t.kind != Token::Text && t.kind != Token::Letter && !t.is('-') &&
                 !t.is('\''))
                 return nullptr;
             if (!mark) text += (t.space && !text.empty() ? " " : "") + t.text;
@@ -415,7 +374,7 @@ class Parser {
         if (letters && is_letter(text[0]) && text.size() < kLongestList)
             for (char c : text) product.push_back(make("x", {c}, {}));
         if (product.size() > 1) product = {make("*", string(product.size(), ' '), product)};
-        return make("word", lower(text), std::move(product));
+        return make("word", lower_case(text), std::move(product));
     }
 
     Ptr list() {
@@ -429,8 +388,9 @@ class Parser {
                 items.push_back(item());
                 const bool comma = take(',') || take('\x01');
                 if (comma) marks += peek().space ? ' ' : ',';
-                const bool conjunction = joins(peek()) && ++at_;
+                const bool conjunction = joins(peek());
                 if (!comma && !conjunction) break;
+                if (conjunction) marks += lower_case(tokens_[at_++].text) == "and" ? '&' : '|';
             } while (true);
             groups.push_back(items.size() == 1 ? items[0] : make("list", marks, items));
         } while (groups.size() <= kLongestList && take(';'));
@@ -440,57 +400,38 @@ class Parser {
         return make("list", "", groups);
     }
 
-    Ptr item() {
-        std::vector<Ptr> operands{set_union()};
-        string relations;
-        for (;; operands.push_back(set_union())) {
-            static const Names kRelations =
-                names("le=l ge=g ne=n in=i approx=~ equiv== == <=< >=>");
-            char relation = 0;
-            if (peek().is('=') || peek().is('<') || peek().is('>')) relation = peek().text[0];
-            if (peek().kind == Token::Name && kRelations.contains(peek().text))
-                relation = kRelations.at(peek().text)[0];
-            if (!relation) break;
+    /// Operands with one of the signs between each and the next; one alone is itself.
+    template <class Operand>
+    Ptr infix(const char* op, const Names& signs, string begin, Operand operand) {
+        std::vector<Ptr> parts{operand()};
+        for (;; parts.push_back(operand())) {
+            const Token& t = peek();
+            const auto sign =
+                t.kind == Token::Sign || t.kind == Token::Name ? signs.find(t.text) : signs.end();
+            if (sign == signs.end()) break;
+            begin += sign->second[0];
             ++at_;
-            relations += relation;
         }
-        return operands.size() == 1 ? operands[0] : make("chain", relations, operands);
+        return parts.size() == 1 && (begin.empty() || begin == "+") ? parts[0]
+                                                                    : make(op, begin, parts);
     }
-
-    Ptr set_union() {
-        std::vector<Ptr> parts{sum()};
-        string signs;
-        for (;; parts.push_back(sum())) {
-            if (take_name("cup"))
-                signs += 'u';
-            else if (take_name("cap"))
-                signs += 'n';
-            else if (take_name("setminus"))
-                signs += '\\';
-            else
-                break;
-        }
-        return parts.size() == 1 ? parts[0] : make("cup", signs, parts);
+    /// "5 > x" is "x < 5".
+    Ptr item() {
+        const auto set = [&] { return infix("cup", kSetSigns, "", [&] { return sum(); }); };
+        const Ptr read = infix("chain", kRelations, "", set);
+        if (!read->is("chain") || (read->name[0] != '>' && read->name[0] != 'g')) return read;
+        Node turned = *read;
+        std::ranges::reverse(turned.children);
+        std::ranges::reverse(turned.name);
+        for (char& sign : turned.name)
+            if (const auto at = string_view("<>lg").find(sign); at != string_view::npos)
+                sign = "><gl"[at];
+        return std::make_shared<Node>(std::move(turned));
     }
-
     Ptr sum() {
         const Deeper deeper(depth_);
-        std::vector<Ptr> terms;
-        string signs;
-        for (;;) {
-            if (take_name("pm"))
-                signs += 'p';
-            else if (take_name("mp"))
-                signs += 'm';
-            else if (!terms.empty() && take('-'))
-                signs += '-';
-            else if (terms.empty() || take('+'))
-                signs += '+';
-            else
-                break;
-            terms.push_back(product());
-        }
-        return signs == "+" ? terms[0] : make("+", signs, terms);
+        const char* begin = take_name("pm") ? "p" : take_name("mp") ? "m" : "+";
+        return infix("+", kTermSigns, begin, [&] { return product(); });
     }
 
     bool starts_factor() const {
@@ -505,14 +446,16 @@ class Parser {
     Ptr product() {
         std::vector<Ptr> factors{factor()};
         string signs = "*";
-        for (;;) {
-            if (const Ptr measured = unit(factors, signs)) return measured;
+        const auto so_far = [&] {
+            return factors.size() == 1 ? factors[0] : make("*", signs, factors);
+        };
+        while (unit_at(0).empty()) {
             if (take('/') || take(':'))
                 signs += '/';
             else if (take('*'))
                 signs += '*';
             else if (!starts_factor())
-                break;
+                return so_far();
             else if (peek().kind != Token::Number || factors.back()->is("call") ||
                      tokens_[at_ - 1].is(')') || tokens_[at_ - 1].is('}') ||
                      (factors.back()->is("x") && peek(1).is('^')))
@@ -521,65 +464,64 @@ class Parser {
                 throw Unreadable{};  // "2 3", "x2"
             factors.push_back(factor());
         }
-        return factors.size() == 1 ? factors[0] : make("*", signs, factors);
+        return measured(so_far());
     }
 
     /// What stands behind a quantity: "%", "\text{ cm}^2", "miles per hour", "million", "km/h".
-    Ptr unit(const std::vector<Ptr>& factors, const string& signs) {
+    Ptr measured(Ptr quantity) {
         string name;
-        Ptr quantity = factors.size() == 1 ? factors[0] : make("*", signs, factors);
-        bool found = false;
         while (true) {
-            if (take('%')) {
-                name += '%';
-            } else if (take_name("deg")) {
-                name += "degree";
-            } else if (const string word = unit_here(name.ends_with('/')); !word.empty()) {
-                ++at_;
-                if (const auto times = kMultiples.find(word); times != kMultiples.end())
-                    quantity = make("*", "* ", {quantity, make_number(mpq_class(times->second))});
-                else
-                    name += word;
-                if (!name.empty() && take('^')) {
-                    const Ptr power = argument();
-                    if (!power->is("#")) throw Unreadable{};
-                    name += "^" + power->name;
-                }
-            } else if (!name.empty() && peek().is('/') && (++at_, !unit_here(true).empty())) {
-                name += '/';
-            } else {
-                if (!name.empty() && tokens_[at_ - 1].is('/')) --at_;
-                break;
+            const bool slash = !name.empty() && peek().is('/') && !unit_at(1).empty();
+            const string word = unit_at(slash);
+            if (word.empty()) break;
+            at_ += 1 + slash;
+            if (const auto times = kMultiples.find(word); times != kMultiples.end())
+                quantity = make("*", "* ", {quantity, make_number(mpq_class(times->second))});
+            else
+                name += (slash ? "/" : "") + word;
+            if (!name.empty() && take('^')) {
+                const bool braced = take('{');
+                name += take('-') ? "^-" : "^";
+                if (peek().kind != Token::Number) throw Unreadable{};
+                name += tokens_[at_++].text;
+                if (braced) expect('}');
             }
-            found = true;
         }
-        if (!found) return nullptr;
         if (starts_factor() || peek().is('/') || peek().is('*')) throw Unreadable{};
         return name.empty() ? quantity : make(name == "%" ? "%" : "unit", name, {quantity});
     }
-    /// The unit that the next token is, by its first name; "" if it is none.
-    string unit_here(bool behind_slash) const {
-        const Token& t = peek();
-        if (joins(t)) return "";
-        string word = lower(t.text);
+    /// The unit that a token is, by its first name; "" if it is none. Behind a slash a letter may
+    /// be.
+    string unit_at(std::size_t ahead) const {
+        const Token& t = peek(ahead);
+        if (t.is('%')) return "%";
+        if (is_name("deg", ahead)) return "degree";
+        string word = lower_case(t.text);
         const auto known = [&] { return kUnits.contains(word) || kMultiples.contains(word); };
-        if (word.size() > 2 && word.ends_with('s') && !known()) word.pop_back();
         if (t.kind == Token::Letter) {  // "10 m/s", but not 5 m
             const bool speed = word == "m" && t.space && peek(1).is('/') && peek(2).text == "s";
-            return (behind_slash || speed) && kUnits.contains(word) ? kUnits.at(word) : "";
+            return (ahead > 0 || speed) && known() ? kUnits.at(word) : "";
         }
-        if (t.kind != Token::Text) return "";
-        if (kMultiples.contains(word)) return word;
-        if (kUnits.contains(word)) return kUnits.at(word);
-        if (kNoUnits.contains(word)) {
+        if (t.kind != Token::Text || joins(t)) return "";
+        const bool no_unit = kNoUnits.contains(word);
+        if (word.size() > 2 && word.ends_with('s') && !known()) word.pop_back();
+        if (known()) return kUnits.contains(word) ? kUnits.at(word) : word;
+        if (no_unit || kNoUnits.contains(word)) {
             if (t.quoted) throw Unreadable{};  // "3 squared"
             return "";
         }
         const bool noun = word.size() > 2 && word.find_first_of("aeiou") != string::npos;
-        return t.quoted || (t.space && noun) ? word : "";
+        const bool variable = word.size() == 1 && word == t.text;  // \text{F} would be farads
+        return (t.quoted && !variable) || (t.space && noun) ? word : "";
     }
 
-    static Ptr negative(const Ptr& node) { return make("+", "-", {node}); }
+    static Ptr radians(const Ptr& degrees) {
+        return make("*", "*/ ", {degrees, make_number(180), make("x", "pi", {})});
+    }
+    static Ptr negative(const Ptr& node) {
+        if (!node->is("base")) return make("+", "-", {node});
+        return make("base", "", {negative(node->children[0]), node->children[1]});
+    }
 
     Ptr factor() {
         const Deeper deeper(depth_);
@@ -590,11 +532,15 @@ class Parser {
             if (count > 8) throw Unreadable{};
             if (take('^') || take('\x04')) {
                 const Ptr exponent = argument();
-                result = make("^", "", {result, exponent});
+                const auto ordinal = kUnits.find(exponent->name);  // 12^{\text{th}}
+                if (exponent->is("word") && ordinal != kUnits.end() && ordinal->second == "th")
+                    result = make("unit", "th", {result});
+                else
+                    result = make("^", "", {result, exponent});
             } else if (take('!')) {
                 result = make("call", "factorial", {result});
             } else if (in_angle_ && take_name("deg")) {
-                result = make("*", "*/ ", {result, make_number(180), make("x", "pi", {})});
+                result = radians(result);
             } else {
                 return result;
             }
@@ -611,35 +557,25 @@ class Parser {
     }
     /// The two arguments of \frac, which may share a number: \frac12 is one half.
     std::vector<Ptr> two_arguments() {
-        if (peek().kind == Token::Number && peek().text.size() > 1) {
-            const string& digits = tokens_[at_++].text;
-            if (digits.size() == 2 && is_digit(digits[0]))
-                return {make_number(digits[0] - '0', {digits[0]}),
-                        make_number(digits[1] - '0', {digits[1]})};
-            --at_;
+        const string digits = peek().kind == Token::Number ? peek().text : "";
+        if (digits.size() == 2 && is_digit(digits[0])) {
+            ++at_;
+            return {make_number(digits[0] - '0', {digits[0]}),
+                    make_number(digits[1] - '0', {digits[1]})};
         }
         const Ptr first = argument(), second = argument();
         return {first, second};
     }
 
     Ptr base() {
-        const Token& token = peek();
+        const Token token = peek();
+        if (token.kind == Token::Sign) return bracketed();
         ++at_;
-        switch (token.kind) {
-            case Token::Number:
-                return number(token);
-            case Token::Letter:
-                return symbol(token.text);
-            case Token::Text:
-                return text(token);
-            case Token::Sign:
-                --at_;
-                return bracketed();
-            case Token::Name:
-                return named(token.text);
-            default:
-                throw Unreadable{};
-        }
+        if (token.kind == Token::Number) return number(token);
+        if (token.kind == Token::Letter) return symbol(token.text);
+        if (token.kind == Token::Text) return text(token);
+        if (token.kind == Token::Name) return named(token.text);
+        throw Unreadable{};
     }
 
     /// A numeral, also with its base, 52_8, or with a fraction behind it: 1\frac12, 1 1/2.
@@ -670,15 +606,18 @@ class Parser {
     }
     /// Words that begin an expression: "Area = 5", \text{Area}.
     Ptr text(const Token& first) {
-        string words = lower(first.text);
+        string words = lower_case(first.text);
         if (spelled(at_ - 1) && !peek().is('=')) {
-            std::vector<Ptr> letters;
-            for (char c : first.text) letters.push_back(make("x", {c}, {}));
-            return make("*", string(letters.size(), ' '), letters);
+            std::vector<Token> letters;
+            for (char c : first.text) letters.push_back({Token::Letter, {c}});
+            const auto at = tokens_.begin() + static_cast<std::ptrdiff_t>(--at_);
+            tokens_.insert(tokens_.erase(at), letters.begin(), letters.end());
+            return base();
         }
+        const bool assigned = (at_ > 1 && tokens_[at_ - 2].is('=')) || first.quoted;
         for (; peek().kind == Token::Text && !joins(peek()); ++at_)
-            words += " " + lower(peek().text);
-        if (!first.quoted && !peek().is('=')) throw Unreadable{};
+            words += " " + lower_case(peek().text);
+        if (!assigned && !peek().is('=')) throw Unreadable{};
         return make("word", words, {});
     }
 
@@ -686,11 +625,7 @@ class Parser {
         if (name == "frac") return make("*", "*/", two_arguments());
         if (name == "binom") return make("call", "binom", two_arguments());
         if (name == "sqrt") {
-            Ptr degree = make_number(2);
-            if (take('[')) {
-                degree = sum();
-                expect(']');
-            }
+            const Ptr degree = peek().is('[') ? bracketed() : make_number(2);
             const Ptr radicand = argument();
             return make("^", "", {radicand, make("*", "*/", {make_number(1), degree})});
         }
@@ -701,10 +636,11 @@ class Parser {
             return make("call", name.substr(1), {inside});
         }
         if (kFunctions.contains(name)) return function(name);
-        if (name == "overline" || name == "mathbb") {
+        if (kAccents.contains(name)) {
             const bool braced = take('{');
             string letters;
-            while (peek().kind == Token::Letter && (braced || letters.empty()))
+            while ((peek().kind == Token::Letter || peek().kind == Token::Name) &&
+                   (braced || letters.empty()))
                 letters += tokens_[at_++].text;
             if (letters.empty() || (braced && !take('}'))) throw Unreadable{};
             const Ptr infinity = make("x", "infty", {});
@@ -740,8 +676,7 @@ class Parser {
         ++at_;
         const Ptr inside = list();
         expect(')');
-        return make("call", "\\" + name,
-                    inside->is("list") ? inside->children : std::vector<Ptr>{inside});
+        return make("call", "\\" + name, parts(inside));
     }
     static bool is_plain(const Token& t) {
         return t.kind == Token::Number || t.kind == Token::Letter || t.kind == Token::Name;
@@ -758,8 +693,7 @@ class Parser {
         Ptr inside;
         if (peek().is('(') || peek().is('{')) {
             inside = bracketed();
-            if (take_name("deg"))
-                inside = make("*", "*/ ", {inside, make_number(180), make("x", "pi", {})});
+            if (take_name("deg")) inside = radians(inside);
         } else {
             std::vector<Ptr> factors{factor()};
             while (starts_factor() && !peek().quoted &&
@@ -786,34 +720,25 @@ class Parser {
     /// (a), [a], {a}; (a, b) and [a, b) are tuples, \{a, b\} is a set, |a| the modulus.
     Ptr bracketed() {
         const Deeper deeper(depth_);
-        const char open = tokens_[at_++].text[0];
-        if (open == '|') {
-            if (in_bars_) throw Unreadable{};
-            in_bars_ = true;
-            const Ptr inside = sum();
-            in_bars_ = false;
-            expect('|');
-            return make("call", "abs", {inside});
-        }
-        const bool bars = std::exchange(in_bars_, false), set = open == '\x02';
-        if (!set && open != '(' && open != '[' && open != '{') throw Unreadable{};
-        if (set && take('\x03')) {
-            in_bars_ = bars;
-            return make("set", "", {});
-        }
-        const Ptr inside = list();
+        static const Names kClosing = names("(=)] [=)] {=} |=| \x02=\x03");
+        const string open = tokens_[at_++].text;
+        const auto closing = kClosing.find(open);
+        const bool modulus = open == "|", set = open == "\x02";
+        if (closing == kClosing.end() || (modulus && in_bars_)) throw Unreadable{};
+        if (set && take('\x03')) return make("set", "", {});
+        const bool bars = std::exchange(in_bars_, modulus);
+        const Ptr inside = modulus ? sum() : list();
         in_bars_ = bars;
-        if (set || open == '{') {
-            expect(set ? '\x03' : '}');
-            if (!set) return inside;
-            return make("set", "",
-                        inside->is("list") ? inside->children : std::vector<Ptr>{inside});
-        }
-        const bool round = take(')');
-        if (!round) expect(']');
-        if (inside->is("list")) return make("tuple", {open, round ? ')' : ']'}, inside->children);
-        if ((open == '(') != round) throw Unreadable{};
+        const string close = peek().kind == Token::Sign ? tokens_[at_++].text : "";
+        if (close.empty() || closing->second.find(close) == string::npos) throw Unreadable{};
+        if (modulus) return make("call", "abs", {inside});
+        if (set) return make("set", "", parts(inside));
+        if (open != "{" && inside->is("list")) return make("tuple", open + close, inside->children);
+        if ((open == "[") != (close == "]")) throw Unreadable{};
         return inside;
+    }
+    static std::vector<Ptr> parts(const Ptr& list) {
+        return list->is("list") ? list->children : std::vector{list};
     }
 
     string environment() {
@@ -866,10 +791,9 @@ std::vector<Box> boxes_of(string_view text) {
     std::vector<Box> boxes, open;  // `open`: for every open brace, where its box begins, or its end
     std::size_t last = 0;
     for (std::size_t i = 0; i < text.size(); ++i) {
-        const string_view rest = text.substr(i);
-        const std::size_t macro = rest.starts_with("\\boxed")  ? 6
-                                  : rest.starts_with("\\fbox") ? 5
-                                                               : 0;
+        std::size_t macro = 0;
+        for (const string_view name : {"\\boxed", "\\fbox"})
+            if (text.substr(i).starts_with(name)) macro = name.size();
         if (macro) {
             const auto begin = i;
             for (i += macro; i < text.size() && is_space(text[i]);) ++i;
@@ -904,7 +828,7 @@ bool joins(string_view between) {
     bool joined = false;
     try {
         for (const Token& t : Tokenizer(tidy(between)).tokens()) {
-            const string word = lower(t.text);
+            const string word = lower_case(t.text);
             if (t.kind == Token::End || t.is(',') || t.is(';') || t.is('*')) continue;
             if (word == "and" || word == "or" || (joined && t.is('='))) {
                 joined = true;
@@ -921,41 +845,14 @@ bool joins(string_view between) {
     return tail == 0 && words < 3;
 }
 
-/// The last formula or number in a text, whichever comes last.
-string_view last_formula(string_view text) {
-    std::size_t begin = 0, end = 0;
-    for (const auto& [open, close] : {std::pair<string_view, string_view>{"$$", "$$"},
-                                      {"\\(", "\\)"},
-                                      {"\\[", "\\]"},
-                                      {"$", "$"}}) {
-        const auto find = [&](string_view mark, std::size_t from) {
-            auto at = text.find(mark, from);
-            while (at != text.npos && at > 0 && text[at - 1] == '\\') at = text.find(mark, at + 1);
-            return at;
-        };
-        for (std::size_t at = find(open, 0); at != text.npos;) {
-            const auto from = at + open.size(), to = find(close, from);
-            if (to == text.npos) break;
-            if (to > end && to > from) begin = from, end = to;
-            at = find(open, to + close.size());
-        }
-    }
-    for (std::size_t i = text.size(); i > end; --i) {
-        if (!is_digit(text[i - 1])) continue;
-        std::size_t from = i;
-        while (from > end && string_view("0123456789,./").find(text[from - 1]) != text.npos) --from;
-        while (from < i && (text[from] == ',' || text[from] == '/')) ++from;
-        if (from > 0 && is_letter(text[from - 1])) {  // part of a word
-            i = from + 1;
-            continue;
-        }
-        if (from > end && text[from - 1] == '-') --from;
-        return text.substr(from, i - from);
-    }
-    return text.substr(begin, end - begin);
-}
-
 }  // namespace
+
+string lower_case(string_view text) {
+    string lower(text);
+    for (char& c : lower)
+        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    return lower;
+}
 
 std::optional<MathAnswer> MathAnswer::parse(string_view text) {
     if (text.size() > kLongestText) return std::nullopt;
@@ -972,28 +869,13 @@ std::optional<string> last_boxed(string_view text) {
     const auto boxes = boxes_of(text);
     if (boxes.empty()) return std::nullopt;
     std::size_t first = boxes.size() - 1;
-    while (first > 0 &&
+    while (first > 0 && boxes.back().end - boxes[first - 1].begin <= kLongestText &&
            joins(text.substr(boxes[first - 1].end, boxes[first].begin - boxes[first - 1].end)))
         --first;
     string answer;
     for (std::size_t i = first; i < boxes.size(); ++i)
         answer += (i > first ? ", " : "") + string(boxes[i].content);
     return answer;
-}
-
-string find_answer(string_view text) {
-    const string small = lower(string(text));
-    std::size_t behind = 0;
-    for (string_view mark : {"answer is", "answer:", "answer:**"})
-        if (const auto at = small.rfind(mark); at != string::npos)
-            behind = std::max(behind, at + mark.size());
-    if (behind <= std::min(text.rfind("\\boxed"), text.size()))
-        if (const auto boxed = last_boxed(text)) return *boxed;
-    string_view sentence = text.substr(behind);
-    if (behind > 0) sentence = sentence.substr(0, sentence.find(". "));
-    string_view found = last_formula(sentence);
-    if (found.empty()) found = last_formula(text);
-    return string(found.empty() ? text : found);
 }
 
 }  // namespace r1

@@ -32,7 +32,6 @@ struct MathAnswer::Node {
     std::size_t columns = 0;
 
     bool is(const char* kind) const { return op == kind; }
-    bool operator==(const Node& o) const;
 };
 
 using Node = MathAnswer::Node;

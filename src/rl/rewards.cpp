@@ -9,13 +9,6 @@ namespace {
 
 bool is_space(char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; }
 
-std::string lower_case(std::string_view text) {
-    std::string lower(text);
-    std::ranges::transform(lower, lower.begin(),
-                           [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-    return lower;
-}
-
 /// The place of `tag` if it occurs exactly once.
 std::optional<std::size_t> only(std::string_view text, std::string_view tag) {
     const auto at = text.find(tag);
