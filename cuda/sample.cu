@@ -4,6 +4,8 @@
 // it, the first few. That logit is found by bisection over the 2^32 possible floats, 32 passes over
 // those tokens that can be among them: with a real vocabulary a few hundred, which fit into shared
 // memory.
+#include <cfloat>
+
 #include "cuda/backend_cuda.h"
 
 namespace r1::cuda {
@@ -143,7 +145,7 @@ __global__ void __launch_bounds__(kThreads)
     float* candidates = reinterpret_cast<float*>(segment_ties + kWarps);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     Row row{logits + blockIdx.x * std::int64_t{V}, V,
-            options.temperature > 0 ? 1 / options.temperature : 1, shared};
+            options.temperature > 0 ? fminf(1 / options.temperature, FLT_MAX) : 1, shared};
 
     float largest = -INFINITY;
     int best = V;

@@ -405,14 +405,15 @@ TEST_CASE("conformance: sampling draws the reference's tokens") {
             // Half of the rows on a coarse grid: many equal logits.
             for (std::size_t i = 0; i < row.size(); ++i)
                 row[i] = i / V % 2 ? normal(bench.random) : std::round(normal(bench.random));
-            for (SampleOptions o : {SampleOptions{}, SampleOptions{.temperature = 0.5f},
-                                    SampleOptions{.top_k = 4}, SampleOptions{.top_p = 0.6f},
-                                    SampleOptions{.temperature = 2, .top_k = 7, .top_p = 0.7f},
-                                    SampleOptions{.temperature = 0}, SampleOptions{.top_k = 1},
-                                    SampleOptions{.top_p = 1e-6f}, SampleOptions{.top_p = 0.999f},
-                                    SampleOptions{.temperature = 0.6f, .top_p = 0.95f},
-                                    // (z - largest) / temperature, or nothing is left of it
-                                    SampleOptions{.temperature = 1e-8f}}) {
+            for (SampleOptions o :
+                 {SampleOptions{}, SampleOptions{.temperature = 0.5f}, SampleOptions{.top_k = 4},
+                  SampleOptions{.top_p = 0.6f},
+                  SampleOptions{.temperature = 2, .top_k = 7, .top_p = 0.7f},
+                  SampleOptions{.temperature = 0}, SampleOptions{.top_k = 1},
+                  SampleOptions{.top_p = 1e-6f}, SampleOptions{.top_p = 0.999f},
+                  SampleOptions{.temperature = 0.6f, .top_p = 0.95f},
+                  // (z - largest) / temperature, or nothing is left of it
+                  SampleOptions{.temperature = 1e-8f}, SampleOptions{.temperature = 1e-40f}}) {
                 o.seed = kSeed;
                 CAPTURE(o.temperature);
                 CAPTURE(o.top_k);

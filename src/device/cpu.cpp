@@ -300,7 +300,7 @@ struct LogSoftmax {
     float operator()(float logit) const { return (logit - shift) * inverse_temperature - rest; }
 };
 LogSoftmax log_softmax(const float* logits, float temperature, int64_t vocab) {
-    const float inverse = 1 / temperature;
+    const float inverse = std::min(1 / temperature, std::numeric_limits<float>::max());
     float top = -std::numeric_limits<float>::infinity(), sum = 0;
 #pragma omp simd reduction(max : top)
     for (int64_t v = 0; v < vocab; ++v) top = std::max(top, logits[v]);
