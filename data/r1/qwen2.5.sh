@@ -16,9 +16,9 @@
 #   1.5B on 80 GB: 72.5 GiB
 #   0.5B on 24 GB: 19.2 GiB
 #   1.5B on 24 GB: 22.0 GiB
-# Time: not measured yet. PREDICTED for an H100 by tests/gpu/predict.py, where a step samples 512 responses of 300 tokens and
-# trains on 205k: 3.3 s for 0.5B and 7.3 s for 1.5B, and more where some responses are much longer than the others; the
-# recipe's 500 steps half an hour or an hour, its samples and graded answers (56 million tokens) 8 or 15 minutes more.
+# Time: not measured yet. PREDICTED for an H100 by tests/gpu/predict.py, for steps of 512 responses of 300 tokens to prompts
+# of 100: 2.9 s for 0.5B and 6.3 s for 1.5B, and more where some responses are much longer than the others; the recipe's
+# 500 steps 25 or 55 minutes, its samples and graded answers (56 million tokens) 8 or 15 minutes more.
 #
 # What others have published, to hold results beside (greedy decoding, 0-shot):
 #   GSM8K      0.5B 36.7 -> 49.5, 1.5B 55.7 -> 74.4 by GRPO on the base model (SimpleRL-Zoo, arXiv 2503.18892)

@@ -288,7 +288,7 @@ void upload_floats(Backend& backend, Tensor to, std::span<const float> from);
 
 /// Raise it with every change to the classes of this file and tensor.h: a library built for others
 /// is turned away.
-constexpr int kBackendVersion = 2;
+constexpr int kBackendVersion = 3;
 
 }  // namespace r1
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What a GPU should take, before one has been asked: bytes, FLOPs and time of every kernel of a training pass and of a
-decoding step, and the phases of a GRPO step: responses of --new tokens to prompts of --prompt, --slots at a time.
+decoding step, and the phases of a GRPO step: --group responses of --new tokens to each of --prompts, --slots at a time.
 
     tests/gpu/predict.py [MODEL] [CARD] [--tokens 8192] [--slots 512] [--recompute] ...
     tests/gpu/predict.py --measured bench.log CARD     what r1_bench printed, beside what is predicted
@@ -23,8 +23,7 @@ CARDS = {"H100 PCIe": (2.0, 756), "H100": (3.35, 989), "H200": (4.8, 989), "A100
 Model = namedtuple("Model", "C F L H K D V tied bias norm")  # letters as in src/device/backend.h
 MODELS = {"Qwen2.5-0.5B": Model(896, 4864, 24, 14, 2, 64, 151936, True, True, False),
           "Qwen2.5-1.5B": Model(1536, 8960, 28, 12, 2, 128, 151936, True, True, False)}
-NUMBERS = {"tokens": 8192, "length": 512, "rows": 256, "context": 512, "responses": 512, "prompt": 128, "new": 384,
-           "slots": 256}
+NUMBERS = dict(tokens=8192, length=512, rows=256, context=512, prompts=64, group=8, prompt=128, new=384, slots=256)
 
 # The share of the bandwidth that a kernel reaches on large tensors.
 BANDWIDTH = {"rmsnorm_forward": 0.65, "rmsnorm_backward": 0.46, "head_norm": 0.5, "rope": 0.5, "rope_append": 0.5,
@@ -159,10 +158,11 @@ def everything(name, m, card, o):
     print(f"{B / us * 1e6:.0f} tokens/s; weights and cache once, {bytes_ / 1e6:.0f} MB: "
           f"{100 * bytes_ / us / card[0] / 1e6:.1f}% of the bandwidth")
 
-    T, scored, rows = o.prompt + o.new, o.responses * o.new, min(o.responses, o.slots)
-    N, steps, one = o.responses * T, math.ceil(o.responses / rows) * o.new, decode(m, rows, o.prompt + o.new // 2)
+    R, T = o.prompts * o.group, o.prompt + o.new
+    N, scored, rows = o.prompts * o.prompt + R * o.new, R * o.new, min(R, o.slots)  # a group shares its prompt's rows
+    steps, one = math.ceil(R / rows) * o.new, decode(m, rows, o.prompt + o.new // 2)
     score, back = forward(m, N, T, scored), backward(m, N, T, scored, o.recompute)
-    print(f"\na GRPO step: {o.responses} responses, {o.prompt} tokens of prompt and {o.new} of response each")
+    print(f"\na GRPO step: {o.prompts} prompts of {o.prompt} tokens, {o.group} responses of {o.new} tokens to each")
     phases = {f"{steps} decoding steps of {rows} rows, {total(card, one) / 1e3:.2f} ms each": steps * total(card, one),
               f"reference: {N} tokens forward": 0 if o.no_reference else total(card, score),
               f"training: {N} tokens": total(card, score + back), "update": total(card, update(m, o.bf16_states))}
