@@ -90,6 +90,44 @@ TEST_CASE("cuBLAS is found beside the program, in LD_LIBRARY_PATH, among Python'
     CHECK(found(plan(""), "lib/libcublas.so.13"));
 }
 
+TEST_CASE("gpu-check fails where a part of it fails or takes too long, and marks what was not predicted") {
+    const TemporaryFolder f;
+    const auto put = [&](const std::string& name, const std::string& script) {
+        std::ofstream(f / name) << "#!/bin/bash\n" << script << "\n";
+        std::filesystem::permissions(f / name, std::filesystem::perms::owner_all);
+    };
+    put("VERSION", "");
+    put("nvidia-smi", "echo NVIDIA H100 80GB HBM3, 580.65.06, 81559 MiB");
+    put("train_grpo", "[[ $* != *--dry-run* ]] || exit $START; exit $DEMO");
+    put("r1_conformance", "sleep $SLEEP; exit $CONFORMANCE");
+    put("r1_bench",
+        "echo 'Qwen2.5-0.5B bfloat16 train 32 x 512 109000 tokens/s; update 7.5 ms'\n"
+        "echo 'Qwen2.5-0.5B bfloat16 decode B = 256 9000 tokens/s'; exit $BENCH");
+    put("compute-sanitizer", "shift 4; [ $R1_SEEDS = 1 ] && \"$@\"; exit $SANITIZER");
+    const auto check = [&](const std::string& settings) {
+        return shell(f, "cd " + kSource + "/tests/gpu; cp gpu-check predict.py " + f.path.string() +
+                            "; env PATH=" + f.path.string() +
+                            ":$PATH START=0 DEMO=0 CONFORMANCE=0 BENCH=0 SANITIZER=0 SLEEP=0 " +
+                            settings + " " + (f / "gpu-check") +
+                            " conformance demo bench memcheck racecheck");
+    };
+    const Result good = check("");
+    CHECK(good.status == 0);
+    CHECK(!has(good.out, "FAILED"));
+    if (shell(f, "python3 --version").status == 0) {
+        CHECK(has(good.out, "decode B = 256, tokens/s measured    9000.0 predicted   "));
+        CHECK(has(good.out, "OFF by more than a quarter"));
+        CHECK(has(good.out, "update, ms               measured       7.5 predicted       7.4 1.01\n"));
+    }
+    for (const char* fault : {"START=1", "DEMO=1", "CONFORMANCE=1", "BENCH=1", "SANITIZER=9",
+                              "SLEEP=3 PART_SECONDS=1"}) {
+        INFO(fault);
+        const Result bad = check(fault);
+        CHECK(bad.status == 1);
+        CHECK(has(bad.out, "FAILED"));
+    }
+}
+
 TEST_CASE("a reference policy that the device has no room for comes from the host") {
     const TemporaryFolder f;
     const auto plan = [&](int budget, const char* beta = "0.1") {
