@@ -17,7 +17,7 @@
 #   0.5B on 24 GB: 19.2 GiB
 #   1.5B on 24 GB: 22.0 GiB
 # Time: not measured yet. PREDICTED for an H100 by tests/gpu/predict.py, for steps of 512 responses of 300 tokens to prompts
-# of 100: 2.9 s for 0.5B and 6.3 s for 1.5B, and more where some responses are much longer than the others; the recipe's
+# of 100: 2.8 s for 0.5B and 6.3 s for 1.5B, and more where some responses are much longer than the others; the recipe's
 # 500 steps 25 or 55 minutes, its samples and graded answers (56 million tokens) 8 or 15 minutes more.
 #
 # What others have published, to hold results beside (greedy decoding, 0-shot):

@@ -93,10 +93,10 @@ def forward(m, N, T, M):
                                    stream("softmax_forward", 1, 4 * M * m.V)]
 
 
-def backward(m, N, T, M, recompute):
+def backward(m, N, T, M, recompute=False, keep_logits=False):
     q, qkv, layer, _ = shape(m)
     return (layers(m, N, T, m.L - 1) if recompute else []) + [
-        product("logits, dhidden, dW", m, "head", 3, 6 * M * m.V, 2 * M * m.C * m.V),
+        product("logits, dhidden, dW", m, "head", 2 if keep_logits else 3, 6 * M * m.V, 2 * M * m.C * m.V),
         stream("softmax_backward", 1, 10 * M * m.V),
         product("dx and dW", m, "backward", m.L, 10 * layer, 4 * N * layer),
         stream("swiglu_backward", m.L, 10 * N * m.F), stream("rmsnorm_backward", 2 * m.L, 14 * N * m.C),
@@ -133,7 +133,7 @@ def compare(log, card):
         m = MODELS.get(name)
         if m and (at := re.search(r"train +(\d+) x (\d+) +(\d+) tokens/s.*update ([\d.]+) ms", line)):
             N, T = int(at[1]) * int(at[2]), int(at[2])
-            us = total(card, forward(m, N, T, N) + backward(m, N, T, N, False))
+            us = total(card, forward(m, N, T, N) + backward(m, N, T, N))
             rows = [("train, tokens/s", float(at[3]), N / us * 1e6),
                     ("update, ms", float(at[4]), total(card, update(m, False)) / 1e3)]
         elif m and (at := re.search(r"decode B = (\d+) +(\d+) tokens/s", line)):
@@ -147,7 +147,7 @@ def compare(log, card):
 def everything(name, m, card, o):
     N, T, B, parameters = o.tokens, o.length, o.rows, shape(m)[3]
     print(f"PREDICTED: {name}, {parameters / 1e6:.1f} million parameters; {card[0]} TB/s, {card[1]} TF/s")
-    us = total(card, forward(m, N, T, N) + backward(m, N, T, N, o.recompute),
+    us = total(card, forward(m, N, T, N) + backward(m, N, T, N, o.recompute, o.keep_logits),
                f"a training pass of {N} tokens, {T} a sequence, all of them scored")
     flops = 6 * N * (parameters + m.L * m.H * m.D * T)
     print(f"{N / us * 1e3:.1f}k tokens/s; 6 N (parameters + L H D T) = {flops / 1e12:.1f} TFLOP: "
@@ -161,7 +161,7 @@ def everything(name, m, card, o):
     R, T = o.prompts * o.group, o.prompt + o.new
     N, scored, rows = o.prompts * o.prompt + R * o.new, R * o.new, min(R, o.slots)  # a group shares its prompt's rows
     steps, one = math.ceil(R / rows) * o.new, decode(m, rows, o.prompt + o.new // 2)
-    score, back = forward(m, N, T, scored), backward(m, N, T, scored, o.recompute)
+    score, back = forward(m, N, T, scored), backward(m, N, T, scored, o.recompute, o.keep_logits)
     print(f"\na GRPO step: {o.prompts} prompts of {o.prompt} tokens, {o.group} responses of {o.new} tokens to each")
     phases = {f"{steps} decoding steps of {rows} rows, {total(card, one) / 1e3:.2f} ms each": steps * total(card, one),
               f"reference: {N} tokens forward": 0 if o.no_reference else total(card, score),
@@ -183,7 +183,7 @@ def main():
     p.add_argument("--measured", metavar="bench.log")
     for flag, value in NUMBERS.items():
         p.add_argument(f"--{flag}", type=int, default=value)
-    for flag in ("recompute", "bf16-states", "no-reference"):
+    for flag in ("recompute", "keep-logits", "bf16-states", "no-reference"):
         p.add_argument(f"--{flag}", action="store_true")
     o = p.parse_args()
     model, wanted = ([""] + o.names)[-2:] if o.measured else (o.names + ["Qwen2.5-0.5B", "H100"][len(o.names):])[:2]
