@@ -30,7 +30,7 @@ namespace {
 struct Options : Flags {
     Options() : Flags("train_grpo", "GRPO with rule rewards: R1-Zero on a base model. Under mpirun the ranks share the questions") {
         // What is shown and kept, how memory is cut, and what one turns when a run goes wrong.
-        let_differ({"steps", "eval-every", "eval-samples", "eval-limit", "eval-first", "show-every", "keep-best", "token-budget",
+        let_differ({"steps", "eval-every", "eval-samples", "eval-limit", "eval-first", "show-every", "keep-best", "token-budget", "slots",
                     "min-entropy", "entropy-bonus", "reward-program", "reward-seconds"});
     }
 
@@ -49,6 +49,7 @@ struct Options : Flags {
     const int& prompts = flag("--prompts", 32, "questions a step, P", kPositive);
     const int& group_size = flag("--group", 8, "responses to each question, G", CLI::Range(2, 1024));
     const int& max_new_tokens = flag("--max-new-tokens", 256, "longest response", kPositive);
+    const int& slots = flag("--slots", 256, "responses in flight at a time, at most (memory)", kPositive);
     const double& temperature = flag("--temperature", 1.0, "temperature of sampling, and of every log-probability", kPositive);
     const int& dynamic_sampling = flag("--dynamic-sampling", 0, "rounds a step in which groups without spread are replaced by other questions', 0: none", kNonNegative);
     const std::int64_t& seed = flag("--seed", std::int64_t{1}, "seed of sampling and of the order of problems");
@@ -110,9 +111,8 @@ struct Setup {
 
 /// What changes as the run goes on.
 struct State {
-    int step = 0;                  ///< steps done
-    std::uint64_t questions = 0;   ///< drawn so far, by all ranks
-    std::vector<float> reference;  ///< pi_ref's weights; empty if beta is 0
+    int step = 0;                 ///< steps done
+    std::uint64_t questions = 0;  ///< drawn so far, by all ranks
     PastEvaluations evaluations;
     std::optional<TrainingLog> log;  ///< on the root rank
 };
@@ -120,7 +120,7 @@ struct State {
 State begin(Setup&, const Options&, TrainingRun&);
 std::vector<Response> rollout(Setup&, State&, const Options&, Metrics&);
 void set_advantages(std::span<Response>, const Setup&, const Options&, Metrics&);
-void score_reference(Setup&, const State&, const Options&, std::span<Response>);
+void score_reference(Setup&, const Options&, std::span<Response>);
 void accumulate_gradient(Setup&, const Options&, std::span<Response>, UpdateSize, Metrics&);
 void evaluate(Setup&, State&, const Options&);
 
@@ -130,7 +130,7 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
     const auto save = [&] {
         if (state.log) state.log->sync();
         const auto questions = std::pair("questions", std::to_string(state.questions));
-        run.save(*s.trainee, state.step, {questions}, state.reference);
+        run.save(*s.trainee, state.step, {questions});
     };
     const LearningRate learning_rate = o.optimizer.learning_rate(o.steps);
     Watch watch;
@@ -143,7 +143,7 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
         // pi_old and pi_ref, where they are not the policy itself.
         const int updates = o.inner_epochs * o.mini_batches;
         if (updates > 1) score(s.model(), responses, o.scoring(), &Response::old_logp);
-        if (o.beta > 0) score_reference(s, state, o, responses);
+        if (o.beta > 0) score_reference(s, o, responses);
         metrics.lap("seconds/reference");
         const double lr = learning_rate.at(state.step + 1);
         for (int update = 0; update < updates; ++update) {
@@ -159,7 +159,7 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
         metrics.all_reduce(s.comm);
         watch.check(++state.step, metrics, o.min_entropy, o.run.out);
         if (o.reference_refresh > 0 && state.step % o.reference_refresh == 0 && o.beta > 0)
-            state.reference = s.model().parameters().download();
+            s.model().parameters().keep_as_reference();
         if (state.log) {
             state.log->step(state.step, metrics);
             watch.say_if_nothing_is_learnt(metrics, responses, s.sampling.max_new_tokens);
@@ -246,13 +246,10 @@ void set_advantages(std::span<Response> responses, const Setup& s, const Options
 }
 
 /// Log-probabilities under pi_ref, whose weights take the policy's place for a while.
-void score_reference(Setup& s, const State& state, const Options& o,
-                     std::span<Response> responses) {
-    Parameters& parameters = s.model().parameters();
-    const auto policy = parameters.download();
-    parameters.upload(state.reference);
+void score_reference(Setup& s, const Options& o, std::span<Response> responses) {
+    s.model().parameters().use_reference(true);
     score(s.model(), responses, o.scoring(), &Response::ref_logp);
-    parameters.upload(policy);
+    s.model().parameters().use_reference(false);
 }
 
 /// Adds the gradient of the loss on these responses to the model's gradients. There is no autograd:
@@ -356,7 +353,7 @@ Setup::Setup(const Options& o, const Comm& comm)
                 .stop_tokens = config.eos_token_ids};
     const int longest_prompt = std::max(encode_prompts(train, folder.tokenizer, context),
                                         encode_prompts(held_out, folder.tokenizer, context));
-    const RolloutPlan plan{std::min(own_prompts * o.group_size, 256), longest_prompt,
+    const RolloutPlan plan{std::min(own_prompts * o.group_size, o.slots), longest_prompt,
                            sampling.max_new_tokens, o.beta > 0};
     trainee =
         std::make_unique<Trainee>(config, o.device, o.optimizer, o.run, o.seed, plan, o.exact);
@@ -370,14 +367,13 @@ State begin(Setup& s, const Options& o, TrainingRun& run) {
     s.folder.describe(record);
     State state;
     if (run.resuming()) {
-        Checkpoint checkpoint = run.restore(*s.trainee);
+        const Checkpoint checkpoint = run.restore(*s.trainee);
         state.step = static_cast<int>(checkpoint.count("step"));
         state.questions = checkpoint.count("questions");
-        state.reference = std::move(checkpoint.reference);
         state.evaluations = past_evaluations(run.out(), state.step);
     } else {
         s.model().parameters().load(o.model);
-        if (o.beta > 0) state.reference = s.model().parameters().download();
+        if (o.beta > 0) s.model().parameters().keep_as_reference();
     }
     s.comm.any(false);  // every rank has looked at the folder before one writes to it
     if (!s.comm.is_root()) return state;
@@ -395,7 +391,7 @@ int explain(Options& o, const Comm& comm) {
     Metrics metrics;
     State state;
     s.model().parameters().load(o.model);
-    if (o.beta > 0) state.reference = s.model().parameters().download();
+    if (o.beta > 0) s.model().parameters().keep_as_reference();
     std::vector<Response> responses = rollout(s, state, o, metrics);
     set_advantages(responses, s, o, metrics);
     const LossAggregation loss = loss_aggregation(o.loss);
@@ -403,7 +399,7 @@ int explain(Options& o, const Comm& comm) {
                        o.scoring(), advantage_scale(o.scale),  o.objective_options(),
                        loss,        s.sampling.max_new_tokens, o.entropy_bonus};
     if (step.teaches()) {
-        if (o.beta > 0) score_reference(s, state, o, responses);
+        if (o.beta > 0) score_reference(s, o, responses);
         const UpdateSize size = update_size(s.comm, responses);
         explain_update(step, *s.trainee, o.optimizer, [&](std::span<Response> some) {
             Metrics part;

@@ -1,5 +1,9 @@
 // Memory, recording, and matrix products (cuBLAS) of the CUDA backend.
 #include <dlfcn.h>
+#include <glob.h>
+
+#include <cstdlib>
+#include <cstring>
 
 #include "cuda/backend_cuda.h"
 
@@ -7,7 +11,11 @@ namespace r1::cuda {
 namespace {
 
 constexpr std::size_t kCublasWorkspace = std::size_t{32} << 20;  // as NVIDIA recommends for Hopper
-constexpr std::size_t kReserve = std::size_t{256} << 20;  // cuBLAS itself, scratch, fragmentation
+/// What a plan leaves free: libraries and kernels that load when they are first used, recorded
+/// graphs, scratch memory. The last two grow with the model, and so with the card: see
+/// available_memory().
+constexpr std::size_t kReserve = std::size_t{256} << 20;
+constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
 
 /// A version of CUDA as its documents write it: 12040 is 12.4.
 std::string dotted(int version) {
@@ -18,6 +26,35 @@ int driver_version() {
     int version = 0;
     cudaDriverGetVersion(&version);
     return version;
+}
+
+std::string environment(const char* name) {
+    const char* value = std::getenv(name);
+    return value ? value : "";
+}
+
+/// libcublas.so.VERSION from where the loader looks (beside this library, in LD_LIBRARY_PATH, among
+/// the system's), else from where CUDA's toolkit, conda and Python's wheels put it.
+void* open_cublas(int version, std::string& missing) {
+    const std::string file = "libcublas.so." + std::to_string(version);
+    void* library = dlopen(file.c_str(), RTLD_NOW);
+    if (library) return library;
+    missing += (missing.empty() ? "" : "; ") + std::string(dlerror());
+    const std::string pattern =
+        "{/usr/local/cuda*/lib64," + environment("CONDA_PREFIX") + "/lib,{" +
+        environment("VIRTUAL_ENV") + "," + environment("CONDA_PREFIX") + "," + environment("HOME") +
+        "/.local,/usr/local,/usr,/opt/conda}/lib/python3*/{site,dist}-packages/nvidia/{cu" +
+        std::to_string(version) + ",cublas}/lib}/" + file;
+    glob_t found{};
+    glob(pattern.c_str(), GLOB_BRACE, nullptr, &found);
+    for (std::size_t i = 0; i < found.gl_pathc && !library; ++i) {
+        const std::string path = found.gl_pathv[i];
+        const std::string folder = path.substr(0, path.size() - file.size());
+        dlopen((folder + "libcublasLt.so." + std::to_string(version)).c_str(), RTLD_NOW);  // needed
+        library = dlopen(path.c_str(), RTLD_NOW);
+    }
+    globfree(&found);
+    return library;
 }
 
 /// The functions of cuBLAS that are used here. CUDA 12 and CUDA 13 have the same ones in libraries
@@ -31,17 +68,16 @@ struct Cublas {
     decltype(&cublasDestroy) destroy = nullptr;
     decltype(&cublasSetStream) set_stream = nullptr;
     decltype(&cublasSetWorkspace) set_workspace = nullptr;
+    decltype(&cublasSetMathMode) set_math_mode = nullptr;
     decltype(&cublasGetStatusString) status_string = nullptr;
     Gemm* gemm = nullptr;
     std::string missing;  ///< why it cannot be used; empty where it can
 
     Cublas() {
         void* library = nullptr;
-        for (int version : {13, 12}) {
-            if (library || version > driver_version() / 1000) continue;
-            library = dlopen(("libcublas.so." + std::to_string(version)).c_str(), RTLD_NOW);
-            if (!library) missing += (missing.empty() ? "" : "; ") + std::string(dlerror());
-        }
+        for (int version : {13, 12})  // one that is newer than the driver does not start
+            if (!library && version <= driver_version() / 1000)
+                library = open_cublas(version, missing);
         if (!library) {
             missing =
                 "no cuBLAS: " + missing + "; name its folder in LD_LIBRARY_PATH, or install it";
@@ -56,6 +92,7 @@ struct Cublas {
         find(destroy, "cublasDestroy_v2");
         find(set_stream, "cublasSetStream_v2");
         find(set_workspace, "cublasSetWorkspace_v2");
+        find(set_math_mode, "cublasSetMathMode");
         find(status_string, "cublasGetStatusString");
         find(gemm, "cublasGemmEx");
     }
@@ -98,37 +135,48 @@ __global__ void bias_backward(float* partial, const T* dy, std::int64_t rows, in
 
 }  // namespace
 
-CudaBackend::CudaBackend(DType activation) : activation_(activation) {
-    cuda::check(cudaSetDevice(0), "no device");
+CudaBackend::CudaBackend(int device, DType activation) : activation_(activation) {
+    cuda::check(cudaSetDevice(device), "no device");
     cudaDeviceProp properties;
-    cuda::check(cudaGetDeviceProperties(&properties, 0), "properties");
-    name_ = std::string("cuda, ") + properties.name;
-    std::size_t total = 0;
-    cuda::check(cudaMemGetInfo(&free_before_, &total), "memory");
+    cuda::check(cudaGetDeviceProperties(&properties, device), "properties");
+    name_ = "cuda:" + std::to_string(device) + ", " + properties.name;
     cuda::check(cudaStreamCreate(&stream_), "stream");
+    for (Piece& piece : ring_) {
+        cuda::check(cudaMallocHost(&piece.data, kPieceBytes), "pinned memory");
+        cuda::check(cudaEventCreateWithFlags(&piece.copied, cudaEventDisableTiming), "event");
+    }
     check(cublas().create(&cublas_));
     check(cublas().set_stream(cublas_, stream_));
-    outgrown_.emplace_back(
-        *this,
-        kCublasWorkspace);  // one fixed workspace: the same algorithms, the same bits
+    // Sums are in float32 also where a product is split and its result is bfloat16.
+    check(cublas().set_math_mode(cublas_, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION));
+    // One fixed workspace: the same algorithms, the same bits.
+    outgrown_.emplace_back(*this, kCublasWorkspace);
     check(cublas().set_workspace(cublas_, outgrown_[0].data(), kCublasWorkspace));
 }
 
 CudaBackend::~CudaBackend() {
     cublas().destroy(cublas_);
+    cudaStreamSynchronize(stream_);
+    for (const Piece& piece : ring_) {
+        cudaEventDestroy(piece.copied);
+        cudaFreeHost(piece.data);
+    }
     cudaStreamDestroy(stream_);
 }
 
 std::size_t CudaBackend::available_memory() const {
     std::size_t free = 0, total = 0;
     cuda::check(cudaMemGetInfo(&free, &total), "memory");
-    return free > kReserve ? free - kReserve : 0;
+    const std::size_t reserve = kReserve + total / 100;
+    return free > reserve ? free - reserve : 0;
 }
 
+/// All that is in use on the GPU, the context and the libraries among it. What other processes hold
+/// is counted too: the runtime cannot tell it apart, and a plan has to do without it anyway.
 std::size_t CudaBackend::used_memory() const {
     std::size_t free = 0, total = 0;
     cuda::check(cudaMemGetInfo(&free, &total), "memory");
-    return free_before_ > free ? free_before_ - free : 0;
+    return total - free;
 }
 
 void* CudaBackend::allocate(std::size_t bytes) {
@@ -141,12 +189,19 @@ void* CudaBackend::allocate(std::size_t bytes) {
 }
 void CudaBackend::release(void* data) { cudaFree(data); }
 
+/// By way of pinned memory: when this returns, the host's bytes have been read, whatever the device
+/// is at.
 void CudaBackend::upload(Tensor to, const void* host) {
-    if (!to.size()) return;
-    cuda::check(cudaMemcpyAsync(to.data, host, to.bytes(), cudaMemcpyHostToDevice, stream_),
-                "upload");
-    if (to.bytes() > 64 * 1024)  // smaller ones are copied aside before the call returns
-        cuda::check(cudaStreamSynchronize(stream_), "upload");
+    for (std::size_t done = 0; done < to.bytes(); done += kPieceBytes) {
+        const std::size_t bytes = std::min(kPieceBytes, to.bytes() - done);
+        const Piece& piece = ring_[next_piece_++ % ring_.size()];
+        cuda::check(cudaEventSynchronize(piece.copied), "upload");
+        std::memcpy(piece.data, static_cast<const std::byte*>(host) + done, bytes);
+        cuda::check(cudaMemcpyAsync(static_cast<std::byte*>(to.data) + done, piece.data, bytes,
+                                    cudaMemcpyHostToDevice, stream_),
+                    "upload");
+        cuda::check(cudaEventRecord(piece.copied, stream_), "upload");
+    }
 }
 void CudaBackend::download(void* host, Tensor from) {
     if (!from.size()) return;
@@ -246,7 +301,17 @@ void CudaBackend::linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy
 
 namespace {
 
-std::string why_not() {
+/// This process's number among those that an MPI launcher started on this machine: Open MPI's,
+/// MPICH's and Intel's, Slurm's.
+int local_rank() {
+    for (const char* name : {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"})
+        if (const char* rank = std::getenv(name)) return std::max(0, std::atoi(rank));
+    return 0;
+}
+
+/// Why the GPU cannot be used; empty where it can. device: its number, in place of -1 that of this
+/// process among the GPUs that it sees.
+std::string why_not(int& device) {
     const int driver = driver_version();
     if (!driver) return "there is no NVIDIA driver";
     int devices = 0;
@@ -256,8 +321,11 @@ std::string why_not() {
                dotted(CUDART_VERSION) + "; install a newer driver, or build with an older CUDA";
     if (status != cudaSuccess) return cudaGetErrorString(status);
     if (devices == 0) return "there is a driver, but no GPU";
+    if (device >= devices)
+        return "there is no GPU of this number; the last one is " + std::to_string(devices - 1);
+    if (device < 0) device = local_rank() % devices;
     cudaDeviceProp properties;
-    cuda::check(cudaGetDeviceProperties(&properties, 0), "properties");
+    cuda::check(cudaGetDeviceProperties(&properties, device), "properties");
     if (properties.major < 8)
         return std::string(properties.name) + " has compute capability " +
                std::to_string(properties.major) + "." + std::to_string(properties.minor) +
@@ -269,10 +337,15 @@ std::string why_not() {
 }  // namespace r1::cuda
 
 extern "C" int r1_backend_version() { return r1::kBackendVersion; }
-extern "C" r1::Backend* r1_open_backend(bool bfloat16, const char** why_not) {
+extern "C" r1::Backend* r1_open_backend(int device, bool bfloat16, const char** why_not) {
     static std::string why;
-    why = r1::cuda::why_not();
+    try {
+        why = r1::cuda::why_not(device);
+        if (why.empty())
+            return new r1::cuda::CudaBackend(device, bfloat16 ? r1::DType::BF16 : r1::DType::F32);
+    } catch (const r1::Error& e) {  // a GPU that is there, and does not start
+        why = e.what();
+    }
     *why_not = why.c_str();
-    return why.empty() ? new r1::cuda::CudaBackend(bfloat16 ? r1::DType::BF16 : r1::DType::F32)
-                       : nullptr;
+    return nullptr;
 }

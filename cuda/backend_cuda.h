@@ -7,6 +7,7 @@
 #pragma once
 #include <cublas_v2.h>
 
+#include <array>
 #include <map>
 #include <vector>
 
@@ -17,7 +18,7 @@ namespace r1::cuda {
 
 class CudaBackend final : public Backend {
   public:
-    explicit CudaBackend(DType activation);
+    CudaBackend(int device, DType activation);
     ~CudaBackend() override;
     const char* name() const override { return name_.c_str(); }
     DType real() const override { return DType::F32; }
@@ -29,9 +30,8 @@ class CudaBackend final : public Backend {
     // backend_cuda.cu
     std::size_t available_memory() const override;
     std::size_t used_memory() const override;
-    std::size_t peak_memory() const override {
-        return used_memory();
-    }  // nothing is given back while a program runs
+    /// Nothing is given back while a program runs.
+    std::size_t peak_memory() const override { return used_memory(); }
     void* allocate(std::size_t bytes) override;
     void release(void* data) override;
     void upload(Tensor to, const void* host) override;
@@ -125,10 +125,17 @@ class CudaBackend final : public Backend {
         return static_cast<T*>(scratch(slot, static_cast<std::size_t>(count) * sizeof(T)));
     }
 
+    /// Memory of the host's that the device reads by itself, and when it has done so.
+    struct Piece {
+        void* data = nullptr;
+        cudaEvent_t copied = nullptr;
+    };
+
     DType activation_;
     std::string name_;
-    std::size_t free_before_ = 0;  ///< bytes, before this process took any
     cudaStream_t stream_ = nullptr;
+    std::array<Piece, 4> ring_;  ///< which upload() goes through, a piece after the other
+    std::size_t next_piece_ = 0;
     cublasHandle_t cublas_ = nullptr;
     std::map<Slot, Buffer> scratch_;
     std::vector<Buffer> outgrown_;

@@ -64,6 +64,9 @@ cuda-on-cpu|cuda/sample.cu|philox_uniform(options.seed,|philox_uniform(options.s
 cuda-on-cpu|cuda/rope.cu|inverse ? -s : s|s|*RoPE*
 cuda-on-cpu|cuda/backend_cuda.cu|const float one = 1, beta = accumulate ? 1 : 0;|const float one = 1, beta = 0;|*linear*
 cuda-on-cpu|cuda/backend_cuda.cu|if (a.dtype != b.dtype)|if (a.rows < 0)|*linear*
+cuda-on-cpu|cuda/backend_cuda.cu|CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION));|CUBLAS_DEFAULT_MATH));|*linear*
+cuda-on-cpu|cuda/backend_cuda.cu|to.data) + done, piece.data, bytes,|to.data) + done, static_cast<const std::byte*>(host) + done, bytes,|*memory*
+cuda-on-cpu|cuda/backend_cuda.cu|        cuda::check(cudaEventSynchronize(piece.copied), "upload");|        ;|*memory*
 # the reference, which is the oracle
 cpu|src/device/reference.cpp|largest = std::max(largest, p[j]);|largest = 0;|*attention*
 cpu|src/device/reference.cpp|p[j] / sum * values|p[j] * values|*attention*

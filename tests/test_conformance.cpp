@@ -4,9 +4,10 @@
 //
 // It tries every device that it finds by name: those built in, and each libr1_NAME.so beside it
 // (cuda-on-cpu is the CUDA kernels run by tests/cuda_on_cpu, skeleton is tests/port).
-// R1_BACKEND=NAME tries that one alone. Each is tried with activations in float32, with matrices in
-// bfloat16 beside them, and, where it has them, with activations in bfloat16. What an output holds
-// beforehand is NaN, and what was uploaded is scribbled over on the host (tests/support.h).
+// R1_BACKEND=NAME tries that one alone, R1_SEEDS=1 the first random shapes only. Each is tried with
+// activations in float32, with matrices in bfloat16 beside them, and, where it has them, with
+// activations in bfloat16. What an output holds beforehand is NaN, and what was uploaded is
+// scribbled over on the host (tests/support.h).
 //
 // Tolerances are not tuned. An output may err, relative to its largest element, by 2 length 2^-24
 // for the float32 sum of `length` terms behind it, and by 2^-8 for each rounding to bfloat16 on the
@@ -85,6 +86,7 @@ Tensor nothing(Bench& b, std::int64_t rows, std::int64_t cols) {
 }
 
 void check_conformance(const std::function<Outputs(Bench&)>& body, int seeds = 6) {
+    if (const char* limit = std::getenv("R1_SEEDS")) seeds = std::min(seeds, std::atoi(limit));
     for (const Subject& subject : subjects())
         for (int seed = 0; seed < seeds; ++seed) {
             INFO(subject.name, ", seed ", seed);
@@ -527,7 +529,7 @@ TEST_CASE("conformance: memory is aligned, may be empty, and keeps what is put i
             backend->release(data);
         }
         Bench b(subject.make(), 1);
-        std::vector<std::int32_t> values(100003);
+        std::vector<std::int32_t> values(400009);
         for (auto& v : values) v = b.between(-1000, 1000);
         const Tensor whole = b.ints(values), part = whole.slice(1, 7);
         b.backend->zero(part);

@@ -135,6 +135,7 @@ TEST_CASE(
         std::map<std::string, std::string> flags = {{"--prompts", "32"},
                                                     {"--group", "8"},
                                                     {"--max-new-tokens", "256"},
+                                                    {"--slots", "256"},
                                                     {"--token-budget", "8192"},
                                                     {"--state-dtype", "float32"}};
         std::istringstream words(flags_text);
@@ -146,10 +147,13 @@ TEST_CASE(
         auto number = [&](const char* flag) { return std::stoi(flags.at(flag)); };
         const Config config = Config::load(*root / "configs" / model);
         const bool bf16_states = flags.at("--state-dtype") == "bfloat16";
-        const int slots = std::min(256, number("--prompts") * number("--group"));
+        const int slots = std::min(number("--slots"), number("--prompts") * number("--group"));
         const TransformerOptions options{.trainable = true,
                                          .bf16_matrices = true,
                                          .bf16_master = bf16_states,
+                                         .reference = flags.contains("--beta")
+                                                          ? ReferencePolicy::OnDevice
+                                                          : ReferencePolicy::None,
                                          .recompute = flags.contains("--recompute"),
                                          .max_tokens = number("--token-budget"),
                                          .max_decode_rows = slots};
@@ -162,15 +166,20 @@ TEST_CASE(
         std::snprintf(text, sizeof text, "%.1f GiB", bytes / (1 << 30));
         return std::string(text);
     };
-    for (const std::string size : {"0.5B", "1.5B"}) {
-        REQUIRE(shell(f, "cd " + kSource + "; MODEL=Qwen2.5-" + size +
-                           " bash -c '. data/r1/qwen2.5.sh; echo $GRPO'")
-                    .status == 0);
-        const std::string line =
-            "#   " + size + " " + planned("Qwen2.5-" + size + "-Instruct", read_file(f / "stdout")) + "\n";
-        INFO(line);
-        CHECK(read_file(kSource + "/data/r1/qwen2.5.sh").find(line) != std::string::npos);
-    }
+    const auto settings = [&](const std::string& size, const std::string& card) {
+        return shell(f, "cd " + kSource + "; GPU=" + card + " MODEL=Qwen2.5-" + size +
+                            " bash -c '. data/r1/qwen2.5.sh; echo $GRPO'");
+    };
+    for (const std::string card : {"80", "24"})
+        for (const std::string size : {"0.5B", "1.5B"}) {
+            const Result flags = settings(size, card);
+            REQUIRE(flags.status == 0);
+            const std::string line = "#   " + size + " on " + card + " GB: " +
+                                     planned("Qwen2.5-" + size + "-Instruct", flags.out) + "\n";
+            INFO(line);
+            CHECK(read_file(kSource + "/data/r1/qwen2.5.sh").find(line) != std::string::npos);
+        }
+    CHECK(has(settings("0.5B", "16").out, "GPU is 16; there are settings for 80 and for 24"));
     int rows = 0;
     std::istringstream readme(read_file(kSource + "/README.md"));
     for (std::string line; std::getline(readme, line);) {  // | 24 GB | MODEL | `FLAGS` | 12.3 GiB | ...

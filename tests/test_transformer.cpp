@@ -6,6 +6,7 @@
 #include "src/rl/generate.h"
 #include "src/model/optimizer.h"
 #include "src/device/parallel.h"
+#include "src/device/reference.h"
 #include "tests/support.h"
 
 using namespace r1;
@@ -413,6 +414,85 @@ TEST_CASE("states in bfloat16, rounded stochastically, learn what float32 states
     const double wide = loss_after(false);
     CHECK(wide < 1);  // from log V, more than 2.3
     CHECK(std::abs(loss_after(true) - wide) < 0.15);
+}
+
+namespace {
+
+/// Counts what crosses the bus, and the recordings that are begun.
+struct Counting : Reference<float> {
+    std::size_t moved = 0;
+    int recordings = 0;
+    void upload(Tensor to, const void* host) override {
+        moved += to.bytes();
+        Reference::upload(to, host);
+    }
+    void download(void* host, Tensor from) override {
+        moved += from.bytes();
+        Reference::download(host, from);
+    }
+    void replay(std::shared_ptr<void>& recording, const std::function<void()>& body) override {
+        recordings += !recording;
+        recording = std::make_shared<int>();
+        body();
+    }
+};
+
+}  // namespace
+
+TEST_CASE("the reference policy lies on the device or on the host, and leaves the policy alone") {
+    for (const auto& [bf16_matrices, bf16_master] :
+         {std::pair(false, false), std::pair(true, false), std::pair(true, true)})
+        for (const ReferencePolicy where : {ReferencePolicy::OnDevice, ReferencePolicy::OnHost}) {
+            INFO(bf16_matrices, bf16_master, where == ReferencePolicy::OnHost);
+            auto counting = std::make_unique<Counting>();
+            Counting& device = *counting;
+            Bench bench(std::move(counting), 3);
+            const Config config = small_config(bench, true, "qwen2");
+            const TransformerOptions options{.bf16_matrices = bf16_matrices,
+                                             .bf16_master = bf16_master,
+                                             .reference = where,
+                                             .max_tokens = 64};
+            const std::size_t before = device.used_memory();
+            Transformer model(device, config, options);
+            Parameters& parameters = model.parameters();
+            const auto plan = Parameters::bytes(config, options, device);
+            CHECK((plan.reference > 0) == (where == ReferencePolicy::OnDevice));
+            const PackedBatch batch = random_batch(bench, config, 4, 9);
+            randomize(bench, model);
+            parameters.changed();
+            const auto old = model.forward(batch).logp;
+            parameters.keep_as_reference();
+            randomize(bench, model);
+            parameters.changed();
+            const auto weights = parameters.download();
+            const auto present = model.forward(batch).logp;
+            CHECK(present != old);
+            for (int step = 0; step < 2; ++step) {
+                device.moved = 0;
+                parameters.use_reference(true);
+                CHECK((device.moved == 0) == (where == ReferencePolicy::OnDevice));
+                CHECK(model.forward(batch).logp == old);
+                parameters.use_reference(false);
+                CHECK(model.forward(batch).logp == present);
+                CHECK(parameters.download() == weights);
+            }
+            CHECK(device.used_memory() >= before);
+        }
+}
+
+TEST_CASE("recordings stay while sampling options change: training and evaluation take turns") {
+    auto counting = std::make_unique<Counting>();
+    Counting& device = *counting;
+    Bench bench(std::move(counting), 3);
+    const Config config = small_config(bench, true, "qwen2");
+    Transformer model(device, config, {.trainable = false, .max_tokens = 64, .max_decode_rows = 2});
+    randomize(bench, model);
+    Generator generator(model, 2, 8, 8);
+    for (int turn = 0; turn < 3; ++turn)
+        for (const float temperature : {1.0f, 0.6f})
+            generator.generate({{0, {1}}, {1, {2}}},
+                               {.sample = {.temperature = temperature}, .max_new_tokens = 8});
+    CHECK(device.recordings == 2);
 }
 
 TEST_CASE("memory plans of real models: Qwen2.5-1.5B trains in 24 GB, 3B in 80 GB") {

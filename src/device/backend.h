@@ -32,6 +32,7 @@
 // Ordering. Calls come from one thread and take effect in the order they are made; download() waits
 // for all that came before. Several backends may live at once, each used by itself.
 #pragma once
+#include <compare>
 #include <functional>
 #include <memory>
 #include <span>
@@ -80,7 +81,7 @@ struct SampleOptions {
     int top_k = 0;
     float top_p = 1;
     std::uint64_t seed = 0;
-    bool operator==(const SampleOptions&) const = default;
+    auto operator<=>(const SampleOptions&) const = default;
 };
 
 struct AdamWOptions {
@@ -90,7 +91,7 @@ struct AdamWOptions {
     std::uint64_t seed = 0;  ///< of stochastic rounding
 };
 
-/// What a backend runs best with. None of it changes results.
+/// What a backend runs best with. None of it changes results, but for the rounding on a GPU.
 struct Preferences {
     /// Tokens between two looks of the host, at most 16; those decoded behind a stop token are
     /// thrown away.
@@ -120,8 +121,8 @@ class Backend {
     /// Bytes that allocate() could still give, less what the backend wants for itself: scratch that
     /// it takes on demand, such as partial sums, is in no memory plan.
     virtual std::size_t available_memory() const = 0;
-    /// Bytes that this process holds, and has held at most. By default those allocated through
-    /// Buffer.
+    /// Bytes in use, now and at most: those allocated through Buffer, and what else a backend can
+    /// tell; memory that several processes share may be counted whole.
     virtual std::size_t used_memory() const { return used_; }
     virtual std::size_t peak_memory() const { return peak_; }
     /// Whether its memory is the host's, where what programs keep for themselves counts too.
@@ -246,7 +247,7 @@ class Backend {
     /// renormalised: the first id, counted up, at which the cumulative probability exceeds a
     /// uniform number. logp[b] is its log-probability under that very distribution (greedy, the
     /// first of the largest: under the softmax at temperature 1). The only randomness is
-    /// philox_uniform() of seed and counters[b, 0..3], so a sample does not depend on its batch.
+    /// philox_uniform() of seed and counters[b, 0..3]: only its logits tie a sample to its batch.
     /// Probabilities are summed in float64: the suite wants the reference's tokens. logits [B, V],
     /// counters [B, 4], tokens [B] I32, logp [B].
     virtual void sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters,
@@ -287,14 +288,16 @@ void upload_floats(Backend& backend, Tensor to, std::span<const float> from);
 
 /// Raise it with every change to the classes of this file and tensor.h: a library built for others
 /// is turned away.
-constexpr int kBackendVersion = 2;
+constexpr int kBackendVersion = 3;
 
 }  // namespace r1
 
 extern "C" {
 /// Returns kBackendVersion.
 int r1_backend_version();
-/// A new backend; null, and a reason that stays readable, where it cannot be used here. With
-/// `bfloat16` its activation() may be BF16; without, it must be real().
-r1::Backend* r1_open_backend(bool bfloat16, const char** why_not);
+/// A new backend; null, and a reason that stays readable, where it cannot be used here. `device` is
+/// the number in `--device NAME:1`, and -1 where none is given: then the library chooses, and where
+/// its devices have no numbers it refuses any other. With `bfloat16` its activation() may be BF16;
+/// without, it must be real().
+r1::Backend* r1_open_backend(int device, bool bfloat16, const char** why_not);
 }

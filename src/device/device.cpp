@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 
 #include "src/run/error.h"
@@ -17,8 +18,9 @@ const std::string kAuto[] = {"cuda"};
 
 fs::path folder() { return fs::read_symlink("/proc/self/exe").parent_path(); }
 
-/// Opens libr1_NAME.so.
-std::unique_ptr<Backend> load(const std::string& name, bool bfloat16, std::string& why_not) {
+/// Opens libr1_NAME.so, and of its devices the one of this number; -1: it chooses.
+std::unique_ptr<Backend> load(const std::string& name, int device, bool bfloat16,
+                              std::string& why_not) {
     const fs::path library = folder() / ("libr1_" + name + ".so");
     if (!fs::exists(library)) {
         why_not = library.filename().string() + " is not beside the program";
@@ -37,7 +39,7 @@ std::unique_ptr<Backend> load(const std::string& name, bool bfloat16, std::strin
     if (!version || !open || version() != kBackendVersion)
         fail(library.string(), ": it was built for another version of this program; build it anew");
     const char* reason = "it does not say why";
-    std::unique_ptr<Backend> backend(open(bfloat16, &reason));
+    std::unique_ptr<Backend> backend(open(device, bfloat16, &reason));
     if (!backend) why_not = reason;
     return backend;
 }
@@ -57,9 +59,20 @@ std::vector<std::string> backend_names() {
 
 std::unique_ptr<Backend> open_backend(const std::string& name, bool bfloat16,
                                       std::string& why_not) {
-    if (name == "cpu") return make_cpu_backend();
-    if (name == "reference") return make_reference_backend();
-    return load(name, bfloat16, why_not);
+    const std::string library = name.substr(0, name.find(':'));
+    const char* const end = name.data() + name.size();
+    int device = -1;
+    if (library != name) {
+        const auto [stop, error] = std::from_chars(&name[library.size() + 1], end, device);
+        if (error != std::errc() || stop != end || device < 0) {
+            why_not = "a device's number, from 0, is wanted behind the colon";
+            return nullptr;
+        }
+    }
+    if (library != "cpu" && library != "reference") return load(library, device, bfloat16, why_not);
+    why_not = "its devices have no numbers";
+    if (device >= 0) return nullptr;
+    return library == "cpu" ? make_cpu_backend() : make_reference_backend();
 }
 
 Device make_device(const std::string& name, const std::string& dtype, bool exact) {

@@ -14,8 +14,9 @@ namespace r1 {
 /// program.
 std::vector<std::string> backend_names();
 
-/// A backend by its name, with activations in bfloat16 if wanted and if it has them; null, and the
-/// reason, where it cannot be used here.
+/// A backend by its name, behind which a colon and a number choose among a library's devices
+/// (cuda:1), with activations in bfloat16 if wanted and if it has them; null, and the reason, where
+/// it cannot be used here.
 std::unique_ptr<Backend> open_backend(const std::string& name, bool bfloat16, std::string& why_not);
 
 struct Device {

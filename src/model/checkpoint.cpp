@@ -17,14 +17,22 @@ using nlohmann::ordered_json;
 /// What the metadata of a checkpoint says that it is.
 constexpr const char* kFormat = "r1.cpp checkpoint 2";
 
-/// What goes into the file straight from the backend and back, part by part: there is no room for a
-/// copy.
-std::vector<std::pair<std::string, Tensor>> tensors_of(const Transformer& model,
-                                                       const Optimizer& optimizer) {
-    auto tensors = optimizer.state();
-    tensors.insert(tensors.begin(), {{"matrices", model.parameters().matrices()},
-                                     {"vectors", model.parameters().vectors()}});
-    return tensors;
+/// What goes into the file straight from a backend's memory and back, part by part: there is no
+/// room for a copy.
+struct Part {
+    std::string name;
+    Tensor tensor;
+    Backend& backend;
+};
+std::vector<Part> parts_of(const Transformer& model, const Optimizer& optimizer) {
+    const Parameters& weights = model.parameters();
+    std::vector<Part> parts{{"matrices", weights.matrices(), model.backend()},
+                            {"vectors", weights.vectors(), model.backend()}};
+    for (const auto& [name, tensor] : optimizer.state())
+        parts.push_back({name, tensor, model.backend()});
+    for (const auto& [name, tensor] : weights.reference())
+        parts.push_back({name, tensor, weights.reference_home()});
+    return parts;
 }
 
 /// What makes a model folder beside its weights and config.json. Those that are there are kept.
@@ -86,19 +94,13 @@ std::uint64_t Checkpoint::count(const std::string& name) const {
 
 void save_checkpoint(const fs::path& folder, const Transformer& model, const Optimizer& optimizer,
                      const Checkpoint& checkpoint, int keep) {
-    const std::int64_t total = model.parameters().layout().total;
     remove_checkpoints(folder, std::max(keep, 2) - 1);  // there is room for two at a time
     std::vector<SafeTensorOut> out;
-    for (const auto& [name, tensor] : tensors_of(model, optimizer))
-        out.push_back(
-            {name,
-             {tensor.rows},
-             {},
-             [&backend = model.backend(), tensor = tensor](std::int64_t first, auto part) {
-                 download_floats(backend,
-                                 tensor.slice(first, static_cast<std::int64_t>(part.size())), part);
-             }});
-    if (!checkpoint.reference.empty()) out.push_back({"reference", {total}, checkpoint.reference});
+    for (const Part& part : parts_of(model, optimizer))
+        out.push_back({part.name, {part.tensor.rows}, {}, [part](std::int64_t first, auto values) {
+                           const auto count = static_cast<std::int64_t>(values.size());
+                           download_floats(part.backend, part.tensor.slice(first, count), values);
+                       }});
     auto values = checkpoint.values;
     values["format"] = kFormat;
     values["sha256"] = kNoChecksum;
@@ -116,18 +118,13 @@ Checkpoint load_checkpoint(const fs::path& folder, Transformer& model, Optimizer
         fail(folder,
              ": its checkpoint is of another version of this program; choose another --out");
     if (check) check(checkpoint);
-    for (const auto& [name, tensor] : tensors_of(model, optimizer))
-        file.read_f32(name, {tensor.rows}, [&, tensor = tensor](std::int64_t first, auto part) {
-            upload_floats(model.backend(),
-                          tensor.slice(first, static_cast<std::int64_t>(part.size())), part);
+    for (const Part& part : parts_of(model, optimizer))
+        file.read_f32(part.name, {part.tensor.rows}, [&](std::int64_t first, auto values) {
+            const auto count = static_cast<std::int64_t>(values.size());
+            upload_floats(part.backend, part.tensor.slice(first, count), values);
         });
     model.parameters().changed();
     optimizer.updates = static_cast<std::int64_t>(checkpoint.count("updates"));
-    if (file.tensors().contains("reference")) {
-        const std::int64_t total = model.parameters().layout().total;
-        checkpoint.reference.resize(total);
-        file.read_f32("reference", {total}, checkpoint.reference);
-    }
     return checkpoint;
 }
 

@@ -12,12 +12,11 @@
 
 namespace r1 {
 
-/// Beside parameters, moments and the number of updates, what a run says: `values` (step, data
-/// position, what the run is) and the reference policy's parameters (empty if there is none). Data
-/// order and sampling are functions of seed and step, so nothing else is needed.
+/// Beside parameters, those of a reference policy too, moments and the number of updates, what a
+/// run says: step, data position, what the run is. Data order and sampling are functions of seed
+/// and step, so nothing else is needed.
 struct Checkpoint {
     std::map<std::string, std::string> values;
-    std::vector<float> reference;
     std::string note{};  ///< why an older checkpoint than the newest was loaded, if that is so
 
     /// The value as a count. Throws Error if it is missing or none.

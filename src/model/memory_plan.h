@@ -23,11 +23,18 @@ inline std::vector<PlannedMemory> training_memory(const Config& config,
                                                   bool bf16_moments, const Backend& backend) {
     const auto weights = Parameters::bytes(config, options, backend);
     const auto count = human_count(static_cast<double>(ParameterLayout(config).total));
-    return {{"parameters (" + count + ")", weights.parameters},
-            {"gradients", weights.gradients},
-            {"optimizer state", Optimizer::bytes(ParameterLayout(config), backend, bf16_moments)},
-            {"activations (--token-budget, --recompute)",
-             Transformer::workspace_bytes(config, options, backend)}};
+    std::vector<PlannedMemory> plan{
+        {"parameters (" + count + ")", weights.parameters},
+        {"gradients", weights.gradients},
+        {"optimizer state", Optimizer::bytes(ParameterLayout(config), backend, bf16_moments)},
+        {"activations (--token-budget, --recompute)",
+         Transformer::workspace_bytes(config, options, backend)}};
+    if (options.reference == ReferencePolicy::OnDevice)
+        plan.push_back({"reference policy (--beta 0 needs none)", weights.reference});
+    if (options.reference == ReferencePolicy::OnHost)
+        plan.push_back(
+            {"reference policy: no room for it, so it comes from the host at each step", 0});
+    return plan;
 }
 
 inline std::size_t total_of(const std::vector<PlannedMemory>& plan) {

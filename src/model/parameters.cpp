@@ -1,9 +1,11 @@
 #include "src/model/parameters.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <numbers>
 #include <set>
+#include <tuple>
 
 #include "src/device/parallel.h"
 
@@ -50,6 +52,20 @@ ParameterLayout::ParameterLayout(const Config& c) {
     final_norm = add("model.norm.weight", C, 1, false);
 }
 
+namespace {
+
+/// Takes the reference policy's matrices, in the type that they are multiplied in or in the
+/// master's, and vectors.
+std::pair<Tensor, Tensor> take_reference(Arena& arena, const ParameterLayout& layout,
+                                         const TransformerOptions& options, DType real) {
+    const bool bf16 =
+        options.reference == ReferencePolicy::OnHost ? options.bf16_master : options.bf16_matrices;
+    return {arena.take(bf16 ? DType::BF16 : real, layout.matrices),
+            arena.take(real, layout.total - layout.matrices)};
+}
+
+}  // namespace
+
 Parameters::Bytes Parameters::bytes(const Config& config, const TransformerOptions& options,
                                     const Backend& backend) {
     const ParameterLayout layout(config);
@@ -59,6 +75,10 @@ Parameters::Bytes Parameters::bytes(const Config& config, const TransformerOptio
     if (!options.bf16_master) bytes.parameters += layout.matrices * real;
     if (options.bf16_matrices) bytes.parameters += layout.matrices * bytes_of(DType::BF16);
     if (options.trainable) bytes.gradients = layout.total * real;
+    Arena measure;
+    if (options.reference == ReferencePolicy::OnDevice)
+        take_reference(measure, layout, options, backend.real());
+    bytes.reference = measure.used();
     return bytes;
 }
 
@@ -71,11 +91,11 @@ Parameters::Parameters(Backend& backend, const Config& config, const Transformer
     const int64_t matrices = layout_.matrices, vectors = layout_.total - matrices;
     if (options.bf16_matrices) {
         bf16_buffer_ = Buffer(backend, matrices * bytes_of(DType::BF16));
-        bf16_matrices_ = {bf16_buffer_.data(), DType::BF16, matrices, 1};
+        policy_.matrices = {bf16_buffer_.data(), DType::BF16, matrices, 1};
     }
     if (options.bf16_master) {
         master_buffer_ = Buffer(backend, vectors * bytes_of(real));
-        matrices_ = bf16_matrices_;
+        matrices_ = policy_.matrices;
         vectors_ = {master_buffer_.data(), real, vectors, 1};
     } else {
         master_buffer_ = Buffer(backend, layout_.total * bytes_of(real));
@@ -83,6 +103,8 @@ Parameters::Parameters(Backend& backend, const Config& config, const Transformer
         matrices_ = all.slice(0, matrices);
         vectors_ = all.slice(matrices, vectors);
     }
+    policy_.vectors = vectors_;
+    if (!options.bf16_matrices) policy_.matrices = matrices_;
     backend.zero(matrices_);
     backend.zero(vectors_);
     if (options.trainable) {
@@ -90,14 +112,20 @@ Parameters::Parameters(Backend& backend, const Config& config, const Transformer
         gradients_ = {gradient_buffer_.data(), real, layout_.total, 1};
         backend.zero(gradients_);
     }
+    if (options.reference == ReferencePolicy::None) return;
+    if (options.reference == ReferencePolicy::OnHost) host_ = make_reference_backend(real);
+    Arena measure;
+    take_reference(measure, layout_, options, real);
+    reference_arena_ = Arena(reference_home(), measure.used());
+    std::tie(reference_.matrices, reference_.vectors) =
+        take_reference(reference_arena_, layout_, options, real);
 }
 
 Tensor Parameters::matrix(int64_t offset, int64_t rows, int64_t cols) const {
-    const Tensor& all = options_.bf16_matrices ? bf16_matrices_ : matrices_;
-    return all.slice(offset, rows * cols).reshape(rows, cols);
+    return used().matrices.slice(offset, rows * cols).reshape(rows, cols);
 }
 Tensor Parameters::vector(int64_t offset, int64_t size) const {
-    return offset < 0 ? Tensor{} : vectors_.slice(offset - layout_.matrices, size);
+    return offset < 0 ? Tensor{} : used().vectors.slice(offset - layout_.matrices, size);
 }
 Tensor Parameters::gradient(int64_t offset, int64_t rows, int64_t cols) const {
     return offset < 0 ? Tensor{} : gradients_.slice(offset, rows * cols).reshape(rows, cols);
@@ -106,6 +134,47 @@ Tensor Parameters::gradient(int64_t offset, int64_t rows, int64_t cols) const {
 Tensor Parameters::master(int64_t first, int64_t count) const {
     return first < layout_.matrices ? matrices_.slice(first, count)
                                     : vectors_.slice(first - layout_.matrices, count);
+}
+
+template <class Body>
+void Parameters::for_each_part(Body body) const {
+    constexpr int64_t largest = 1 << 20;
+    for (const auto& [master, reference] :
+         {std::pair(matrices_, reference_.matrices), std::pair(vectors_, reference_.vectors)})
+        for (int64_t first = 0; first < master.rows; first += largest) {
+            const int64_t count = std::min(largest, master.rows - first);
+            body(master.slice(first, count), reference.slice(first, count));
+        }
+}
+
+void Parameters::keep_as_reference() {
+    std::vector<float> values;
+    for_each_part([&](Tensor master, Tensor reference) {
+        values.resize(master.rows);
+        download_floats(backend_, master, values);
+        upload_floats(reference_home(), reference, values);
+    });
+}
+
+void Parameters::use_reference(bool on) {
+    if (!host_) {
+        use_reference_ = on;
+        return;
+    }
+    // The two policies change places.
+    std::vector<std::byte> present;
+    for_each_part([&](Tensor master, Tensor reference) {
+        present.resize(master.bytes());
+        backend_.download(present.data(), master);
+        backend_.upload(master, reference.data);
+        host_->upload(reference, present.data());
+    });
+    changed();
+}
+
+std::vector<std::pair<std::string, Tensor>> Parameters::reference() const {
+    if (options_.reference == ReferencePolicy::None) return {};
+    return {{"reference.matrices", reference_.matrices}, {"reference.vectors", reference_.vectors}};
 }
 
 std::vector<float> Parameters::download() const {
@@ -130,7 +199,8 @@ void Parameters::all_reduce_gradients(const Comm& comm) {
 }
 
 void Parameters::changed() {
-    if (options_.bf16_matrices && !options_.bf16_master) backend_.to_bfloat16(bf16_matrices_, matrices_);
+    if (options_.bf16_matrices && !options_.bf16_master)
+        backend_.to_bfloat16(policy_.matrices, matrices_);
 }
 
 void Parameters::initialize(std::uint64_t seed) {

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -34,12 +35,17 @@ struct ParameterLayout {
     explicit ParameterLayout(const Config& config);
 };
 
+/// Where the weights of a second policy are kept, if at all: on the device, or, where it has no
+/// room, in the host's memory.
+enum class ReferencePolicy { None, OnDevice, OnHost };
+
 /// How a model is kept and run.
 struct TransformerOptions {
     bool trainable = true;       ///< allocate gradients
     bool bf16_matrices = false;  ///< multiply matrices in bfloat16; the float32 master stays
     bool bf16_master = false;    ///< no, matrices exist in bfloat16 only; wants bf16_matrices
     bool keep_logits = false;  ///< of a whole batch, so that backward() need not compute them again
+    ReferencePolicy reference = ReferencePolicy::None;
     bool recompute = false;  ///< keep one layer's activations, and recompute the others going back
     std::int64_t max_tokens = 4096;    ///< of the largest packed batch
     std::int64_t max_decode_rows = 0;  ///< of the largest decode batch, 0: none
@@ -49,9 +55,9 @@ class Parameters {
   public:
     Parameters(Backend& backend, const Config& config, const TransformerOptions& options);
     struct Bytes {
-        std::size_t parameters = 0, gradients = 0;
+        std::size_t parameters = 0, gradients = 0, reference = 0;
     };
-    /// What the constructor will allocate.
+    /// What the constructor will allocate on the device.
     static Bytes bytes(const Config& config, const TransformerOptions& options,
                        const Backend& backend);
 
@@ -64,6 +70,16 @@ class Parameters {
     void load(const std::filesystem::path& folder);
     /// Writes FOLDER/model.safetensors. A tied head is not written, as Hugging Face does it.
     void save(const std::filesystem::path& folder, SafeDtype dtype) const;
+    /// Makes the present weights the reference policy's.
+    void keep_as_reference();
+    /// Forward passes are the reference policy's until the policy is put back: use_reference(true),
+    /// some of them, use_reference(false), and nothing else in between.
+    void use_reference(bool on);
+    /// The reference policy's tensors by name, and the backend in whose memory they lie, for
+    /// checkpoints; none where there is no such policy.
+    std::vector<std::pair<std::string, Tensor>> reference() const;
+    Backend& reference_home() const { return host_ ? *host_ : backend_; }
+
     std::vector<float> download() const;
     void upload(std::span<const float> values);
     /// Call after the parameters were changed from outside: refreshes the bfloat16 copy.
@@ -88,13 +104,28 @@ class Parameters {
   private:
     /// Elements [first, first + count) of the master: all matrices or all vectors.
     Tensor master(std::int64_t first, std::int64_t count) const;
+    /// body(part of the master, the same part of the reference), over all of both, in parts of at
+    /// most 4 MiB.
+    template <class Body>
+    void for_each_part(Body body) const;
+
+    /// All matrices in one type, and all vectors.
+    struct Weights {
+        Tensor matrices, vectors;
+    };
+    /// Those that a forward pass reads.
+    const Weights& used() const { return use_reference_ ? reference_ : policy_; }
 
     Backend& backend_;
     TransformerOptions options_;
     ParameterLayout layout_;
     Buffer master_buffer_, gradient_buffer_, bf16_buffer_;
     Tensor matrices_, vectors_, gradients_;
-    Tensor bf16_matrices_;   ///< a copy of the master, or the master itself
+    Weights policy_;     ///< matrices as they are multiplied: a bfloat16 copy, or the master itself
+    Weights reference_;  ///< matrices likewise; on the host they are of the master's type
+    std::unique_ptr<Backend> host_;  ///< whose memory holds the reference, where it is the host's
+    Arena reference_arena_;
+    bool use_reference_ = false;
     double residual_scale_;  ///< of initial matrices that project into the residual stream
 };
 

@@ -181,9 +181,7 @@ void Generator::decode(Transformer::DecodeInput in, const std::vector<std::uint3
     const int64_t B = in.tokens.rows;
     const Tensor counter = counters_.slice(0, B);
     backend.upload(counter, counters.data());
-    if (recorded_ != options) recordings_.clear();
-    recorded_ = options;
-    backend.replay(recordings_[B], [&] {
+    backend.replay(recordings_[{options, B}], [&] {
         for (int step = 0; step < steps; ++step) {
             const Tensor tokens = tokens_.slice(step * B, B);
             backend.sample(tokens, logp_.slice(step * B, B), model_.decode(in, cache_), counter,

@@ -1,6 +1,7 @@
 // Batched sampling with a key/value cache. A free slot takes the next sample at once (continuous
 // batching), the prompt of a group is prefilled once and shared by its samples, and a sample
-// depends on (seed, step, prompt, sample, position) alone, never on the batch it happened to be in.
+// depends on (seed, step, prompt, sample, position) alone, not on the batch it happened to be in,
+// but for the rounding of a device whose sums over a row depend on how many rows there are.
 #pragma once
 #include <functional>
 #include <map>
@@ -57,9 +58,9 @@ class Generator {
     KvCache cache_;
     Arena arena_;
     Tensor tokens_, logp_,
-        counters_;              ///< drawn [tokens at a time, B], and their random counters [B, 4]
-    SampleOptions recorded_{};  ///< the recordings are of
-    std::map<std::int64_t, std::shared_ptr<void>> recordings_;  ///< by batch size
+        counters_;  ///< drawn [tokens at a time, B], and their random counters [B, 4]
+    std::map<std::pair<SampleOptions, std::int64_t>, std::shared_ptr<void>>
+        recordings_;  ///< by batch size B
 };
 
 }  // namespace r1

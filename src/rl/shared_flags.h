@@ -55,7 +55,7 @@ struct RewardFlags {
 
 struct DeviceFlags {
     explicit DeviceFlags(Flags& f)
-        : device(f.flag("--device", "auto", "where to compute: auto (on a GPU if there is one), cpu, reference (plain loops), or the NAME of a libr1_NAME.so beside the program")),
+        : device(f.flag("--device", "auto", "where to compute: auto (on a GPU if there is one), cpu, reference (plain loops), or the NAME of a libr1_NAME.so beside the program; cuda:1 is the second GPU")),
           dtype(f.choice("--dtype", {"auto", "float32", "bfloat16"}, "type for matrix products; auto: bfloat16 on a GPU, float32 on the CPU")),
           threads(f.flag("--threads", 0, "CPU threads, 0: one a core; the result is the same", kNonNegative)) {
         f.let_differ({"device", "threads"});

@@ -10,28 +10,28 @@ Trainee::Trainee(const Config& config, const DeviceFlags& device_flags, const Op
     Backend& backend = *device.backend;
     const bool bf16_states = flags.state_dtype == "bfloat16";
     const std::int64_t longest = rollout.prompt_tokens + rollout.max_new_tokens;
-    TransformerOptions options{.trainable = true,
-                               .bf16_matrices = device.bf16_matrices || bf16_states,
-                               .bf16_master = bf16_states,
-                               .recompute = flags.recompute,
-                               .max_tokens = std::max(flags.token_budget, longest),
-                               .max_decode_rows = rollout.slots};
+    TransformerOptions options{
+        .trainable = true,
+        .bf16_matrices = device.bf16_matrices || bf16_states,
+        .bf16_master = bf16_states,
+        .reference = rollout.reference ? ReferencePolicy::OnDevice : ReferencePolicy::None,
+        .recompute = flags.recompute,
+        .max_tokens = std::max(flags.token_budget, longest),
+        .max_decode_rows = rollout.slots};
     const auto plan = [&] {
         auto memory = training_memory(config, options, bf16_states, backend);
         if (rollout.slots)
-            memory.push_back({"key/value cache (--prompts, --group, --max-new-tokens)",
+            memory.push_back({"key/value cache (--slots, --max-new-tokens)",
                               Generator::bytes(config, rollout.slots, rollout.prompt_tokens,
                                                rollout.max_new_tokens, backend)});
-        // The reference lies in the host's memory, with the policy beside it while it is in use.
-        if (rollout.reference && backend.on_host())
-            memory.push_back({"reference policy (--beta 0 needs none)",
-                              2 * ParameterLayout(config).total * sizeof(float)});
         return memory;
     };
     // Logits are kept where they fit with room to spare; those of a small vocabulary cost less to
     // compute again than to fetch.
     options.keep_logits = config.vocab_size > 4096;
     if (total_of(plan()) > backend.available_memory() / 4 * 3) options.keep_logits = false;
+    if (rollout.reference && !backend.on_host() && total_of(plan()) > backend.available_memory())
+        options.reference = ReferencePolicy::OnHost;
     planned_memory = print_and_check(plan(), device);
     if (run.dry_run) throw DryRunDone{};
 

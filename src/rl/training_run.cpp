@@ -108,12 +108,11 @@ JsonLines TrainingRun::open_log(std::int64_t step) const {
 }
 
 void TrainingRun::save(const Trainee& trainee, std::int64_t step,
-                       std::map<std::string, std::string> values,
-                       const std::vector<float>& reference) const {
+                       std::map<std::string, std::string> values) const {
     if (!is_root_) return;
     values["step"] = std::to_string(step);
     values["run"] = record_.dump();
-    save_checkpoint(run_.out, *trainee.model, *trainee.optimizer, {values, reference}, run_.keep);
+    save_checkpoint(run_.out, *trainee.model, *trainee.optimizer, {values}, run_.keep);
 }
 
 int TrainingRun::stopped(std::int64_t step) const {

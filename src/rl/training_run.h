@@ -35,10 +35,10 @@ class TrainingRun {
     JsonLines open_log(std::int64_t step) const;
 
     /// Writes a checkpoint. Data order and sampling are functions of seed and step, so that
-    /// `values` and the reference policy, if there is one, are all that it needs beside model and
-    /// optimizer. What was logged until then must be on the disk.
-    void save(const Trainee& trainee, std::int64_t step, std::map<std::string, std::string> values,
-              const std::vector<float>& reference = {}) const;
+    /// `values` are all that it needs beside model and optimizer. What was logged until then must
+    /// be on the disk.
+    void save(const Trainee& trainee, std::int64_t step,
+              std::map<std::string, std::string> values) const;
     /// What a run that a signal has stopped says. Returns the exit status.
     int stopped(std::int64_t step) const;
     /// Charts of the run, the trained model, and what it took.

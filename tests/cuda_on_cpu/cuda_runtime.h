@@ -1,8 +1,9 @@
 // Stands in for CUDA's header of this name when cuda/*.cu is compiled by an ordinary C++ compiler,
 // so that every kernel runs, and can be tested, without a GPU. Every CUDA thread is a fiber; see
 // shim.cpp. What it shows: wrong results, missing barriers, memory out of bounds (under
-// AddressSanitizer) or never written (it is filled with NaN). What it cannot show: races between
-// blocks, asynchrony, speed.
+// AddressSanitizer) or never written (it is filled with NaN), memory of the host's that is reused
+// before it was read (nothing is done before someone waits). What it cannot show: races between
+// blocks, speed.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -32,7 +33,7 @@ void launch(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function
 void* shared_memory();
 /// The last of a warp's lanes to arrive runs operation(the arguments of all 32) for all of them.
 void warp_collective(void* argument, void (*operation)(void* const arguments[32]));
-/// While a stream is captured, work is kept instead of done.
+/// Queues work for when someone waits. While a stream is captured it is kept instead.
 void submit(std::function<void()> work);
 
 template <class T>
@@ -114,6 +115,8 @@ enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpy
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
 using cudaStream_t = void*;
+using cudaEvent_t = std::size_t*;  ///< how much work was queued before it
+constexpr unsigned cudaEventDisableTiming = 2;
 using cudaGraph_t = std::vector<std::function<void()>>*;
 using cudaGraphExec_t = cudaGraph_t;
 struct cudaDeviceProp {
@@ -129,6 +132,12 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaMalloc(void** data, std::size_t bytes);
 cudaError_t cudaFree(void* data);
+cudaError_t cudaMallocHost(void** data, std::size_t bytes);
+cudaError_t cudaFreeHost(void* data);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t*, unsigned flags);
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t);
+cudaError_t cudaEventSynchronize(cudaEvent_t);
+cudaError_t cudaEventDestroy(cudaEvent_t);
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
                             cudaStream_t);

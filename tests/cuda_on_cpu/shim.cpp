@@ -2,6 +2,7 @@
 // that cuda/ calls.
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -205,6 +206,20 @@ void run_block() {
 }
 
 std::vector<std::function<void()>>* capturing = nullptr;
+bool narrow_sums = true;  ///< what CUBLAS_DEFAULT_MATH allows
+
+std::deque<std::function<void()>> queue;
+std::size_t queued = 0, done = 0;  ///< since the program began
+
+/// Does the work that is queued until `count` pieces are done.
+void wait_for(std::size_t count) {
+    if (capturing) die("a captured stream cannot be waited for");
+    for (; done < count; ++done) {
+        const auto work = std::move(queue.front());
+        queue.pop_front();
+        work();
+    }
+}
 
 }  // namespace
 
@@ -232,10 +247,9 @@ void warp_collective(void* argument, void (*operation)(void* const[32])) {
 }
 
 void submit(std::function<void()> work) {
-    if (capturing)
-        capturing->push_back(std::move(work));
-    else
-        work();
+    if (capturing) return capturing->push_back(std::move(work));
+    queue.push_back(std::move(work));
+    ++queued;
 }
 
 void launch(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& thread) {
@@ -283,7 +297,7 @@ const char* cudaGetErrorString(cudaError_t error) {
 }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
-cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int* count) { return *count = 2, cudaSuccess; }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
     return *properties = {}, cudaSuccess;
 }
@@ -294,7 +308,22 @@ cudaError_t cudaMalloc(void** data, std::size_t bytes) {
     std::memset(*data, 0xff, bytes);  // NaN
     return cudaSuccess;
 }
-cudaError_t cudaFree(void* data) { return std::free(data), cudaSuccess; }
+cudaError_t cudaFree(void* data) {
+    wait_for(queued);
+    return std::free(data), cudaSuccess;
+}
+cudaError_t cudaMallocHost(void** data, std::size_t bytes) {
+    return *data = std::malloc(bytes), cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* data) { return std::free(data), cudaSuccess; }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+    return *event = new std::size_t(0), cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+    return *event = queued, cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) { return wait_for(*event), cudaSuccess; }
+cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
     *free = *total = std::size_t{16} << 30;
     return cudaSuccess;
@@ -310,10 +339,7 @@ cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t
 }
 cudaError_t cudaStreamCreate(cudaStream_t* stream) { return *stream = nullptr, cudaSuccess; }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
-    if (capturing) die("a captured stream cannot be waited for");
-    return cudaSuccess;
-}
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return wait_for(queued), cudaSuccess; }
 cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
     capturing = new std::vector<std::function<void()>>;
     return cudaSuccess;
@@ -328,7 +354,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
     return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
-    for (const auto& work : *graph) work();
+    for (const auto& work : *graph) submit(work);
     return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
@@ -342,6 +368,10 @@ cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return CUBLAS_STA
 cublasStatus_t cublasSetWorkspace(cublasHandle_t, void*, std::size_t) {
     return CUBLAS_STATUS_SUCCESS;
 }
+cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t mode) {
+    narrow_sums = mode != CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+    return CUBLAS_STATUS_SUCCESS;
+}
 const char* cublasGetStatusString(cublasStatus_t) { return "success"; }
 
 cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t transpose_a,
@@ -350,6 +380,7 @@ cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t transpose_a,
                             cudaDataType b_type, int ldb, const void* beta, void* c,
                             cudaDataType c_type, int ldc, cublasComputeType_t, cublasGemmAlgo_t) {
     if (a_type != b_type) die("cublasGemmEx: A and B must have one type");
+    if (narrow_sums && c_type == CUDA_R_16BF) die("cublasGemmEx: it may add up in bfloat16");
     if (lda < (transpose_a == CUBLAS_OP_N ? m : k) || ldb < (transpose_b == CUBLAS_OP_N ? k : n) ||
         ldc < m)
         die("cublasGemmEx: a leading dimension is too small");

@@ -20,7 +20,7 @@ ldd "$build/train_grpo" "$build/r1_bench" | awk '$2 == "=>" && $3 ~ /^\// { prin
 strip "$bundle"/lib/* 2>/dev/null || true
 cp -r data/r1 data/presets "$bundle/data/"
 cp -r data/world/base data/world/student-* data/world/*.jsonl "$bundle/data/world/"
-cp tests/gpu/gpu-check tests/gpu/torch_bench.py "$bundle/"
+cp tests/gpu/gpu-check tests/gpu/predict.py tests/gpu/torch_bench.py "$bundle/"
 nvcc=$(sed -n 's/^NVCC:FILEPATH=//p' "$build/CMakeCache.txt")
 cuda=$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')
 echo "r1.cpp at $(git describe --always --dirty), built with CUDA $cuda" | tee "$bundle/VERSION"

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """The shapes of `r1_bench --device cuda` in PyTorch and transformers, on the same GPU: a training pass (bfloat16, SDPA,
-as it is and with torch.compile) and `generate` with a static cache. Random weights; medians."""
+as it is and with torch.compile) and `generate` with a static cache. Random weights; medians. Names of shapes choose
+among them."""
 
 import gc
 import statistics
+import sys
 import time
 
 import torch
@@ -39,7 +41,8 @@ def main():
     peak = 2 * 8192**3 / median_seconds(5, lambda: a @ b)
     print(f"torch {torch.__version__}; GEMM peak {peak / 1e9:.0f} GFLOP/s in bfloat16")
     del a, b
-    for name, shape in SHAPES.items():
+    for name in sys.argv[1:] or SHAPES:
+        shape = SHAPES[name]
         config = Qwen2Config(**shape, num_key_value_heads=2, vocab_size=151936, tie_word_embeddings=True,
                              max_position_embeddings=32768, rope_theta=1e6, use_cache=True)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa").cuda()

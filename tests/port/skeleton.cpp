@@ -43,4 +43,7 @@ class Skeleton final : public r1::Reference<float> {
 }  // namespace
 
 extern "C" int r1_backend_version() { return r1::kBackendVersion; }
-extern "C" r1::Backend* r1_open_backend(bool, const char**) { return new Skeleton; }
+extern "C" r1::Backend* r1_open_backend(int device, bool, const char** why_not) {
+    *why_not = "its devices have no numbers";
+    return device < 0 ? new Skeleton : nullptr;
+}
