@@ -65,6 +65,8 @@ class Parameters {
     /// Writes FOLDER/model.safetensors. A tied head is not written, as Hugging Face does it.
     void save(const std::filesystem::path& folder, SafeDtype dtype) const;
     std::vector<float> download() const;
+    /// Throws Error where training has left a weight that is not finite, which nobody should save.
+    void check_finite() const;
     void upload(std::span<const float> values);
     /// Call after the parameters were changed from outside: refreshes the bfloat16 copy.
     void changed();

@@ -22,6 +22,11 @@ Trainee::Trainee(const Config& config, const DeviceFlags& device_flags, const Op
             memory.push_back({"key/value cache (--prompts, --group, --max-new-tokens)",
                               Generator::bytes(config, rollout.slots, rollout.prompt_tokens,
                                                rollout.max_new_tokens, backend)});
+        // A token of a response has an id, three log-probabilities and a text.
+        const std::size_t response = sizeof(Response) + 20 * std::size_t(rollout.max_new_tokens);
+        if (rollout.slots && backend.on_host())
+            memory.push_back({"responses (--prompts, --group, --max-new-tokens)",
+                              static_cast<std::size_t>(rollout.responses) * response});
         // The reference lies in the host's memory, with the policy beside it while it is in use.
         if (rollout.reference && backend.on_host())
             memory.push_back({"reference policy (--beta 0 needs none)",
