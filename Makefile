@@ -62,10 +62,9 @@ test: deps  ## runs the tests, then runs them again under AddressSanitizer and U
 torture: build  ## breaks N runs in every way we could think of, and compares what they end in with others (N=500: half an hour)
 	tests/torture.py --build build --n $(N)
 
-tsan: deps  ## runs the tests that use threads under ThreadSanitizer
-	$(call compile,build-tsan,-DR1_TSAN=ON,r1_tests)
-	TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp halt_on_error=1" \
-	    setarch -R build-tsan/r1_tests -tc='$(TSAN_TESTS)'
+tsan: deps  ## looks for races: runs of every kind, whole, killed and signalled, under ThreadSanitizer
+	$(call compile,build-tsan,-DR1_TSAN=ON,train_grpo train_sft infer)
+	TSAN_OPTIONS=exitcode=66 setarch -R tests/torture.py --build build-tsan --threads 4 --n 50 --only kills,signals,programs
 
 conformance: check-deps  ## compiles build/r1_conformance, the suite for devices alone: R1_BACKEND=NAME build/r1_conformance
 	$(call compile,build,,r1_conformance)

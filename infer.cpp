@@ -87,6 +87,9 @@ int infer(const Options& o, const nlohmann::ordered_json& record) {
     if (o.temperature > 0 && o.temperature < kColdest)
         fail("--temperature is neither 0, which is greedy, nor from ", kColdest, " up");
     if (!o.out.empty()) check_output(o.out);
+    std::error_code none;
+    if (std::filesystem::equivalent(o.out, o.problems(), none))
+        fail("--out ", o.out, " is the file that the problems are in; choose another");
     Setup s(o);
     if (!o.eval.empty()) return evaluate(s, o);
     if (!o.sample.empty()) return sample(s, o, record);
@@ -185,8 +188,9 @@ Kept kept_samples(const std::filesystem::path& file) {
     std::size_t bytes = 0, samples = 0;
     for (std::string text; std::getline(in, text) && !in.eof(); ++samples) {
         const auto line = nlohmann::json::parse(text, nullptr, false);
-        const auto problem = line.is_object() ? line.value("problem", -1) : -1;
-        if (problem < 0) fail(file, ":", samples + 1, ": is no sample; remove the file");
+        const double problem = number_at(line, "problem");
+        if (!(problem >= 0 && problem < 1e9))
+            fail(file, ":", samples + 1, ": is no sample; remove the file");
         if (static_cast<std::size_t>(problem) != kept.problems)
             kept = {static_cast<std::size_t>(problem), samples, bytes};
         bytes += text.size() + 1;
@@ -233,6 +237,9 @@ int sample(Setup& s, const Options& o, nlohmann::ordered_json record) {
         }
     };
     auto problems = share_of(s.problems);
+    if (done.problems >= problems.size())
+        fail(partial, ": holds samples of problem ", done.problems, ", and --sample has only ",
+             problems.size(), "; remove the file");
     problems.erase(problems.begin(), problems.begin() + static_cast<std::ptrdiff_t>(done.problems));
     const auto body = [&](std::span<const Response> all) {
         for (; !all.empty(); all = all.subspan(o.samples)) write_kept(all.first(o.samples));
@@ -319,9 +326,8 @@ RewardOptions choose_reward(const Options& o) {
     RewardOptions options = o.reward.options(o.max_new_tokens);
     if (o.eval.empty() || !options.parts.empty()) return options;
     const auto flags = recorded_run(o.model).value("flags", nlohmann::ordered_json());
-    if (!flags.is_object() || !flags.contains("reward")) return options;
-    options.parts = flags.value("reward", "");
-    options.script = flags.value("script", options.script);
+    options.parts = text_at(flags, "reward");
+    options.script = text_at(flags, "script", options.script);
     if (options.program.empty() && options.parts.find("program") != std::string::npos) {
         std::printf(
             "reward: not computed; the model was trained with %s, so --reward-program is wanted\n",

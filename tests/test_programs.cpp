@@ -406,6 +406,11 @@ TEST_CASE("bad input: one clear sentence, exit status 2, nothing half-written") 
     refused("infer --model " + kBase + "/config.json --prompt 1", "a model folder holds config.json");
     refused("infer --model " + kBase + " --eval " + kTest + " --out " + f.path.string(),
             "is a folder; a file is wanted");
+    fs::copy(kTest, f / "own.jsonl");
+    for (const char* mode : {" --eval ", " --sample "})
+        refused("infer --model " + kBase + mode + (f / "own.jsonl") + " --out " + (f / "own.jsonl"),
+                "is the file that the problems are in");
+    CHECK(read_file(f / "own.jsonl") == read_file(kTest));
     refused("train_grpo --model " + kBase + train + out + " --steps many",
             "--steps: \"many\" is not a whole number from 1 to 1000000000");
     refused("train_grpo --model " + kBase + train + out + " --lr -1", "--lr");

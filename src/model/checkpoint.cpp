@@ -162,6 +162,7 @@ void set_end_tokens(ModelFiles& files, const std::vector<int>& ids) {
     for (const char* name : {"config.json", "generation_config.json"}) {
         if (!files.contains(name)) continue;
         auto settings = parse_json<ordered_json>(files[name], name);
+        if (!settings.is_object()) fail(name, " beside the tokenizer is not a JSON object");
         settings["eos_token_id"] = ids;
         files[name] = settings.dump(2) + "\n";
     }
@@ -205,7 +206,7 @@ void check_has_weights(const fs::path& folder) {
              "model.safetensors and tokenizer.json");
     if (has_checkpoint(folder)) {
         const std::string command =
-            recorded_run(folder).value("command", "train_grpo ... --out " + folder.string());
+            text_at(recorded_run(folder), "command", "train_grpo ... --out " + folder.string());
         const bool resumes = command.find(" --resume") != command.npos;
         fail(folder, ": a run that was stopped, and has no model yet; go on with `", command,
              resumes ? "" : " --resume", "`, or add --steps 1 to that, which ends it where it is");
