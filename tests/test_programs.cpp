@@ -253,8 +253,8 @@ TEST_CASE("what does not fit is said before it is taken: memory and threads") {
     const std::string huge = " --context 100000000 --max-new-tokens 100000000 --samples ";
     for (const std::string& what :
          {std::string("--chat"), std::string("--prompt 1"), "--eval " + kTest, "--sample " + kTest + " --out " + (f / "out")}) {
-        refused("infer --model " + (f / "long") + " " + what + huge + "60", "the plan needs");
-        refused("infer --model " + (f / "long") + " " + what + huge + "200", "rows, which is beyond what can be numbered");
+        refused("infer --model " + (f / "long") + " " + what + huge + "60 --slots 60", "the plan needs");
+        refused("infer --model " + (f / "long") + " " + what + huge + "200 --slots 200", "rows, which is beyond what can be numbered");
     }
     const std::string prompt = "infer --model " + kBase + " --max-new-tokens 4 --prompt 1,2=3: ";
     CHECK(run(f, prompt).out.find("memory plan") == std::string::npos);  // the answer alone
