@@ -13,6 +13,7 @@ BASE_FLAGS ?= --no-shuffle --steps 4500 --batch-tokens 8192 --lr 3e-3 --warmup 1
 
 FUZZ_TARGETS ?= safetensors config tokenizer jsonl answer countdown
 FUZZ_SECONDS ?= 600
+N ?= 500
 
 # $(call compile,FOLDER,CMAKE OPTIONS,TARGETS): Ninja where it is installed; a folder keeps the generator it began with.
 define compile
@@ -21,7 +22,7 @@ define compile
 	@cmake --build $(1) --parallel $(JOBS) --target $(3)
 endef
 
-.PHONY: help deps check-deps build cuda test conformance demo base r1 report watch bench bundle mutants variants fuzz format clean
+.PHONY: help deps check-deps build cuda test torture tsan conformance demo base r1 report watch bench bundle mutants variants fuzz format clean
 .NOTPARALLEL:
 
 help:  ## lists the targets
@@ -57,6 +58,13 @@ test: deps  ## runs the tests, then runs them again under AddressSanitizer and U
 	$(call compile,build,,r1_tests r1_cuda)
 	$(call compile,build-asan,-DR1_SANITIZE=ON,r1_tests)
 	@tests/run_tests.sh build/r1_tests build-asan/r1_tests
+
+torture: build  ## breaks N runs in every way we could think of, and compares what they end in with others (N=500: half an hour)
+	tests/torture.py --build build --n $(N)
+
+tsan: deps  ## looks for races: runs of every kind, whole, killed and signalled, under ThreadSanitizer
+	$(call compile,build-tsan,-DR1_TSAN=ON,train_grpo train_sft infer)
+	TSAN_OPTIONS=exitcode=66 setarch -R tests/torture.py --build build-tsan --threads 4 --n 50 --only kills,signals,programs
 
 conformance: check-deps  ## compiles build/r1_conformance, the suite for devices alone: R1_BACKEND=NAME build/r1_conformance
 	$(call compile,build,,r1_conformance)
@@ -106,4 +114,4 @@ format:  ## applies .clang-format to every source file
 	    | xargs -0 clang-format -i
 
 clean:  ## removes what was built; runs/ stays
-	rm -rf build build-asan build-fuzz build-mutants build-bundle bundle
+	rm -rf build build-asan build-tsan build-fuzz build-mutants build-bundle bundle

@@ -47,13 +47,13 @@ struct Options : Flags {
     RewardFlags reward{*this, ""};
 
     Group sampling = group("Sampling");
-    const int& samples = flag("--samples", 1, "responses to each prompt", kPositive);
-    const float& temperature = flag("--temperature", 0.6f, "temperature, 0: greedy", kNonNegative);
-    const float& top_p = flag("--top-p", 0.95f, "nucleus sampling, 1: off", CLI::Range(0.0, 1.0));
+    const int& samples = flag("--samples", 1, "responses to each prompt", kManyResponses);
+    const float& temperature = flag("--temperature", 0.6f, "temperature, 0: greedy", {0, kHottest});
+    const float& top_p = flag("--top-p", 0.95f, "nucleus sampling, 1: off", {0, 1});
     const int& top_k = flag("--top-k", 0, "likeliest tokens to choose from, 0: all", kNonNegative);
     const int& max_new_tokens = flag("--max-new-tokens", 256, "longest response", kPositive);
     const int& context = flag("--context", 4096, "with --chat: longest conversation, in tokens (memory)", kPositive);
-    const int& slots = flag("--slots", 256, "with --eval and --sample: responses in flight at a time (memory)", kPositive);
+    const int& slots = flag("--slots", 256, "responses in flight at a time (memory)", kManyResponses);
     const std::int64_t& seed = flag("--seed", std::int64_t{1}, "seed of sampling");
 
     Group machine = group("Device");
@@ -85,6 +85,9 @@ int infer(const Options& o, const nlohmann::ordered_json& record) {
     const int modes = !o.prompt.empty() + o.chat + !o.eval.empty() + !o.sample.empty();
     if (modes != 1) fail("one of --prompt, --chat, --eval and --sample must be given; see --help");
     if (!o.out.empty()) check_output(o.out);
+    std::error_code none;
+    if (std::filesystem::equivalent(o.out, o.problems(), none))
+        fail("--out ", o.out, " is the file that the problems are in; choose another");
     Setup s(o);
     if (!o.eval.empty()) return evaluate(s, o);
     if (!o.sample.empty()) return sample(s, o, record);
@@ -106,17 +109,24 @@ nlohmann::ordered_json known(const Setup& s, const Response& r) {
 int evaluate(Setup& s, const Options& o) {
     std::optional<JsonLines> lines;
     if (!o.out.empty()) lines.emplace(partial_of(o.out));
-    std::vector<Response> all;
+    Evaluation evaluation;
+    std::vector<double> rewards;
+    Metrics means;
     const Stopwatch clock;
-    const auto body = [&](std::vector<Response>& responses) {
-        for (Response& r : responses) {
-            if (lines) {
+    const auto body = [&](std::span<const Response> responses) {
+        for (; !responses.empty(); responses = responses.subspan(o.samples)) {
+            const auto to_one = responses.first(o.samples);
+            evaluation.add(to_one);
+            record_measures(s.judge, to_one, means);
+            double& reward = rewards.emplace_back();
+            for (const Response& r : to_one) {
+                reward += r.reward / o.samples;
+                if (!lines) continue;
                 auto line = known(s, r);
                 line["prompt"] = r.problem->prompt;
                 line["response"] = r.text;
                 lines->write(line);
             }
-            all.push_back(std::move(r));
         }
         return !stop_requested();
     };
@@ -133,7 +143,6 @@ int evaluate(Setup& s, const Options& o) {
         summary[name] = {
             {"mean", i.mean}, {"low", i.low}, {"high", i.high}, {"by_problem", by_problem}};
     };
-    const Evaluation evaluation(all, o.samples);
     const std::string k = std::to_string(o.samples);
     std::vector<std::pair<std::string, std::vector<double>>> scores = {
         {"pass@1", evaluation.pass1}};
@@ -143,15 +152,10 @@ int evaluate(Setup& s, const Options& o) {
         if (values.empty()) continue;  // no problem has a known answer
         report(name, values, "%-8s %5.1f%%  [%.1f, %.1f]\n", 100, confidence_interval(values));
     }
-    if (!s.judge.parts().empty()) {
-        std::vector<double> rewards(s.problems.size());
-        for (const Response& r : all) rewards[r.problem->id] += r.reward / o.samples;
+    if (!s.judge.parts().empty())
         report("reward", rewards, "%-8s %6.3f  [%.3f, %.3f]\n", 1,
                confidence_interval(rewards, -INFINITY, INFINITY));
-    }
-    Metrics means;
-    record_measures(s.judge, all, means);
-    const double tokens = means["length"] * static_cast<double>(all.size());
+    const double tokens = means["length"] * static_cast<double>(rewards.size()) * o.samples;
     std::printf("format %s, length %.1f, truncated %s, %s tokens/s\n",
                 percent(means["format"]).c_str(), means["length"],
                 percent(means["truncated"]).c_str(), human_count(tokens / clock.seconds()).c_str());
@@ -182,8 +186,9 @@ Kept kept_samples(const std::filesystem::path& file) {
     std::size_t bytes = 0, samples = 0;
     for (std::string text; std::getline(in, text) && !in.eof(); ++samples) {
         const auto line = nlohmann::json::parse(text, nullptr, false);
-        const auto problem = line.is_object() ? line.value("problem", -1) : -1;
-        if (problem < 0) fail(file, ":", samples + 1, ": is no sample; remove the file");
+        const double problem = number_at(line, "problem");
+        if (!(problem >= 0 && problem < 1e9))
+            fail(file, ":", samples + 1, ": is no sample; remove the file");
         if (static_cast<std::size_t>(problem) != kept.problems)
             kept = {static_cast<std::size_t>(problem), samples, bytes};
         bytes += text.size() + 1;
@@ -230,6 +235,9 @@ int sample(Setup& s, const Options& o, nlohmann::ordered_json record) {
         }
     };
     auto problems = share_of(s.problems);
+    if (done.problems >= problems.size())
+        fail(partial, ": holds samples of problem ", done.problems, ", and --sample has only ",
+             problems.size(), "; remove the file");
     problems.erase(problems.begin(), problems.begin() + static_cast<std::ptrdiff_t>(done.problems));
     const auto body = [&](std::span<const Response> all) {
         for (; !all.empty(); all = all.subspan(o.samples)) write_kept(all.first(o.samples));
@@ -284,7 +292,8 @@ int chat(Setup& s, const Options& o) {
         const auto before = conversation;
         try {
             if (const auto& format = prompt_template.chat()) {
-                const std::string question = PromptTemplate(prompt_template.text()).fill(line);
+                const std::string question =
+                    PromptTemplate(prompt_template.text()).fill(s.folder.tokenizer.escaped(line));
                 conversation.push_back({"user", question});
                 const std::string answer = complete(s, o, format->render(conversation), turn);
                 conversation.push_back({"assistant", answer});
@@ -307,7 +316,8 @@ PromptTemplate choose_template(const ModelFolder& folder, const Options& o) {
     if (o.raw) return PromptTemplate("", std::nullopt, folder.tokenizer);
     const bool just_talking = folder.prompt_template.chat() && o.prompts.choice.empty() &&
                               o.problems().empty() && !PromptTemplate::exists_in(o.model);
-    if (just_talking) return PromptTemplate("{question}", folder.prompt_template.chat());
+    if (just_talking)
+        return PromptTemplate("{question}", folder.prompt_template.chat(), folder.tokenizer);
     return folder.prompt_template;
 }
 
@@ -317,9 +327,8 @@ RewardOptions choose_reward(const Options& o) {
     RewardOptions options = o.reward.options(o.max_new_tokens);
     if (o.eval.empty() || !options.parts.empty()) return options;
     const auto flags = recorded_run(o.model).value("flags", nlohmann::ordered_json());
-    if (!flags.is_object() || !flags.contains("reward")) return options;
-    options.parts = flags.value("reward", "");
-    options.script = flags.value("script", options.script);
+    options.parts = text_at(flags, "reward");
+    options.script = text_at(flags, "script", options.script);
     if (options.program.empty() && options.parts.find("program") != std::string::npos) {
         std::printf(
             "reward: not computed; the model was trained with %s, so --reward-program is wanted\n",
@@ -330,7 +339,8 @@ RewardOptions choose_reward(const Options& o) {
 }
 
 Setup::Setup(const Options& o)
-    : folder(o.model, o.prompts.choice, o.prompts.form(), o.prompts.stop_texts),
+    : folder(o.model, o.prompts.choice, o.prompts.form(), o.prompts.stop_texts,
+             o.prompts.escape_special),
       judge(choose_reward(o)),
       device(make_device(o.device.device, o.device.dtype)) {
     folder.prompt_template = choose_template(folder, o);
@@ -347,20 +357,19 @@ Setup::Setup(const Options& o)
         prompt_tokens = encode_prompts(problems, folder.tokenizer, context);
     }
     const int max_new_tokens = std::min(o.max_new_tokens, context - 1);
-    const auto in_flight = static_cast<std::int64_t>(problems.size()) * o.samples;
-    const int slots =
-        problems.empty() ? o.samples : static_cast<int>(std::min<std::int64_t>(o.slots, in_flight));
+    const auto in_flight = std::max<std::int64_t>(problems.size(), 1) * o.samples;
+    const int slots = static_cast<int>(std::min<std::int64_t>(o.slots, in_flight));
     Backend& backend = *device.backend;
     const TransformerOptions options{.trainable = false,
                                      .bf16_matrices = device.bf16_matrices,
                                      .max_tokens = std::max<std::int64_t>(prompt_tokens, 1024),
                                      .max_decode_rows = slots};
-    if (!problems.empty())
-        print_and_check({{"parameters", Parameters::bytes(config, options, backend).parameters},
-                         {"activations", Transformer::workspace_bytes(config, options, backend)},
-                         {"key/value cache (--slots, --max-new-tokens)",
-                          Generator::bytes(config, slots, prompt_tokens, max_new_tokens, backend)}},
-                        device);
+    print_and_check(
+        {{"parameters", Parameters::bytes(config, options, backend).parameters},
+         {"activations (--slots)", Transformer::workspace_bytes(config, options, backend)},
+         {"key/value cache (--slots, --max-new-tokens, --context)",
+          Generator::bytes(config, slots, prompt_tokens, max_new_tokens, backend)}},
+        device, problems.empty());
     model = std::make_unique<Transformer>(backend, config, options);
     generator = std::make_unique<Generator>(*model, slots, prompt_tokens, max_new_tokens);
     model->parameters().load(o.model);

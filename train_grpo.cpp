@@ -39,18 +39,18 @@ struct Options : Flags {
     const std::string& train = required("--train", "training problems, JSONL");
     const std::string& eval = flag("--eval", "", "held-out problems, JSONL: evaluated before and after");
     const int& eval_every = flag("--eval-every", 0, "steps between evaluations, 0: only before and after", kNonNegative);
-    const int& eval_samples = flag("--eval-samples", 1, "responses to each held-out problem", kPositive);
+    const int& eval_samples = flag("--eval-samples", 1, "responses to each held-out problem", kManyResponses);
     const int& eval_limit = flag("--eval-limit", 0, "held-out problems to evaluate, 0: all", kNonNegative);
     const std::string& eval_first = choice("--eval-first", {"on", "off"}, "evaluation before the first step");
     PromptFlags prompt{*this};
 
     Group sampling = group("Sampling");
     const int& steps = flag("--steps", 200, "rollouts, each followed by its updates", kPositive);
-    const int& prompts = flag("--prompts", 32, "questions a step, P", kPositive);
-    const int& group_size = flag("--group", 8, "responses to each question, G", CLI::Range(2, 1024));
+    const int& prompts = flag("--prompts", 32, "questions a step, P", kManyResponses);
+    const int& group_size = flag("--group", 8, "responses to each question, G", {2, 1024});
     const int& max_new_tokens = flag("--max-new-tokens", 256, "longest response", kPositive);
-    const int& slots = flag("--slots", 256, "responses in flight at a time, at most (memory)", kPositive);
-    const double& temperature = flag("--temperature", 1.0, "temperature of sampling, and of every log-probability", kPositive);
+    const int& slots = flag("--slots", 256, "responses in flight at a time, at most (memory)", kManyResponses);
+    const double& temperature = flag("--temperature", 1.0, "temperature of sampling, and of every log-probability", {kColdest, kHottest});
     const int& dynamic_sampling = flag("--dynamic-sampling", 0, "rounds a step in which groups without spread are replaced by other questions', 0: none", kNonNegative);
     const std::int64_t& seed = flag("--seed", std::int64_t{1}, "seed of sampling and of the order of problems");
 
@@ -72,8 +72,8 @@ struct Options : Flags {
     const double& min_entropy = flag("--min-entropy", 1e-4, "stop after 10 steps with a mean entropy below this", kNonNegative);
 
     Group optimisation = group("Optimisation");
-    const int& inner_epochs = flag("--inner-epochs", 1, "passes over each rollout", kPositive);
-    const int& mini_batches = flag("--mini-batches", 1, "updates a pass", kPositive);
+    const int& inner_epochs = flag("--inner-epochs", 1, "passes over each rollout", {1, 1024});
+    const int& mini_batches = flag("--mini-batches", 1, "updates a pass", kManyResponses);
     OptimizerFlags optimizer{*this, 1e-6, {"constant", "cosine"}, 5};
 
     Group machine = group("Device");
@@ -205,7 +205,7 @@ std::vector<Response> rollout(Setup& s, State& state, const Options& o, Metrics&
             metrics.sum("groups_sampled", 1);
             for (const Response& r : group) metrics.sum("sampled_tokens", r.length());
             const bool teaches = spread || o.dynamic_sampling == 0;
-            if (teaches && chosen.size() == wanted) continue;
+            if (chosen.size() + (teaches ? 0 : spare.size()) >= wanted) continue;
             std::ranges::move(group, std::back_inserter(teaches ? chosen : spare));
         }
         double missing = static_cast<double>(wanted - chosen.size());
@@ -332,7 +332,8 @@ void evaluate(Setup& s, State& state, const Options& o) {
 
 Setup::Setup(const Options& o, const Comm& comm)
     : comm(comm),
-      folder(o.model, o.prompt.choice, o.prompt.form(), o.prompt.stop_texts),
+      folder(o.model, o.prompt.choice, o.prompt.form(), o.prompt.stop_texts,
+             o.prompt.escape_special),
       judge(o.reward.options(o.longest_response(folder.config), o.overlong == "soft")),
       train(read(o, o.train)),
       order(train.size(), static_cast<std::uint64_t>(o.seed)) {
@@ -353,8 +354,9 @@ Setup::Setup(const Options& o, const Comm& comm)
                 .stop_tokens = config.eos_token_ids};
     const int longest_prompt = std::max(encode_prompts(train, folder.tokenizer, context),
                                         encode_prompts(held_out, folder.tokenizer, context));
-    const RolloutPlan plan{std::min(own_prompts * o.group_size, o.slots), longest_prompt,
-                           sampling.max_new_tokens, o.beta > 0};
+    const int own_responses = own_prompts * o.group_size;
+    const RolloutPlan plan{std::min(own_responses, o.slots), longest_prompt, sampling.max_new_tokens,
+                           own_responses * (o.dynamic_sampling > 0 ? 2 : 1), o.beta > 0};
     trainee =
         std::make_unique<Trainee>(config, o.device, o.optimizer, o.run, o.seed, plan, o.exact);
 }

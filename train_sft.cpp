@@ -25,11 +25,12 @@ struct Options : Flags {
     const bool& from_scratch = flag("--from-scratch", false, "random weights, even if --model has some");
     const std::string& tokenizer = flag("--tokenizer", "", "folder with tokenizer.json, if not the model's");
     const std::string& data = required("--data", "JSONL: {\"prompt\": ..., \"completion\": ...}, or {\"messages\": [...]} for a chat model");
+    const bool& escape_special = flag("--escape-special", false, kEscapeSpecial);
     const bool& no_shuffle = flag("--no-shuffle", false, "take the examples in the file's order, every epoch");
 
     Group optimisation = group("Optimisation");
     const std::int64_t& steps = flag("--steps", std::int64_t{1000}, "updates; 0 only initialises a new model", kNonNegative);
-    const std::int64_t& batch_tokens = flag("--batch-tokens", std::int64_t{8192}, "tokens an update", kPositive);
+    const std::int64_t& batch_tokens = flag("--batch-tokens", std::int64_t{8192}, "tokens an update", kManyTokens);
     OptimizerFlags optimizer{*this, 1e-3, {"cosine", "constant"}, 50};
     const std::int64_t& seed = flag("--seed", std::int64_t{1}, "seed of the initial weights and of the order of examples");
 
@@ -140,7 +141,7 @@ struct Origin {
     explicit Origin(const Options& o)
         : from_scratch(o.from_scratch || std::filesystem::is_regular_file(o.model)),
           tokenizer_folder(choose_tokenizer_folder(o)),
-          tokenizer(Tokenizer::load(tokenizer_folder)),
+          tokenizer(Tokenizer::load(tokenizer_folder, o.escape_special)),
           config(Config::load(o.model)),
           files(read_model_files(o.model, tokenizer_folder)),
           dtype(from_scratch ? SafeDtype::F32 : stored_dtype(o.model)) {
@@ -227,7 +228,7 @@ int train(const Options& o, TrainingRun& run) {
     Origin origin(o);
     const Config& config = origin.config;
     const std::int32_t eos = end_of_answer(origin.tokenizer_folder, config, origin.tokenizer);
-    SftReader reader(o.data, std::nullopt, origin.tokenizer_folder);
+    SftReader reader(o.data, std::nullopt, origin.tokenizer_folder, origin.tokenizer);
     const auto longest =
         std::min<std::int64_t>(config.max_position_embeddings, o.optimizer.token_budget);
     check_data(reader, origin, longest);

@@ -1,5 +1,6 @@
 // Reading problems and examples: what is understood, and that what is not is named with file and line.
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "src/rl/dataset.h"
@@ -8,6 +9,7 @@
 
 using namespace r1;
 using namespace r1::test;
+using nlohmann::json;
 namespace fs = std::filesystem;
 
 namespace {
@@ -289,6 +291,38 @@ TEST_CASE("a chat model gets the template as the user's message, and chats to le
     CHECK(refused(R"(}],"tools":[{"name":"f"}])").find(R"("tools" beside "messages")") != std::string::npos);
     SftReader base(f.path, std::nullopt, "/nowhere");
     CHECK_ERROR(base.next(), "chat template");
+}
+
+TEST_CASE("special tokens that a user writes out are plain text where that is asked for") {
+    const TemporaryFolder f;
+    json file = json::parse(read_file(R1_SOURCE_DIR "/data/world/base/tokenizer.json"));
+    for (const auto& [id, token] : {std::pair(231, "<|im_start|>"), std::pair(232, "<|im_end|>")})
+        file["added_tokens"].push_back({{"id", id}, {"content", token}, {"special", true}});
+    write_file(f / "tokenizer.json", file.dump());
+    write_file(f / "tokenizer_config.json", R"({"chat_template": "<|im_start|>"})");
+    write_file(f / "problems.jsonl", R"({"question":"1<|im_end|>2 \u003c|im_start|>","answer":"3"})");
+    write_file(f / "sft.jsonl",
+               R"({"messages":[{"role":"user","content":"1<|im_end|>"},{"role":"assistant","content":"2<|im_end|>"}]})"
+               "\n"
+               R"({"prompt":"1<|endoftext|>","completion":"2<|im_end|>"})");
+    const auto ends = [](const Tokenizer& tokenizer, const std::string& text) {
+        const auto ids = tokenizer.encode(text);
+        return std::ranges::count(ids, 232) + std::ranges::count(ids, 230);
+    };
+    for (const bool escaping : {false, true}) {
+        CAPTURE(escaping);
+        const auto tokenizer = Tokenizer::load(f.path, escaping);
+        const PromptTemplate chat("{question}", ChatFormat::load(f.path), tokenizer);
+        auto problems = load_problems(f / "problems.jsonl", chat);
+        encode_prompts(problems, tokenizer, 1000);
+        CHECK(std::ranges::count(problems[0].tokens, 232) == (escaping ? 1 : 2));
+        CHECK(std::ranges::count(problems[0].tokens, 231) == (escaping ? 2 : 3));
+        CHECK(problems[0].prompt ==  // as it is shown and graded
+              "<|im_start|>user\n1<|im_end|>2 <|im_start|><|im_end|>\n<|im_start|>assistant\n");
+        SftReader reader(f / "sft.jsonl", std::nullopt, f.path, tokenizer);
+        CHECK(ends(tokenizer, joined(reader.next())) == (escaping ? 2 : 4));
+        CHECK(ends(tokenizer, joined(reader.next())) == (escaping ? 0 : 2));
+    }
 }
 
 TEST_CASE("SFT examples come in the file's order or shuffled, and go on exactly where they were") {

@@ -196,7 +196,8 @@ TEST_CASE("pass@1, cons@k, pass@k, and their intervals") {
         if (responses.size() > 4) responses.back().problem = &kOther;
     }
     Judge({.parts = ""})(responses);
-    const Evaluation e(responses, 4);
+    Evaluation e;
+    for (std::size_t begin : {0, 4}) e.add(std::span(responses).subspan(begin, 4));
     CHECK(e.pass1 == std::vector{0.5, 0.25});
     CHECK(e.cons == std::vector{1.0, 0.0});
     CHECK(e.pass_k == std::vector{1.0, 1.0});

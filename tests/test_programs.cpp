@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "src/run/comm.h"
 #include "tests/programs.h"
 
 using namespace r1::test;
@@ -113,7 +114,10 @@ TEST_CASE(
     waitpid(child, &code, 0);
     const bool finished = WIFEXITED(code) && WEXITSTATUS(code) == 0;  // it was faster than the signal
     CHECK((finished || (WIFEXITED(code) && WEXITSTATUS(code) == 130)));
+    const std::string partial = f / "killed/checkpoint-3.safetensors.partial";  // that a kill might leave
+    r1::write_file(partial, "");
     if (!finished) REQUIRE(run(f, flags + "--steps 8 --resume --out " + (f / "killed")).status == 0);
+    CHECK(fs::exists(partial) == finished);
     CHECK(log_of(f / "whole") == log_of(f / "killed"));
     CHECK(read_file(f / "whole/model.safetensors") == read_file(f / "killed/model.safetensors"));
 }
@@ -160,22 +164,31 @@ TEST_CASE("--explain prints one step; a collapsed entropy ends a run and keeps i
     CHECK(!fs::exists(f / "collapsed/model.safetensors"));
 }
 
+namespace {
+
+/// A command that launches so many ranks; empty, and the test case skipped, where there is no MPI.
+std::string launch(int ranks) {
+    if (std::system("command -v mpirun >/dev/null") != 0 || !r1::Comm::available()) {
+        skip("built without MPI (libopenmpi-dev, openmpi-bin)");
+        return "";
+    }
+    return "env ASAN_OPTIONS=detect_leaks=0 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
+           "timeout -s KILL 60 mpirun --oversubscribe -n " +
+           std::to_string(ranks) + " ";
+}
+
+}  // namespace
+
 TEST_CASE("two ranks under mpirun train as one process does") {
     const TemporaryFolder f;
-    if (std::system("command -v mpirun >/dev/null") != 0 ||
-        run(f, "train_grpo --help").out.find("mpirun") == std::string::npos) {
-        skip("built without MPI (libopenmpi-dev, openmpi-bin)");
-        return;
-    }
+    const std::string mpirun = launch(2);
+    if (mpirun.empty()) return;
     const std::string flags = "train_grpo --model " + kBase + " --train " + kTrain +
                               " --prompts 4 --group 4 --max-new-tokens 48 --lr 1e-3 "
                               "--mini-batches 2 --loss dapo --steps 3 --threads 1 --eval " +
                               problems(f, 9);
-    const std::string launch =
-        "env ASAN_OPTIONS=detect_leaks=0 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun "
-        "--oversubscribe -n 2 ";
     REQUIRE(run(f, flags + " --out " + (f / "one")).status == 0);
-    REQUIRE(run(f, flags + " --out " + (f / "two"), launch).status == 0);
+    REQUIRE(run(f, flags + " --out " + (f / "two"), mpirun).status == 0);
     const auto one = log_of(f / "one"), two = log_of(f / "two");
     REQUIRE(one.size() == two.size());
     CHECK(one[0] == two[0]);                           // the evaluation before
@@ -184,6 +197,112 @@ TEST_CASE("two ranks under mpirun train as one process does") {
         if (value.is_number())
             CHECK(two[1][key].get<double>() == doctest::Approx(value.get<double>()).epsilon(1e-4));
     }
+}
+
+TEST_CASE("an error on one rank ends them all with its sentence, as does the death of one") {
+    const TemporaryFolder f;
+    const std::string mpirun = launch(4);
+    if (mpirun.empty()) return;
+    const std::string flags = "train_grpo --model " + kBase + " --train " + kTrain +
+                              " --prompts 4 --group 2 --max-new-tokens 16 --threads 1 --steps 100000 ";
+    // The one rank answers with what is no reward; the others, with good ones, would wait for it.
+    const std::string program =
+        "--reward program=1 --reward-program 'while read x; do if [ \"$OMPI_COMM_WORLD_RANK\" = 2 ]; then "
+        "echo no; else echo 1; fi; done' ";
+    const r1::Stopwatch clock;
+    const auto failed = run(f, flags + program + "--out " + (f / "a"), mpirun);
+    CHECK(failed.status == 2);
+    CHECK(failed.err.find("answered \"no\" in line 1") != std::string::npos);
+    CHECK(clock.seconds() < 30);
+
+    // What all of them refuse, and what only the first can see: another run is going on in --out.
+    CHECK(run(f, flags + "--prompts 6 --out " + (f / "b"), mpirun).status == 2);
+    CHECK(!fs::exists(f / "b"));
+    fs::create_directories(f / "locked");
+    const auto lock = r1::lock_folder(f / "locked");
+    const auto locked = run(f, flags + "--out " + (f / "locked"), mpirun);
+    CHECK(locked.status == 2);
+    CHECK(locked.err.find("another run is going on in it") != std::string::npos);
+    CHECK(run(f, flags + "--dry-run", mpirun).status == 0);
+
+    // Each rank writes down its number; the third is killed once it is at work.
+    const std::string killer =
+        "while [ ! -s " + (f / "c/log.jsonl") + " ]; do sleep 0.05; done; kill -9 $(cat " + (f / "2") + ")";
+    std::thread kill_one([&] { CHECK(std::system(killer.c_str()) == 0); });
+    const auto died = shell(f, mpirun + "sh -c 'echo $$ >" + (f / "$OMPI_COMM_WORLD_RANK") + "; exec " + kBin +
+                                   flags + "--out " + (f / "c") + "'");
+    kill_one.join();
+    CHECK(died.status > 0);
+    CHECK(clock.seconds() < 60);
+}
+
+TEST_CASE("what does not fit is said before it is taken: memory and threads") {
+    const TemporaryFolder f;
+    const auto refused = [&](const std::string& command, const std::string& part, const std::string& before = "") {
+        const auto r = run(f, command, before);
+        INFO(command, "\n", r.out, r.err);
+        CHECK(r.status == 2);
+        CHECK(std::ranges::count(r.err, '\n') == 1);
+        CHECK(r.err.find(part) != std::string::npos);
+        CHECK(!fs::exists(f / "out"));
+    };
+    fs::copy(kBase, f / "long");
+    auto config = json::parse(read_file(kBase + "/config.json"));
+    config["max_position_embeddings"] = 1 << 24;
+    r1::write_file(f / "long/config.json", config.dump());
+    const std::string huge = " --context 100000000 --max-new-tokens 100000000 --samples ";
+    for (const std::string& what :
+         {std::string("--chat"), std::string("--prompt 1"), "--eval " + kTest, "--sample " + kTest + " --out " + (f / "out")}) {
+        refused("infer --model " + (f / "long") + " " + what + huge + "60 --slots 60", "the plan needs");
+        refused("infer --model " + (f / "long") + " " + what + huge + "200 --slots 200", "rows, which is beyond what can be numbered");
+    }
+    const std::string prompt = "infer --model " + kBase + " --max-new-tokens 4 --prompt 1,2=3: ";
+    CHECK(run(f, prompt).out.find("memory plan") == std::string::npos);  // the answer alone
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    // About a gigabyte of addresses for the stacks of 400 threads.
+    refused(prompt + "--threads 400", "--threads 400: the system gives this process only", "ulimit -v 1000000; ");
+#endif
+}
+
+TEST_CASE("numbers that a flag cannot take are refused by its name before anything is written") {
+    const TemporaryFolder f;
+    r1::write_file(f / "sft.jsonl", R"({"prompt":"1","completion":"2"})");
+    const std::string out = " --out " + (f / "out"), grpo = "train_grpo --model " + kBase + " --train " + kTrain + out,
+                      sft = "train_sft --model " + kBase + " --data " + (f / "sft.jsonl") + out,
+                      infer = "infer --model " + kBase + " --sample " + kTest + out;
+    const auto refused = [&](const std::string& command, const std::string& flag, const std::string& value) {
+        const auto r = run(f, command + " " + flag + "=" + value);
+        INFO(command, " ", flag, "=", value, "\n", r.err);
+        CHECK(r.status == 2);
+        CHECK(r.err.find(flag) != std::string::npos);
+        CHECK(std::ranges::count(r.err, '\n') == 1);
+        CHECK(std::distance(fs::directory_iterator(f.path), {}) == 3);  // sft.jsonl, stdout, stderr
+    };
+    int flags = 0;
+    for (const std::string& command : {grpo, sft, infer}) {
+        std::istringstream help(run(f, command.substr(0, command.find(' ')) + " --help").out);
+        for (std::string line, flag, type; std::getline(help, line);) {
+            std::istringstream words(line);
+            if (!(words >> flag >> type) || !flag.starts_with("--")) continue;
+            if (!type.starts_with("INT") && !type.starts_with("FLOAT") && !type.starts_with("UINT")) continue;
+            ++flags;
+            for (const char* value : {"nan", "inf", "-inf", "1e400", "99999999999999999999", "1x", "''"})
+                refused(command, flag, value);
+            if (flag != "--seed") refused(command, flag, "-1");
+            if (type.starts_with("INT")) refused(command, flag, "1.5");
+        }
+    }
+    CHECK(flags > 40);
+    for (const auto& [flag, value] : std::vector<std::pair<std::string, std::string>>{
+             {"--threads", "100000"}, {"--group", "1"}, {"--group", "1025"}, {"--prompts", "2000000000"},
+             {"--eval-samples", "2147483647"}, {"--inner-epochs", "0"}, {"--token-budget", "2147483647"},
+             {"--lr", "0"}, {"--lr", "1e300"}, {"--temperature", "1e39"}, {"--temperature", "1e-9"},
+             {"--reward-seconds", "1e300"}, {"--steps", "0"}, {"--save-every", "0"}})
+        refused(grpo, flag, value);
+    for (const auto& [flag, value] : std::vector<std::pair<std::string, std::string>>{
+             {"--samples", "2147483647"}, {"--samples", "0"}, {"--top-p", "1.01"}, {"--slots", "0"},
+             {"--temperature", "-1e-9"}, {"--max-new-tokens", "0"}})
+        refused(infer, flag, value);
 }
 
 TEST_CASE(
@@ -287,8 +406,13 @@ TEST_CASE("bad input: one clear sentence, exit status 2, nothing half-written") 
     refused("infer --model " + kBase + "/config.json --prompt 1", "a model folder holds config.json");
     refused("infer --model " + kBase + " --eval " + kTest + " --out " + f.path.string(),
             "is a folder; a file is wanted");
+    fs::copy(kTest, f / "own.jsonl");
+    for (const char* mode : {" --eval ", " --sample "})
+        refused("infer --model " + kBase + mode + (f / "own.jsonl") + " --out " + (f / "own.jsonl"),
+                "is the file that the problems are in");
+    CHECK(read_file(f / "own.jsonl") == read_file(kTest));
     refused("train_grpo --model " + kBase + train + out + " --steps many",
-            "--steps: \"many\" is not a positive number");
+            "--steps: \"many\" is not a whole number from 1 to 1000000000");
     refused("train_grpo --model " + kBase + train + out + " --lr -1", "--lr");
     refused("train_grpo --model " + kBase + train + out + " --prompts 2 --mini-batches 3", "--mini-batches");
     refused("train_grpo --model " + kBase + " --train " + (f / "none.jsonl") + out, "none.jsonl");

@@ -356,6 +356,67 @@ TEST_CASE(
                "reward"));  // nothing is known of one
 }
 
+TEST_CASE("a log, samples and settings that are not as a program writes them end in a sentence, or are not used") {
+    const TemporaryFolder f;
+    fs::copy(kBase, f / "model");
+    const std::string eval = kBin + "infer --max-new-tokens 2 --eval " + kTest + " --model " + (f / "model");
+    for (const char* run : {R"([])", R"({"flags":[]})", R"({"flags":{"reward":["accuracy"]}})",
+                            R"({"flags":{"reward":{},"script":5}})", R"({"command":7,"flags":"x"})"}) {
+        write_file(f / "model/log.jsonl", "{\"run\":" + std::string(run) + "}\n");
+        CHECK_MESSAGE(shell(f, eval).status == 0, run);
+    }
+    fs::remove(f / "model/model.safetensors");
+    write_file(f / "model/checkpoint-1.safetensors", "");
+    CHECK(has(shell(f, eval).out, "a run that was stopped, and has no model yet; go on with `train_grpo"));
+
+    // Lines of a log that is resumed.
+    const std::string grpo = kBin + kGrpo + "--eval " + kTest + " --eval-limit 2 --keep-best --out " + (f / "run");
+    REQUIRE(shell(f, grpo + " --steps 1 --keep 1").status == 0);
+    const std::string log = read_file(f / "run/log.jsonl");
+    write_file(f / "run/log.jsonl", log + R"([1]
+{"eval":{"step":"0","reward":"1"}}
+{"eval":{"step":1,"reward":null}}
+{"eval":5,"step":[]}
+{"step":1,"reward":2,"length":"long"}
+)");
+    CHECK(shell(f, grpo + " --steps 2 --keep 1 --resume").status == 0);
+
+    // Samples that are gone on with.
+    const std::string sample = kBin + "infer --max-new-tokens 2 --resume --model " + kBase + " --sample " + kTest + " --out " + (f / "s");
+    REQUIRE(shell(f, sample).status == 0);
+    for (const char* line : {"[]", "{}", R"({"problem":"1"})", R"({"problem":-1})", R"({"problem":1e300})", R"({"problem":428})"}) {
+        write_file(f / "s.partial", std::string(line) + "\n");
+        const auto refused = shell(f, sample);
+        CHECK_MESSAGE(refused.status == 2, line, refused.out);
+        CHECK(has(refused.out, "remove the file"));
+    }
+    write_file(f / "s.run.json", R"({"program":"infer","flags":{},"sha256":{"sample":[]}})");
+    CHECK(has(shell(f, sample).out, "--resume: sample is not the file that the run began with"));
+
+    // Settings beside another tokenizer, which a chat's end of turn is added to.
+    fs::copy(kBase, f / "tokenizer");
+    auto file = json::parse(read_file(kBase + "/tokenizer.json"));
+    file["added_tokens"].push_back({{"id", 231}, {"content", "<|im_end|>"}, {"special", true}});
+    write_file(f / "tokenizer/tokenizer.json", file.dump());
+    write_file(f / "tokenizer/tokenizer_config.json", R"({"chat_template": "<|im_start|>"})");
+    write_file(f / "tokenizer/generation_config.json", "[]");
+    write_file(f / "chat.jsonl", R"({"messages":[{"role":"user","content":"1"},{"role":"assistant","content":"2"}]})");
+    CHECK(has(shell(f, kBin + "train_sft --steps 1 --model " + kBase + " --tokenizer " + (f / "tokenizer") + " --data " +
+                           (f / "chat.jsonl") + " --out " + (f / "sft")).out,
+              "generation_config.json beside the tokenizer is not a JSON object"));
+}
+
+TEST_CASE("runs that are killed, signalled, filled up and misled: a short form of make torture") {
+    const TemporaryFolder f;
+    if (std::system("command -v python3 >/dev/null && command -v cc >/dev/null") != 0) {
+        skip("python3 or cc is not installed");
+        return;
+    }
+    const auto r = shell(f, "python3 " + kSource + "/tests/torture.py --n 10 --build " + kBin);
+    CHECK_MESSAGE(r.status == 0, r.out);
+    CHECK(has(r.out, "| kills at random instants | 10 | 0 | 0 | 0 |"));
+}
+
 TEST_CASE("infer never runs the reward program that a model folder names") {
     const TemporaryFolder f;
     fs::copy(kBase, f / "model");

@@ -21,12 +21,14 @@ using Ids = std::vector<int>;
 
 namespace {
 
-Tokenizer load_text(const std::string& content) {
+Tokenizer load_text(const std::string& content, bool escaping = false) {
     const TemporaryFolder folder;
     write_file(folder / "tokenizer.json", content);
-    return Tokenizer::load(folder.path);
+    return Tokenizer::load(folder.path, escaping);
 }
-Tokenizer load_json(const json& content) { return load_text(content.dump()); }
+Tokenizer load_json(const json& content, bool escaping = false) {
+    return load_text(content.dump(), escaping);
+}
 
 std::string error_of(const std::string& content) {
     try {
@@ -492,12 +494,13 @@ TEST_CASE("tokenizer: small tokenizers, as the library reads them (tests/golden/
     std::string line;
     std::getline(lines, line);
     const json base = json::parse(line);
+    json file = base;
     Tokenizer tokenizer = load_json(base);
     size_t cases = 0;
     while (std::getline(lines, line)) {
         const json expected = json::parse(line);
         if (expected.contains("patch")) {
-            json file = base;
+            file = base;
             file.merge_patch(expected["patch"]);
             tokenizer = load_json(file);
             continue;
@@ -508,6 +511,16 @@ TEST_CASE("tokenizer: small tokenizers, as the library reads them (tests/golden/
         CHECK(tokenizer.encode(text) == expected.at("ids").get<Ids>());
         CHECK(tokenizer.encode(tokenizer.framed(text)) == expected.at("special").get<Ids>());
         CHECK(tokenizer.framed(tokenizer.framed(text)) == tokenizer.framed(text));  // never twice
+        CHECK(tokenizer.escaped(text) == text);
+        const Tokenizer escaping = load_json(file, true);
+        CHECK(escaping.encode(text) == expected.at("ids").get<Ids>());
+        CHECK(escaping.unescaped(escaping.escaped(text)) == text);
+        if (!expected.contains("as_text")) continue;
+        CHECK(escaping.encode(escaping.escaped(text)) == expected["as_text"].get<Ids>());
+        // A template's tokens around it are still tokens.
+        Ids framed = tokenizer.encode("<s>");
+        for (const int id : expected["as_text"]) framed.push_back(id);
+        CHECK(escaping.encode("<s>" + escaping.escaped(text)) == framed);
     }
     CHECK(cases > 150);
 }

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "src/rl/generate.h"
+#include "src/model/checkpoint.h"
 #include "src/model/optimizer.h"
 #include "src/device/parallel.h"
 #include "src/device/reference.h"
@@ -341,6 +342,17 @@ TEST_CASE("weights come back as they were saved; what does not fit is refused wi
     other.intermediate_size += 1;
     Transformer wrong(*bench.backend, other, {.max_tokens = 16});
     CHECK_ERROR(wrong.parameters().load(folder.path), "mlp.gate_proj.weight");
+    // What training has broken is not saved.
+    again.parameters().check_finite();
+    auto values = again.parameters().download();
+    values.back() = std::nanf("");
+    again.parameters().upload(values);
+    const Optimizer optimizer(again);
+    const std::string sentence = "the weights of model.norm.weight are no longer finite";
+    CHECK_ERROR(save_checkpoint(folder.path, again, optimizer, {{{"step", "1"}}, {}}, 0), sentence);
+    CHECK_ERROR(save_model(again, {{"config.json", "{}"}}, folder / "out", SafeDtype::F32), sentence);
+    CHECK(!has_checkpoint(folder.path));
+    CHECK(!std::filesystem::exists(folder / "out"));
 }
 
 TEST_CASE("the memory plan is what the model takes") {

@@ -155,6 +155,17 @@ struct Part {
     int id;
 };
 
+/// Stands before a special token that is plain text: a code point that Unicode reserves for such
+/// use within a program, U+FDD0.
+constexpr string_view kPlain = "\xEF\xB7\x90";
+
+std::string without_marks(string_view text) {
+    std::string result;
+    for (size_t at; (at = text.find(kPlain)) != text.npos; text.remove_prefix(at + kPlain.size()))
+        result += text.substr(0, at);
+    return result.append(text);
+}
+
 /// Finds added tokens: the leftmost first, of those that start together the longest.
 class AddedTokens {
   public:
@@ -170,10 +181,27 @@ class AddedTokens {
         tokens_.push_back(std::move(token));
     }
 
-    std::vector<Part> split(string_view text) const {
+    /// The one that the text begins with.
+    const AddedToken* match(string_view text) const {
+        int longest = -1, node = 0;
+        for (const char byte : text) {
+            const auto child = nodes_[node].next.find(byte);
+            if (child == nodes_[node].next.end()) break;
+            node = child->second;
+            if (nodes_[node].token >= 0) longest = nodes_[node].token;
+        }
+        return longest < 0 ? nullptr : &tokens_[longest];
+    }
+
+    /// escaping: where kPlain stands, none begins.
+    std::vector<Part> split(string_view text, bool escaping) const {
         std::vector<Part> parts;
         size_t done = 0;
         for (size_t at = 0; at < text.size();) {
+            if (escaping && text.substr(at).starts_with(kPlain)) {
+                at += kPlain.size() + 1;
+                continue;
+            }
             const AddedToken* token = match(text.substr(at));
             if (!token) {
                 ++at;
@@ -209,17 +237,6 @@ class AddedTokens {
     };
     std::vector<AddedToken> tokens_;
     std::vector<Node> nodes_{1};  // a prefix tree over bytes; 0 is the root
-
-    const AddedToken* match(string_view text) const {
-        int longest = -1, node = 0;
-        for (const char byte : text) {
-            const auto child = nodes_[node].next.find(byte);
-            if (child == nodes_[node].next.end()) break;
-            node = child->second;
-            if (nodes_[node].token >= 0) longest = nodes_[node].token;
-        }
-        return longest < 0 ? nullptr : &tokens_[longest];
-    }
 };
 
 // ---- splits into words ----
@@ -396,28 +413,31 @@ struct Tokenizer::Tables {
         false;               // a word that is a token is that token, whatever the merges make of it
     bool normalize = false;  // NFC
     AddedTokens added_raw, added_normalized;  // looked for before and after normalization
+    AddedTokens special;                      // those of them that are
     std::vector<Split> splits;
 
     struct Result {
         std::vector<int> ids;
         std::string lacking;  // the first character that the vocabulary lacks
     };
-    void encode_valid(string_view text, Result& result) const;
+    void encode_valid(string_view text, bool escaping, Result& result) const;
     void encode_words(string_view text, size_t step, Result& result) const;
     void encode_word(string_view word, Result& result) const;
 };
 
 /// text is valid UTF-8.
-void Tokenizer::Tables::encode_valid(string_view text, Result& result) const {
-    for (const Part& raw : added_raw.split(text)) {
+void Tokenizer::Tables::encode_valid(string_view text, bool escaping, Result& result) const {
+    for (const Part& raw : added_raw.split(text, escaping)) {
         if (raw.id >= 0) {
             result.ids.push_back(raw.id);
             continue;
         }
         const std::string normalized = normalize ? nfc(raw.text) : std::string(raw.text);
-        for (const Part& part : added_normalized.split(normalized)) {
+        for (const Part& part : added_normalized.split(normalized, escaping)) {
             if (part.id >= 0)
                 result.ids.push_back(part.id);
+            else if (escaping)
+                encode_words(without_marks(part.text), 0, result);
             else
                 encode_words(part.text, 0, result);
         }
@@ -521,7 +541,7 @@ std::vector<int> Tokenizer::encode(string_view text, std::string* lacking) const
     Tables::Result result;
     while (!text.empty()) {
         const size_t valid = valid_prefix(text);
-        if (valid > 0) tables_->encode_valid(text.substr(0, valid), result);
+        if (valid > 0) tables_->encode_valid(text.substr(0, valid), escaping_, result);
         text.remove_prefix(valid);
         size_t invalid = 0;
         while (invalid < text.size() && first_character(text.substr(invalid)).length == 0)
@@ -536,6 +556,19 @@ std::vector<int> Tokenizer::encode(string_view text, std::string* lacking) const
 std::string Tokenizer::framed(string_view text) const {
     std::string framed(text.starts_with(tables_->before) ? "" : tables_->before);
     return framed.append(text).append(text.ends_with(tables_->behind) ? "" : tables_->behind);
+}
+
+std::string Tokenizer::escaped(string_view text) const {
+    std::string marked;
+    for (size_t at = 0; at < text.size(); ++at) {
+        if (escaping_ && tables_->special.match(text.substr(at))) marked += kPlain;
+        marked += text[at];
+    }
+    return marked;
+}
+
+std::string Tokenizer::unescaped(string_view text) const {
+    return escaping_ ? without_marks(text) : std::string(text);
 }
 
 // ---- decoding ----
@@ -677,7 +710,7 @@ std::pair<std::string, std::string> read_merge(const json& merge, size_t number,
 
 }  // namespace
 
-Tokenizer Tokenizer::load(const std::filesystem::path& path) {
+Tokenizer Tokenizer::load(const std::filesystem::path& path, bool escaping) {
     const auto file_path = std::filesystem::is_directory(path) ? path / "tokenizer.json" : path;
     const std::string file = file_path.string();
     const auto tables = std::make_shared<Tables>();
@@ -773,19 +806,20 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
             }
             const int id = added[content] = define(content, entry.at("id"), content);
             const bool normalized = entry.value("normalized", false);
-            (normalized ? t.added_normalized : t.added_raw)
-                .add({.content = normalized && t.normalize ? nfc(content) : content,
-                      .id = id,
-                      .lstrip = entry.value("lstrip", false),
-                      .rstrip = entry.value("rstrip", false),
-                      .single_word = entry.value("single_word", false)});
+            const AddedToken token{.content = normalized && t.normalize ? nfc(content) : content,
+                                   .id = id,
+                                   .lstrip = entry.value("lstrip", false),
+                                   .rstrip = entry.value("rstrip", false),
+                                   .single_word = entry.value("single_word", false)};
+            (normalized ? t.added_normalized : t.added_raw).add(token);
+            if (entry.value("special", false)) t.special.add(token);
         }
         for (const json& step : steps(root, "post_processor", "processors"))
             read_post_processor(step, added, file, t.before, t.behind);
     } catch (const json::exception& error) {
         fail(file, ": not a tokenizer.json that can be read: ", error.what());
     }
-    return Tokenizer(tables);
+    return Tokenizer(tables, escaping);
 }
 
 }  // namespace r1

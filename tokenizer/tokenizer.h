@@ -25,7 +25,8 @@ class Tokenizer {
     /// path: a tokenizer.json or a model folder that holds one.
     /// Throws Error for a broken file, and for one that asks for anything not implemented here, by
     /// name. The file's truncation and padding are ignored.
-    static Tokenizer load(const std::filesystem::path& path);
+    /// escaping: see escaped().
+    static Tokenizer load(const std::filesystem::path& path, bool escaping = false);
 
     /// The ids of text. No BOS or EOS is added; added tokens written out in the text are
     /// recognised. Bytes that are not UTF-8 are kept: they become words of their own (`tokenizers`
@@ -39,6 +40,14 @@ class Tokenizer {
     /// "<|begin_of_text|>", where they are not there already.
     std::string framed(std::string_view text) const;
 
+    /// An escaping tokenizer can be told which text is plain: escaped() marks every special token
+    /// in it (one that the file calls "special"), encode() then spells that instead, as
+    /// `tokenizers` does with encode_special_tokens, and unescaped() takes the marks away. With
+    /// another tokenizer they return the text as it is. Not seen is a token that normalization
+    /// makes of other characters first.
+    std::string escaped(std::string_view text) const;
+    std::string unescaped(std::string_view text) const;
+
     /// The bytes of all ids, joined; half a character stays half a character. Ids without a token
     /// (a model may have more rows than the file has tokens) give nothing.
     std::string decode(std::span<const int> ids) const;
@@ -48,8 +57,10 @@ class Tokenizer {
 
   private:
     struct Tables;
-    explicit Tokenizer(std::shared_ptr<const Tables> tables) : tables_(std::move(tables)) {}
+    Tokenizer(std::shared_ptr<const Tables> tables, bool escaping)
+        : tables_(std::move(tables)), escaping_(escaping) {}
     std::shared_ptr<const Tables> tables_;
+    bool escaping_;
 };
 
 /// Decodes ids one at a time and holds a character back until its last byte is there. All that push

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <system_error>
 #include <thread>
 #include <vector>
+
+#include "src/run/error.h"
 
 namespace r1 {
 namespace {
@@ -20,14 +23,15 @@ thread_local bool inside = false;  // in a task: nested calls run serially
 class Pool {
   public:
     explicit Pool(int count) {
-        for (int i = 1; i < count; ++i) workers_.emplace_back([this] { work(); });
+        try {
+            for (int i = 1; i < count; ++i) workers_.emplace_back([this] { work(); });
+        } catch (const std::system_error&) {
+            end();
+            fail("--threads ", count, ": the system gives this process only ", size(),
+                 "; ask for fewer");
+        }
     }
-    ~Pool() {
-        stop_ = true;
-        generation_.fetch_add(1);
-        generation_.notify_all();
-        for (auto& w : workers_) w.join();
-    }
+    ~Pool() { end(); }
     int size() const { return static_cast<int>(workers_.size()) + 1; }
 
     void run(std::int64_t count, const std::function<void(std::int64_t)>& task) {
@@ -44,6 +48,12 @@ class Pool {
     }
 
   private:
+    void end() {
+        stop_ = true;
+        generation_.fetch_add(1);
+        generation_.notify_all();
+        for (auto& w : workers_) w.join();
+    }
     void drain() {
         inside = true;
         for (std::int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;)

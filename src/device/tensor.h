@@ -91,6 +91,10 @@ class Arena {
         Tensor t{nullptr, dtype, rows, cols};
         std::size_t begin = used_;
         used_ += (t.bytes() + 63) / 64 * 64;
+        if (used_ >> 50)  // long before a sum of sizes overflows
+            fail(
+                "more than a pebibyte of memory is wanted; lower --token-budget, --slots or "
+                "--max-new-tokens");
         if (measuring_) return t;
         if (used_ > buffer_.bytes())
             fail("out of planned memory: ", used_, " bytes wanted, ", buffer_.bytes(),

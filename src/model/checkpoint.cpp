@@ -48,8 +48,10 @@ constexpr const char* kCompanions[] = {"tokenizer.json",
                                        "prompt_template.plain.txt",
                                        "prompt_template.no-think.txt"};
 
-/// The checkpoints in a folder by step, the newest first.
-std::map<std::uint64_t, fs::path, std::greater<>> checkpoints(const fs::path& folder) {
+/// The checkpoints in a folder by step, the newest first; with the suffix ".partial" those that
+/// were never finished.
+std::map<std::uint64_t, fs::path, std::greater<>> checkpoints(const fs::path& folder,
+                                                              const char* suffix = "") {
     std::map<std::uint64_t, fs::path, std::greater<>> found;
     std::error_code none;
     for (const auto& entry : fs::directory_iterator(folder, none)) {
@@ -57,7 +59,7 @@ std::map<std::uint64_t, fs::path, std::greater<>> checkpoints(const fs::path& fo
         int length = 0;
         const std::string name = entry.path().filename();
         if (std::sscanf(name.c_str(), "checkpoint-%llu.safetensors%n", &step, &length) == 1 &&
-            length == static_cast<int>(name.size()))
+            name.substr(length) == suffix)
             found[step] = entry.path();
     }
     return found;
@@ -94,6 +96,7 @@ std::uint64_t Checkpoint::count(const std::string& name) const {
 
 void save_checkpoint(const fs::path& folder, const Transformer& model, const Optimizer& optimizer,
                      const Checkpoint& checkpoint, int keep) {
+    model.parameters().check_finite();
     remove_checkpoints(folder, std::max(keep, 2) - 1);  // there is room for two at a time
     std::vector<SafeTensorOut> out;
     for (const Part& part : parts_of(model, optimizer))
@@ -131,6 +134,7 @@ Checkpoint load_checkpoint(const fs::path& folder, Transformer& model, Optimizer
 void remove_checkpoints(const fs::path& folder, int keep) {
     for (const auto& [step, file] : checkpoints(folder))
         if (--keep < 0) fs::remove(file);
+    for (const auto& [step, file] : checkpoints(folder, ".partial")) fs::remove(file);
 }
 
 bool has_checkpoint(const fs::path& folder) { return !checkpoints(folder).empty(); }
@@ -155,6 +159,7 @@ void set_end_tokens(ModelFiles& files, const std::vector<int>& ids) {
     for (const char* name : {"config.json", "generation_config.json"}) {
         if (!files.contains(name)) continue;
         auto settings = parse_json<ordered_json>(files[name], name);
+        if (!settings.is_object()) fail(name, " beside the tokenizer is not a JSON object");
         settings["eos_token_id"] = ids;
         files[name] = settings.dump(2) + "\n";
     }
@@ -162,6 +167,7 @@ void set_end_tokens(ModelFiles& files, const std::vector<int>& ids) {
 
 void save_model(const Transformer& model, ModelFiles files, const fs::path& folder,
                 SafeDtype dtype) {
+    model.parameters().check_finite();
     auto config = parse_json<ordered_json>(files.at("config.json"), "config.json");
     config[config.contains("dtype") ? "dtype" : "torch_dtype"] =
         dtype == SafeDtype::BF16 ? "bfloat16" : "float32";
@@ -197,7 +203,7 @@ void check_has_weights(const fs::path& folder) {
              "model.safetensors and tokenizer.json");
     if (has_checkpoint(folder)) {
         const std::string command =
-            recorded_run(folder).value("command", "train_grpo ... --out " + folder.string());
+            text_at(recorded_run(folder), "command", "train_grpo ... --out " + folder.string());
         const bool resumes = command.find(" --resume") != command.npos;
         fail(folder, ": a run that was stopped, and has no model yet; go on with `", command,
              resumes ? "" : " --resume", "`, or add --steps 1 to that, which ends it where it is");

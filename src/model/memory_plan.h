@@ -43,18 +43,21 @@ inline std::size_t total_of(const std::vector<PlannedMemory>& plan) {
     return total;
 }
 
-/// Prints the plan, and what the process holds already. Throws Error if it does not fit. Returns
-/// the total.
-inline std::size_t print_and_check(std::vector<PlannedMemory> plan, const Device& device) {
+/// Prints the plan and what the process holds already; if it is `quiet`, only where that does not
+/// fit, which throws Error. Returns the total.
+inline std::size_t print_and_check(std::vector<PlannedMemory> plan, const Device& device,
+                                   bool quiet = false) {
     const Backend& backend = *device.backend;
     const std::size_t present = backend.used_memory(), available = backend.available_memory();
     plan.push_back({"in use already: program, libraries, data", present});
     const std::size_t total = total_of(plan);
+    const bool fits = total - present <= available;
+    if (fits && quiet) return total;
     std::printf("memory plan (%s%s)\n", backend.name(), device.note.c_str());
     for (const auto& [what, bytes] : plan)
         std::printf("  %12s  %s\n", human_bytes(static_cast<double>(bytes)).c_str(), what.c_str());
     std::printf("  %12s  in all\n", human_bytes(static_cast<double>(total)).c_str());
-    if (total - present > available)
+    if (!fits)
         fail("the plan needs ", human_bytes(static_cast<double>(total)), ", ",
              human_bytes(static_cast<double>(total - present - available)),
              " more than is free; lower the largest rows with the flags named beside them");

@@ -184,6 +184,16 @@ std::vector<float> Parameters::download() const {
     return values;
 }
 
+void Parameters::check_finite() const {
+    std::vector<float> values;
+    for (const auto& e : layout_.entries) {
+        values.resize(e.rows * e.cols);
+        download_floats(backend_, master(e.offset, e.rows * e.cols), values);
+        if (!std::ranges::all_of(values, [](float w) { return std::isfinite(w); }))
+            fail("the weights of ", e.name, " are no longer finite, and are not saved; lower --lr");
+    }
+}
+
 void Parameters::upload(std::span<const float> values) {
     upload_floats(backend_, matrices_, values.first(layout_.matrices));
     upload_floats(backend_, vectors_, values.subspan(layout_.matrices));
@@ -242,7 +252,7 @@ bool would_change(const std::string& name, const ParameterLayout& layout) {
            (name.starts_with("lm_head.") && name != kHead);
 }
 
-void check_finite(const std::filesystem::path& folder, const std::string& name,
+void check_loaded(const std::filesystem::path& folder, const std::string& name,
                   std::span<const float> values) {
     for (float value : values)
         if (!std::isfinite(value))
@@ -266,7 +276,7 @@ void Parameters::load(const std::filesystem::path& folder) {
             name = kHead;
         used.insert(name);
         weights.read_f32(name, shape_of(e), [&](int64_t first, std::span<const float> values) {
-            check_finite(folder, name, values);
+            check_loaded(folder, name, values);
             upload_floats(backend_, master(e.offset + first, static_cast<int64_t>(values.size())),
                           values);
         });

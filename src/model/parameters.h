@@ -81,6 +81,8 @@ class Parameters {
     Backend& reference_home() const { return host_ ? *host_ : backend_; }
 
     std::vector<float> download() const;
+    /// Throws Error where training has left a weight that is not finite, which nobody should save.
+    void check_finite() const;
     void upload(std::span<const float> values);
     /// Call after the parameters were changed from outside: refreshes the bfloat16 copy.
     void changed();

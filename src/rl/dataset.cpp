@@ -192,6 +192,13 @@ SftExample parse_example(const json& line, const std::filesystem::path& model_fo
     return {.segments = chat->segments(messages), .eos = false, .chat = true};
 }
 
+/// Marks the special tokens in every text of an example.
+void escape(json& value, const Tokenizer& tokenizer) {
+    if (value.is_string()) value = tokenizer.escaped(value.get_ref<const std::string&>());
+    if (value.is_structured())
+        for (json& part : value) escape(part, tokenizer);
+}
+
 /// Where a text begins, behind white space and the mark that some editors put before UTF-8.
 std::string_view without_mark(std::string_view text) {
     if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
@@ -309,6 +316,7 @@ int encode_prompts(std::vector<Problem>& problems, const Tokenizer& tokenizer, i
         std::string lacking;
         try {
             p.tokens = tokenizer.encode(p.prompt, &lacking);
+            p.prompt = tokenizer.unescaped(p.prompt);
         } catch (const Error& e) {
             fail(where, e.what());
         }
@@ -339,8 +347,11 @@ std::uint32_t Order::at(std::uint64_t i) {
 }
 
 SftReader::SftReader(const std::filesystem::path& file, std::optional<std::uint64_t> seed,
-                     std::filesystem::path model_folder)
-    : name_(file.string()), text_(read_lines(file)), model_folder_(std::move(model_folder)) {
+                     std::filesystem::path model_folder, std::optional<Tokenizer> tokenizer)
+    : name_(file.string()),
+      text_(read_lines(file)),
+      model_folder_(std::move(model_folder)),
+      tokenizer_(std::move(tokenizer)) {
     for_each_line(text_, [&](std::size_t begin, std::string_view line, std::size_t number) {
         lines_.push_back({begin, line.size(), number});
     });
@@ -355,8 +366,9 @@ SftExample SftReader::next() {
     const Line line = lines_[order_ ? order_->at(position_) : position_ % lines_.size()];
     ++position_;
     SftExample example = at_line(name_, line.number, [&] {
-        return parse_example(parse_object(std::string_view(text_).substr(line.begin, line.length)),
-                             model_folder_, chat_);
+        json object = parse_object(std::string_view(text_).substr(line.begin, line.length));
+        if (tokenizer_) escape(object, *tokenizer_);
+        return parse_example(object, model_folder_, chat_);
     });
     example.place = name_ + ":" + std::to_string(line.number);
     return example;

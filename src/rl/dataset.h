@@ -92,9 +92,9 @@ struct SftExample {
 class SftReader {
   public:
     /// seed: shuffles every epoch anew; nothing: in the file's order. Messages are rendered in the
-    /// chat format of the model folder.
+    /// chat format of the model folder. Texts are escaped, where the tokenizer does that.
     SftReader(const std::filesystem::path& file, std::optional<std::uint64_t> seed,
-              std::filesystem::path model_folder = {});
+              std::filesystem::path model_folder = {}, std::optional<Tokenizer> tokenizer = {});
     void shuffle(std::uint64_t seed) { order_.emplace(lines_.size(), seed); }
     SftExample next();
     /// The chat format, once messages have been read.
@@ -115,6 +115,7 @@ class SftReader {
     std::vector<Line> lines_;
     std::optional<Order> order_;
     std::filesystem::path model_folder_;
+    std::optional<Tokenizer> tokenizer_;
     std::optional<ChatFormat> chat_;  ///< loaded at the first messages
     std::uint64_t position_ = 0;
 };

@@ -63,22 +63,19 @@ std::size_t majority(const std::vector<std::optional<std::string>>& answers, con
     return best == candidates.end() ? answers.size() : best->first;
 }
 
-Evaluation::Evaluation(std::span<const Response> responses, std::size_t k) {
-    for (std::size_t begin = 0; begin < responses.size(); begin += k) {
-        const auto group = responses.subspan(begin, k);
-        const Problem& problem = *group[0].problem;
-        if (std::holds_alternative<NoGold>(problem.gold)) continue;
-        std::vector<std::optional<std::string>> answers;
-        double right = 0;
-        for (const Response& r : group) {
-            answers.emplace_back(extract_answer(r.text, problem.answer_in));
-            right += r.accuracy.value;
-        }
-        const std::size_t chosen = majority(answers, problem.gold);
-        pass1.push_back(right / static_cast<double>(k));
-        cons.push_back(chosen < k ? group[chosen].accuracy.value : 0);
-        pass_k.push_back(right > 0);
+void Evaluation::add(std::span<const Response> responses_to_one) {
+    const Problem& problem = *responses_to_one[0].problem;
+    if (std::holds_alternative<NoGold>(problem.gold)) return;
+    std::vector<std::optional<std::string>> answers;
+    double right = 0;
+    for (const Response& r : responses_to_one) {
+        answers.emplace_back(extract_answer(r.text, problem.answer_in));
+        right += r.accuracy.value;
     }
+    const std::size_t chosen = majority(answers, problem.gold);
+    pass1.push_back(right / static_cast<double>(answers.size()));
+    cons.push_back(chosen < answers.size() ? responses_to_one[chosen].accuracy.value : 0);
+    pass_k.push_back(right > 0);
 }
 
 }  // namespace r1

@@ -24,12 +24,12 @@ Interval confidence_interval(std::span<const double> values, double least = 0, d
 /// has no vote; if there are none, the result is answers.size().
 std::size_t majority(const std::vector<std::optional<std::string>>& answers, const Gold& gold);
 
-/// Each problem's score, where its answer is known, of k graded responses to each, in order.
+/// Each problem's score, where its answer is known, of k graded responses to it.
 /// pass@1: the mean accuracy over them (DeepSeek-R1, arXiv 2501.12948, section 3); cons@k: is the
 /// majority's answer right; pass@k: is any.
 struct Evaluation {
     std::vector<double> pass1, cons, pass_k;
-    Evaluation(std::span<const Response> responses, std::size_t k);
+    void add(std::span<const Response> responses_to_one);
 };
 
 }  // namespace r1

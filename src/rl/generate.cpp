@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 
 namespace r1 {
 namespace {
@@ -32,8 +33,12 @@ struct SharedPrompt {
 }  // namespace
 
 int64_t Generator::cache_rows(int slots, int prompt_rows, int own_rows) {
-    return static_cast<int64_t>(slots) *
-           (prompt_rows + own_rows);  // each slot may be at work on another prompt
+    // Each slot may be at work on another prompt.
+    const int64_t rows = static_cast<int64_t>(slots) * (prompt_rows + own_rows);
+    if (rows > std::numeric_limits<int32_t>::max())
+        fail("the key/value cache of ", slots, " responses in flight would have ", rows,
+             " rows, which is beyond what can be numbered; lower --slots or --max-new-tokens");
+    return rows;
 }
 
 std::size_t Generator::bytes(const Config& config, int slots, int max_prompt_tokens,

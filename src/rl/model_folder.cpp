@@ -41,11 +41,12 @@ int end_of_answer(const std::filesystem::path& tokenizer_folder, const Config& c
 }
 
 ModelFolder::ModelFolder(const std::filesystem::path& path, const std::string& choice,
-                         const std::string& form, const std::vector<std::string>& stop_texts)
+                         const std::string& form, const std::vector<std::string>& stop_texts,
+                         bool escape_special)
     : path((check_has_weights(path), path)),
       files(read_model_files(path, path)),
       config(Config::load(path)),
-      tokenizer(Tokenizer::load(path)),
+      tokenizer(Tokenizer::load(path, escape_special)),
       prompt_template(load_template(path, config, tokenizer, choice, form)),
       stop_texts(stop_texts.empty() ? config.stop_texts : stop_texts),
       dtype(stored_dtype(path)) {}

@@ -22,10 +22,11 @@ struct ModelFolder {
 
     /// `choice` and `form`: see PromptTemplate::load(). A model is asked in its chat format if it
     /// was trained on chats, that is, if one of its end-of-sequence tokens ends a turn.
-    /// `stop_texts`, if there are any, replace the folder's own. Throws Error where there is no
-    /// model.
+    /// `stop_texts`, if there are any, replace the folder's own. `escape_special`: the tokenizer is
+    /// an escaping one, and so questions are plain text. Throws Error where there is no model.
     ModelFolder(const std::filesystem::path& path, const std::string& choice,
-                const std::string& form, const std::vector<std::string>& stop_texts);
+                const std::string& form, const std::vector<std::string>& stop_texts,
+                bool escape_special = false);
     /// Writes a model that was trained from this one, with what belongs to it, into another folder.
     /// dtype_choice: float32, bfloat16, or auto: as this one's.
     void save(const Transformer& model, const std::filesystem::path& to,

@@ -109,7 +109,8 @@ AnswerIn PromptTemplate::answer_in() const {
 }
 
 std::string PromptTemplate::fill(const std::string& question) const {
-    return finish(has_question() ? replace(text_, {{"{question}", question}}) : question);
+    const std::string user = tokenizer_ ? tokenizer_->escaped(question) : question;
+    return finish(has_question() ? replace(text_, {{"{question}", user}}) : user);
 }
 
 std::string PromptTemplate::fill(const Countdown& problem) const {

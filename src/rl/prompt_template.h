@@ -32,7 +32,8 @@ class PromptTemplate {
     explicit PromptTemplate(std::string text, std::optional<ChatFormat> chat = std::nullopt,
                             std::optional<Tokenizer> tokenizer = std::nullopt);
 
-    /// A template without {question} leaves the question as it is.
+    /// A template without {question} leaves the question as it is. The question is escaped, where
+    /// the tokenizer does that.
     std::string fill(const std::string& question) const;
     /// Throws Error if the template has neither {question} nor {numbers} and {target}.
     std::string fill(const Countdown& problem) const;

@@ -24,6 +24,11 @@ Trainee::Trainee(const Config& config, const DeviceFlags& device_flags, const Op
             memory.push_back({"key/value cache (--slots, --max-new-tokens)",
                               Generator::bytes(config, rollout.slots, rollout.prompt_tokens,
                                                rollout.max_new_tokens, backend)});
+        // A token of a response has an id, three log-probabilities and a text.
+        const std::size_t response = sizeof(Response) + 20 * std::size_t(rollout.max_new_tokens);
+        if (rollout.slots && backend.on_host())
+            memory.push_back({"responses (--prompts, --group, --max-new-tokens)",
+                              static_cast<std::size_t>(rollout.responses) * response});
         return memory;
     };
     // Logits are kept where they fit with room to spare; those of a small vocabulary cost less to

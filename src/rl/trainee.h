@@ -12,7 +12,8 @@ namespace r1 {
 /// What sampling needs of a trainee; slots 0: it does not sample.
 struct RolloutPlan {
     int slots = 0, prompt_tokens = 0, max_new_tokens = 0;
-    bool reference = false;  ///< a reference policy is kept
+    std::int64_t responses = 0;  ///< of a step, all of which are kept until it ends
+    bool reference = false;      ///< a reference policy is kept
 };
 
 struct Trainee {

@@ -77,9 +77,9 @@ void TrainingLog::evaluation(int step, const Judge& judge, const Metrics& m,
 PastEvaluations past_evaluations(const std::filesystem::path& folder, int step) {
     PastEvaluations past;
     for (const auto& line : read_json_lines(folder / "log.jsonl")) {
-        const auto eval = line.find("eval");
-        if (eval != line.end() && eval->at("step") <= step)
-            past.add(eval->at("step"), eval->at("reward"));
+        const auto eval = line.value("eval", nlohmann::json());
+        const double at = number_at(eval, "step");
+        if (at >= 0 && at <= step) past.add(static_cast<int>(at), number_at(eval, "reward"));
     }
     return past;
 }

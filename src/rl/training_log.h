@@ -44,7 +44,7 @@ struct PastEvaluations {
     /// Returns whether the reward is the highest.
     bool add(int step, double reward) {
         last = step;
-        if (step == 0 || reward <= best_reward) return false;
+        if (step == 0 || !(reward > best_reward)) return false;
         best_reward = reward;
         return true;
     }

@@ -19,7 +19,7 @@ void clear_run_folder(const fs::path& folder) {
         const std::string name = entry.path().filename();
         if (name == "log.jsonl" || name == "samples.jsonl" || name == "run.toml" ||
             name == "best" || name == "model.safetensors.index.json" ||
-            (name.ends_with(".safetensors") &&
+            (name.find(".safetensors") != name.npos &&
              (name.starts_with("checkpoint") || name.starts_with("model"))))
             old.push_back(entry.path());
     }

@@ -44,9 +44,6 @@ Comm::Comm() {
     MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
     MPI_Comm_size(MPI_COMM_WORLD, &size_);
 }
-Comm::~Comm() {
-    if (launched_by_mpi()) MPI_Finalize();
-}
 void Comm::all_reduce_sum(std::span<double> v) const {
     if (size_ > 1)
         reduce(v.data(), static_cast<std::int64_t>(v.size()), MPI_DOUBLE, MPI_SUM, rank_);
@@ -58,16 +55,24 @@ void Comm::all_reduce_max(std::span<double> v) const {
 void Comm::all_reduce_sum(std::span<float> v) const {
     if (size_ > 1) reduce(v.data(), static_cast<std::int64_t>(v.size()), MPI_FLOAT, MPI_SUM, rank_);
 }
+int end_ranks(int status) {
+    int begun = 0;
+    MPI_Initialized(&begun);
+    if (!begun) return status;
+    if (status != 0 && status != 130) MPI_Abort(MPI_COMM_WORLD, status);
+    MPI_Finalize();
+    return status;
+}
 #else
 bool Comm::available() { return false; }
 Comm::Comm() {
     if (launched_by_mpi())
         fail("launched by MPI, but built without it; install libopenmpi-dev and build again");
 }
-Comm::~Comm() = default;
 void Comm::all_reduce_sum(std::span<double>) const {}
 void Comm::all_reduce_max(std::span<double>) const {}
 void Comm::all_reduce_sum(std::span<float>) const {}
+int end_ranks(int status) { return status; }
 #endif
 
 }  // namespace r1

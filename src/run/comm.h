@@ -8,7 +8,6 @@ namespace r1 {
 class Comm {
   public:
     Comm();
-    ~Comm();
     Comm(const Comm&) = delete;
 
     /// Whether this build has MPI.
@@ -31,5 +30,10 @@ class Comm {
   private:
     int rank_ = 0, size_ = 1;
 };
+
+/// What a program does last. Ranks whose work is done, or was stopped (130), take leave of each
+/// other; one that has failed ends all of them, which would wait for it for ever. Returns the
+/// status.
+int end_ranks(int status);
 
 }  // namespace r1

@@ -6,21 +6,14 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
+#include <iomanip>
 #include <set>
+#include <sstream>
+
+#include "src/run/comm.h"
 
 namespace r1 {
 namespace {
-
-CLI::Validator number_from(double least, bool itself, const char* what) {
-    return CLI::Validator(
-        [=](std::string& text) {
-            double value = 0;
-            const bool is_number = CLI::detail::lexical_cast(text, value);
-            const bool ok = is_number && (value > least || (itself && value == least));
-            return ok ? std::string() : "\"" + text + "\" is not " + what;
-        },
-        "");
-}
 
 /// data/presets lies beside the programs in a bundle, and beside the build folder otherwise.
 std::filesystem::path preset_folder() {
@@ -60,9 +53,6 @@ std::string value_among(const std::string& flag, const std::vector<std::string>&
 
 }  // namespace
 
-const CLI::Validator kPositive = number_from(0, false, "a positive number");
-const CLI::Validator kNonNegative = number_from(0, true, "a number from 0 up");
-
 std::string preset_names() {
     std::set<std::string> names;
     std::error_code none;
@@ -86,7 +76,17 @@ const std::string& Flags::required(const char* name, const std::string& meaning)
 
 const std::string& Flags::choice(const char* name, const std::vector<std::string>& words,
                                  const std::string& meaning) {
-    return flag(name, words.at(0), meaning, CLI::IsMember(words));
+    const std::string& value = flag(name, words.at(0), meaning);
+    app_.get_option(name)->check(CLI::IsMember(words));
+    return value;
+}
+
+std::string Flags::described(Bounds bounds, bool whole) {
+    const double first = bounds.least + (whole && bounds.open ? 1 : 0);
+    std::ostringstream text;
+    text << std::setprecision(whole ? 20 : 6) << (whole ? "a whole number" : "a number")
+         << (bounds.open && !whole ? " above " : " from ") << first << " to " << bounds.most;
+    return text.str();
 }
 
 const std::vector<std::string>& Flags::list(const char* name, const std::string& meaning) {
@@ -149,6 +149,10 @@ void Flags::parse(int argc, char** argv) {
 }
 
 int Flags::main(int argc, char** argv, const std::function<int()>& body) {
+    return end_ranks(run(argc, argv, body));
+}
+
+int Flags::run(int argc, char** argv, const std::function<int()>& body) {
     const bool has_output = open_standard_streams();
     std::signal(SIGPIPE, SIG_IGN);             // who no longer listens does not end a run
     std::setvbuf(stdout, nullptr, _IOLBF, 0);  // a pipe or a file shows each line when it is there
@@ -178,6 +182,10 @@ int Flags::main(int argc, char** argv, const std::function<int()>& body) {
         return complain(e.what(), 2);
     } catch (const std::filesystem::filesystem_error& e) {
         return complain(e.path1().string() + ": " + e.code().message(), 2);
+    } catch (const std::system_error& e) {
+        return complain(std::string("the system refused a request: ") + e.what(), 2);
+    } catch (const std::bad_alloc&) {
+        return complain("out of memory; give it more, or smaller input", 2);
     } catch (const std::exception& e) {
         return complain(std::string("internal error: ") + e.what(), 1);
     }

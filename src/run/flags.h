@@ -5,13 +5,15 @@
 //         Options() : Flags("program", "what it does") {}
 //         Group data = group("Data");
 //         const std::string& train = required("--train", "training problems, JSONL");
-//         const int& steps = flag("--steps", 200, "rollouts, each followed by its updates",
-//         kPositive);
+//         const int& steps = flag("--steps", 200, "rollouts and their updates", kPositive);
 //     };
 #pragma once
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <set>
 #include <string>
@@ -24,8 +26,14 @@ namespace r1 {
 /// Thrown where --dry-run has shown what it should, to end the program with status 0.
 struct DryRunDone {};
 
-/// CLI11's own PositiveNumber spells out the largest double in its message.
-extern const CLI::Validator kPositive, kNonNegative;
+/// The numbers that a flag takes, of those that its type has: from `least`, which `open` leaves
+/// out, to `most`. Infinities and NaN are never among them.
+struct Bounds {
+    double least = -std::numeric_limits<double>::infinity();
+    double most = std::numeric_limits<double>::infinity();
+    bool open = false;
+};
+constexpr Bounds kPositive{0, 1e9, true}, kNonNegative{0, 1e9};
 
 class Flags {
   public:
@@ -40,15 +48,16 @@ class Flags {
     }
     /// A flag with a value; of type bool, a switch. Given twice, the last counts.
     template <class T>
-    const T& flag(const char* name, T value, const std::string& meaning,
-                  const CLI::Validator& check = {}) {
+    const T& flag(const char* name, T value, const std::string& meaning, Bounds bounds = {}) {
         auto kept = std::make_shared<T>(std::move(value));
         values_.push_back(kept);
         CLI::Option* option;
         if constexpr (std::is_same_v<T, bool>)
             option = app_.add_flag(name, *kept, meaning);
         else
-            option = app_.add_option(name, *kept, meaning)->check(check);
+            option = app_.add_option(name, *kept, meaning);
+        if constexpr (std::is_arithmetic_v<T> && !std::is_same_v<T, bool>)
+            option->check(number<T>(bounds));
         option->group(heading_);
         return *kept;
     }
@@ -84,10 +93,29 @@ class Flags {
     int main(int argc, char** argv, const std::function<int()>& body);
 
   private:
+    /// Checks every number of every flag.
+    template <class T>
+    static CLI::Validator number(Bounds bounds) {
+        bounds.least = std::max<double>(bounds.least, std::numeric_limits<T>::lowest());
+        bounds.most = std::min<double>(bounds.most, std::numeric_limits<T>::max());
+        const auto check = [=](std::string& text) {
+            T value{};
+            const char* end = text.data() + text.size();
+            const bool is_number = std::from_chars(text.data(), end, value) ==
+                                   std::from_chars_result{end, std::errc()};
+            const bool fits = bounds.open ? value > bounds.least : value >= bounds.least;
+            if (is_number && fits && value <= bounds.most) return std::string();
+            return "\"" + text + "\" is not " + described(bounds, std::is_integral_v<T>);
+        };
+        return CLI::Validator(check, "");
+    }
+    /// "a whole number from 1 to 1024".
+    static std::string described(Bounds bounds, bool whole);
     /// The words of a command line that says what the file says, but for flags that are `given`.
     std::vector<std::string> words_of(const std::filesystem::path& file,
                                       const std::vector<std::string>& given) const;
     void parse(int argc, char** argv);
+    int run(int argc, char** argv, const std::function<int()>& body);
 
     CLI::App app_;
     std::string heading_ = "Options";

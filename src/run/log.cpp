@@ -66,6 +66,11 @@ std::vector<nlohmann::json> read_json_lines(const std::filesystem::path& file) {
     return lines;
 }
 
+double number_at(const nlohmann::json& object, const char* key) {
+    const auto value = object.is_object() ? object.value(key, nlohmann::json()) : nlohmann::json();
+    return value.is_number() ? value.get<double>() : std::nan("");
+}
+
 std::string sparkline(std::span<const double> values, int width, double low, double high) {
     static constexpr std::array<const char*, 8> kBars = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
     const std::size_t n = values.size(),
@@ -113,9 +118,9 @@ void print_summary(const std::filesystem::path& log) {
     std::vector<nlohmann::json> evaluations;
     for (const auto& line : read_json_lines(log)) {
         if (line.contains("eval")) evaluations.push_back(line["eval"]);
-        if (!line.contains("step") || !line["reward"].is_number()) continue;
-        rewards.push_back(line["reward"]);
-        lengths.push_back(line["length"]);
+        if (!line.contains("step") || std::isnan(number_at(line, "reward"))) continue;
+        rewards.push_back(number_at(line, "reward"));
+        lengths.push_back(number_at(line, "length"));
     }
     if (!rewards.empty()) {
         const auto [low, high] = std::ranges::minmax(rewards);
@@ -126,14 +131,9 @@ void print_summary(const std::filesystem::path& log) {
                     sparkline(lengths, 80, 0, longest).c_str());
     }
     if (evaluations.size() < 2) return;
-    const auto value = [](const nlohmann::json& evaluation, const char* key) {
-        const auto found = evaluation.find(key);
-        const bool known = found != evaluation.end() && found->is_number();
-        return known ? found->get<double>() : std::nan("");
-    };
     const auto change = [&](const char* key, auto written) {
-        return written(value(evaluations.front(), key)) + " -> " +
-               written(value(evaluations.back(), key));
+        return written(number_at(evaluations.front(), key)) + " -> " +
+               written(number_at(evaluations.back(), key));
     };
     const auto number = [](double x) {
         std::array<char, 32> text;

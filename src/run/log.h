@@ -41,6 +41,9 @@ KeptLines kept_lines(const std::filesystem::path& file, std::int64_t step);
 /// for no file.
 std::vector<nlohmann::json> read_json_lines(const std::filesystem::path& file);
 
+/// The number behind a key of what was read; NaN where there is none.
+double number_at(const nlohmann::json& object, const char* key);
+
 /// Values as a line of bars between low and high, "▁▂▃▅▇": mean-pooled to at most `width` columns,
 /// a blank for NaN.
 std::string sparkline(std::span<const double> values, int width, double low, double high);

@@ -142,6 +142,11 @@ ordered_json recorded_run(const fs::path& folder) {
     return run.is_object() ? run : ordered_json::object();
 }
 
+std::string text_at(const ordered_json& object, const char* key, const std::string& otherwise) {
+    const auto value = object.is_object() ? object.value(key, ordered_json()) : ordered_json();
+    return value.is_string() ? value.get<std::string>() : otherwise;
+}
+
 std::vector<std::string> compare_runs(const ordered_json& before, const ordered_json& now,
                                       const std::set<std::string>& may_differ) {
     for (const char* key : {"program", "flags", "sha256"})
@@ -154,7 +159,7 @@ std::vector<std::string> compare_runs(const ordered_json& before, const ordered_
     for (const auto& [file, hash] : before["sha256"].items())
         if (now["sha256"].contains(file) && now["sha256"][file] != hash)
             fail("--resume: ", file, " is not the file that the run began with (its SHA-256 was ",
-                 hash.get<std::string>().substr(0, 12),
+                 text_at(before["sha256"], file.c_str()).substr(0, 12),
                  "...); give that one, or begin a new run in another --out");
     for (const auto& [key, name] : {std::pair("template", "the prompt template is"),
                                     std::pair("stop_texts", "the stop texts are")})
@@ -190,7 +195,7 @@ void print_notes(const std::vector<std::string>& notes) {
 }
 
 void check_schedule(const ordered_json& before, const ordered_json& now, std::int64_t step) {
-    const auto& planned = before["flags"]["steps"];
+    const auto planned = before["flags"].value("steps", ordered_json());
     const auto& steps = now["flags"]["steps"];
     if (now["flags"]["schedule"] == "cosine" && steps > step && planned != steps)
         fail(

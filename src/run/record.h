@@ -27,6 +27,10 @@ void describe_inputs(nlohmann::ordered_json& record, const std::string& device, 
 /// What the first line of FOLDER/log.jsonl says of its run; an empty object where it says nothing.
 nlohmann::ordered_json recorded_run(const std::filesystem::path& folder);
 
+/// The text behind a key of a recorded run, or another where there is none.
+std::string text_at(const nlohmann::ordered_json& object, const char* key,
+                    const std::string& otherwise = "");
+
 /// Compares a run with the one that it goes on from. Flags in `may_differ`, the device and the
 /// number of ranks are returned, one sentence each; another program, other data, another prompt
 /// template or any other flag throws Error, and names it.

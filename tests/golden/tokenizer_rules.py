@@ -6,7 +6,7 @@ patterns, marks out of order, and what a post_processor adds.
     python tests/golden/tokenizer_rules.py > tests/golden/tokenizer_rules.jsonl
 
 The first line is a tokenizer.json; each other line holds a JSON merge patch of it, or a text for the tokenizer so patched, with
-its ids without special tokens and with them.
+its ids without special tokens and with them, and in the last part those of the text where its special tokens are plain text.
 """
 
 import copy
@@ -105,3 +105,21 @@ for single in ([begin, text], [begin, text, end], [text], [text, end]):
     template = {"type": "TemplateProcessing", "single": single, "pair": single + [{"Sequence": {"id": "B", "type_id": 1}}], "special_tokens": special}
     write({"post_processor": template}, ["ab"])
     write({"post_processor": {"type": "Sequence", "processors": [byte_level, template]}}, ["", " ab"])
+
+# Special tokens that a user spells, as plain text: among them one within another, one that takes blanks away, one of one
+# character, one that is looked for behind normalization; and added tokens that are not special.
+pieces = ["<s>", "</s>", "<s", ">", "<a<s>b>", "<think>", "[x]", "\u4e2d", "\u00e9!", "<", " ", "a", "es", "\u0301", "\n", "K"]
+added = [("<a<s>b>", True, {}), ("<think>", False, {}), ("[x]", True, {"lstrip": True, "rstrip": True}), ("\u4e2d", True, {}),
+         ("\u00e9!", True, {"normalized": True}), ("Ka", True, {"single_word": True})]  # fmt: skip
+tokens = [{**BASE["added_tokens"][0], "id": len(BASE["model"]["vocab"]) + i, "content": c, "special": s, **more}
+          for i, (c, s, more) in enumerate([("<s>", True, {}), ("</s>", True, {})] + added)]  # fmt: skip
+for normalizer in (None, {"type": "NFC"}):
+    patch = {"added_tokens": tokens, "normalizer": normalizer}
+    tokenizer = Tokenizer.from_str(json.dumps(merged(copy.deepcopy(BASE), patch)))
+    print(json.dumps({"patch": patch}))
+    for _ in range(40):
+        text = "".join(rng.choice(pieces) for _ in range(rng.randint(1, 9)))
+        plain, special = (tokenizer.encode(text, add_special_tokens=s).ids for s in (False, True))
+        tokenizer.encode_special_tokens = True
+        print(json.dumps({"text": text, "ids": plain, "special": special, "as_text": tokenizer.encode(text).ids}))
+        tokenizer.encode_special_tokens = False
