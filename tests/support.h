@@ -152,7 +152,7 @@ struct Bench {
             const int begin = static_cast<int>(rows.size()), length = s ? between(1, longest) : 1;
             rows.insert(rows.end(), length, {begin, begin, begin, begin + length});
             const int prompt = between(1, length);
-            for (int more = between(-1, 3); more > 0; --more) {
+            for (int more = between(-1, 2); more > 0; --more) {
                 const int own = static_cast<int>(rows.size()), end = own + between(1, longest);
                 rows.insert(rows.end(), end - own, {begin, begin + prompt, own, end});
                 for (int t = 0; t < prompt; ++t) rows[begin + t].end = end;

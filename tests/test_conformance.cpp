@@ -242,7 +242,7 @@ TEST_CASE("conformance: attention over packed sequences") {
             [D](Bench& b) -> Outputs {
                 const int K = b.between(1, 2);
                 const AttentionShape shape{K * b.between(1, 3), K, D ? D : 2 * b.between(1, 40)};
-                const auto packing = b.packing(b.between(1, 3), D ? 130 : 60);
+                const auto packing = b.packing(2, D ? 100 : 50);
                 const int N = static_cast<int>(packing.size());
                 // Scores of 8^2 in their standard deviation: exp() of the largest is no float. A
                 // score s is rounded to s 2^-24, which exp() turns into a relative error, as a sum
@@ -262,7 +262,7 @@ TEST_CASE("conformance: attention over packed sequences") {
                     {"lse", b.values(lse), N + shape.head_dim + score, 0},
                     {"dqkv", b.values(dqkv), (N + shape.head_dim + score) * shape.heads / K, 4}};
             },
-            D ? 3 : 5);
+            D ? 2 : 4);
     }
 }
 
@@ -396,10 +396,10 @@ TEST_CASE("conformance: AdamW with states in bfloat16, rounded as by the referen
 TEST_CASE("conformance: sampling draws the reference's tokens") {
     for (const Subject& subject : subjects()) {
         INFO(subject.name);
-        for (int V : {1, 7, 1501, 20011}) {
+        for (int V : {1, 7, 1501, 5003}) {
             CAPTURE(V);
             Bench bench(subject.make(), 3), reference(make_reference_backend(), 3);
-            const int B = V < 100 ? 60 : V < 10000 ? 12 : 2;
+            const int B = V < 100 ? 16 : V < 5000 ? 12 : 1;
             std::vector<std::int32_t> counters;
             for (int i = 0; i < B; ++i) counters.insert(counters.end(), {1, 2, 3, i});
             std::vector<double> row(static_cast<std::size_t>(B) * V);
@@ -416,6 +416,8 @@ TEST_CASE("conformance: sampling draws the reference's tokens") {
                   SampleOptions{.temperature = 0.6f, .top_p = 0.95f},
                   // (z - largest) / temperature, or nothing is left of it
                   SampleOptions{.temperature = 1e-8f}, SampleOptions{.temperature = 1e-40f}}) {
+                // A large vocabulary is there for what top_p looks at.
+                if (V > 5000 && (o.top_p == 1 || o.top_k > 0)) continue;
                 o.seed = kSeed;
                 CAPTURE(o.temperature);
                 CAPTURE(o.top_k);
@@ -589,7 +591,7 @@ Trained run_model(std::unique_ptr<Backend> backend, const std::string& family, b
         parameters.push_back(std::bit_cast<float>(std::bit_cast<std::uint32_t>(v) & 0xffff0000u));
     }
     model.parameters().upload(parameters);
-    const PackedBatch batch = random_batch(b, config, 5, 40);
+    const PackedBatch batch = random_batch(b, config, 3, 30);
     std::vector<float> dlogp(batch.scored()), dentropy(batch.scored());
     for (float& d : dlogp) d = normal(b.random);
     for (float& d : dentropy) d = normal(b.random);

@@ -139,7 +139,7 @@ TEST_CASE("a program of the user's grades responses over a pipe") {
     says("while read -r line; do echo nan; done", 5, "\"nan\"");
 }
 
-TEST_CASE("100,000 mutated answers: none crashes, none takes 10 ms") {
+TEST_CASE("100,000 mutated answers: none crashes") {
     std::mt19937 random(11);
     const std::string seeds[] = {"\\frac{1}{2}+\\sqrt{8}",
                                  "(x+1)^2-3x",
