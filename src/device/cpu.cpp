@@ -151,10 +151,11 @@ constexpr int64_t kGemvRows = 4, kGemvWeights = 1 << 18;
 // Rows of a product with a matrix that large are padded to a multiple of this only: 64 sequences
 // that are decoded together must not cost as much as 96.
 constexpr int64_t kLargePadding = 8;
+bool is_large(int64_t inputs, int64_t outputs) { return inputs * outputs >= kGemvWeights; }
 /// Outputs a task. Of a large matrix and few rows all tasks are cut from the outputs: into an even
 /// number of equal ones, or a core would wait for the other.
 int64_t column_block(int64_t rows, int64_t inputs, int64_t outputs) {
-    if (rows > kRowBlock || inputs * outputs < kGemvWeights) return kColBlock;
+    if (rows > kRowBlock || !is_large(inputs, outputs)) return kColBlock;
     const int64_t pairs = (outputs + 383) / 384;
     return ((outputs + 2 * pairs - 1) / (2 * pairs) + 15) / 16 * 16;
 }
@@ -415,7 +416,7 @@ class CpuBackend final : public Reference<float> {
     // ---- linear layers: oneDNN's blocks; 23, 19 and 32 ----
     void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias) override {
         const int64_t N = x.rows, I = x.cols, O = weight.rows;
-        if (!exact_ && N <= kGemvRows && O * I >= kGemvWeights) {
+        if (!exact_ && N <= kGemvRows && is_large(I, O)) {
             const auto product = [&](const auto* w) {
                 for_each(O, [&](int64_t o) {
                     for (int64_t n = 0; n < N; ++n)
@@ -763,7 +764,7 @@ class CpuBackend final : public Reference<float> {
     /// strides.
     void matmul_rows(Tensor out, int64_t n, int64_t rows, int64_t col, int64_t cols, Tensor in,
                      const void* weight, int64_t w_row, int64_t w_col, bool is_bf16) const {
-        const bool large = !exact_ && in.cols * out.cols >= kGemvWeights;
+        const bool large = !exact_ && is_large(in.cols, out.cols);
         const int64_t K = in.cols, padded = round_up(rows, large ? kLargePadding : kRowPadding);
         const float* from = in.as<float>() + n * K;
         const void* a = from;
