@@ -68,7 +68,7 @@ cuda-on-cpu|cuda/backend_cuda.cu|CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTIO
 cuda-on-cpu|cuda/backend_cuda.cu|to.data) + done, piece.data, bytes,|to.data) + done, static_cast<const std::byte*>(host) + done, bytes,|*memory*
 cuda-on-cpu|cuda/backend_cuda.cu|        cuda::check(cudaEventSynchronize(piece.copied), "upload");|        ;|*memory*
 # the reference, which is the oracle
-cpu|src/device/reference.cpp|largest = std::max(largest, p[j]);|largest = 0;|*attention*
+reference|src/device/reference.cpp|largest = std::max(largest, p[j]);|largest = 0;|*attention*
 cpu|src/device/reference.cpp|p[j] / sum * values|p[j] * values|*attention*
 cpu|src/device/reference.cpp|j <= n; j = range.next(j)) {\n            keys|j < n; j = range.next(j)) {\n            keys|*attention*
 cpu|src/device/reference.cpp|in.value(j, h), D) - delta) * scale|in.value(j, h), D)) * scale|*attention*
@@ -87,7 +87,7 @@ cpu|src/device/reference.cpp|(1 - o.beta1) * g|o.beta1 * g|*AdamW*
 cpu|src/device/cpu.cpp|fast_exp(scores[j] - top)|fast_exp(scores[j])|*attention*
 cpu|src/device/cpu.cpp|fast_exp((logits[v] - top) * inverse)|fast_exp(logits[v] * inverse)|*the head*
 cpu|src/device/cpu.cpp|dkt + 2 * T * D, 0.0f|dkt + T * D, 0.0f|*attention*
-cpu|src/device/cpu.cpp|if (j % 2 && left) add(sums[1]);|;|*decoding*
+cpu|src/device/cpu.cpp|if (j % 2 && left) add(sums[1]);|;|*decode attention on*
 cpu|src/device/cpu.cpp|j += kKvBlock) {|j += kKvBlock + 1) {|*decoding*
 cpu|src/device/cpu.cpp|std::fill(to + rows * cols, to + padded * cols, 0.0f);|;|*linear*
 cpu|src/device/cpu.cpp|rounded[i] = r1::to_bfloat16(from[i])|rounded[i] = static_cast<bf16>(std::bit_cast<std::uint32_t>(from[i]) >> 16)|*linear*
@@ -112,10 +112,11 @@ LIST
 
 planted=0 caught=0 broken=0
 while IFS='|' read -r device file from to cases; do
+    cp "$copy/$file" "$build/whole"
     FROM=$from TO=$to perl -0pi -e 'BEGIN { ($f, $t) = @ENV{qw(FROM TO)}; s/\\n/\n/g for $f, $t } s/\Q$f\E/$t/' \
         "$copy/$file"
     what="$device, $file: ${from:0:70} -> ${to:0:60}"
-    if cmp -s "$file" "$copy/$file"; then
+    if cmp -s "$build/whole" "$copy/$file"; then
         echo "NOT FOUND  $what"
         ((++broken))
         continue
@@ -130,7 +131,7 @@ while IFS='|' read -r device file from to cases; do
         echo "caught     $what"
         ((++caught))
     fi
-    cp "$file" "$copy/$file"
+    cp "$build/whole" "$copy/$file"
 done <<<"$mutants"
 echo "$caught of $planted planted faults caught"
 ((broken == 0 && caught >= planted - 2))

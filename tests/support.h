@@ -144,16 +144,19 @@ struct Bench {
             flat.insert(flat.end(), {r.prompt_begin, r.prompt_end, r.begin, r.end});
         return ints(flat, 4);
     }
-    /// `count` sequences, the first of length 1; behind each there may be others, which share a
-    /// prompt with it: its first rows.
+    /// `count` sequences; behind each there may be others, which share a prompt with it: its first
+    /// rows. The first has one row, the prompt of two others, of which the nearer is the longest:
+    /// no tile of rows that begins there ends with the row that is read for longest.
     std::vector<RowRange> packing(int count, int longest) {
         std::vector<RowRange> rows;
         for (int s = 0; s < count; ++s) {
             const int begin = static_cast<int>(rows.size()), length = s ? between(1, longest) : 1;
             rows.insert(rows.end(), length, {begin, begin, begin, begin + length});
             const int prompt = between(1, length);
-            for (int more = between(-1, 2); more > 0; --more) {
-                const int own = static_cast<int>(rows.size()), end = own + between(1, longest);
+            const int others = s ? between(0, 2) : 2;
+            for (int other = 0; other < others; ++other) {
+                const int own = static_cast<int>(rows.size()),
+                          end = own + (s || other ? between(1, longest) : longest);
                 rows.insert(rows.end(), end - own, {begin, begin + prompt, own, end});
                 for (int t = 0; t < prompt; ++t) rows[begin + t].end = end;
             }

@@ -352,6 +352,28 @@ TEST_CASE(
     }
 }
 
+TEST_CASE("decode attention on the CPU: where the shared prompt ends does not change a bit") {
+    for (int D : {10, 16, 64, 128}) {
+        Bench b(DType::F32, D);
+        const AttentionShape shape{2, 1, D};
+        const int N = 75, own = 3 * kKvBlock;
+        const Tensor qkv = b.normal(N, shape.qkv_cols()), query = b.tensor(1, shape.qkv_cols()),
+                     k_pool = b.tensor(2 * own, D), v_pool = b.tensor(2 * own, D),
+                     freq = b.zeros(D / 2), out = b.tensor(1, shape.q_cols());
+        b.backend->gather_rows(query, qkv, b.ints({N - 1}));
+        std::vector<std::vector<double>> outs;
+        for (int prompt : {0, 1, 2, 31, 40, 73}) {
+            std::vector<std::int32_t> rows;
+            for (int t = 0; t < N; ++t) rows.push_back(t < prompt ? t : own + t - prompt);
+            b.backend->rope_append(k_pool, v_pool, qkv, b.ints(rows), b.ints(rows), freq, shape);
+            b.backend->decode_attention(out, query, k_pool, v_pool,
+                                        b.ints({0, prompt, own, N - prompt}, 4), shape);
+            outs.push_back(b.values(out));
+            CHECK(outs.back() == outs.front());
+        }
+    }
+}
+
 TEST_CASE("SwiGLU") {
     for (unsigned seed = 0; seed < 4; ++seed) {
         Bench b(DType::F64, seed);

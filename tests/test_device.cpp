@@ -90,6 +90,24 @@ TEST_CASE("cuBLAS is found beside the program, in LD_LIBRARY_PATH, among Python'
     CHECK(found(plan(""), "lib/libcublas.so.13"));
 }
 
+TEST_CASE("a library that is no device is refused: it lacks the two functions, or is no library") {
+    namespace fs = std::filesystem;
+    const TemporaryFolder f;
+    fs::copy(kBin + "train_grpo", f / "train_grpo");
+    fs::copy(kBin + "cuda_on_cpu/libcublas.so.13", f / "libr1_other.so");
+    std::ofstream(f / "libr1_text.so") << "no library\n";
+    const auto error = [&](const std::string& device) {
+        const Result r = shell(f, (f / "train_grpo") + " --device " + device + " --model " + kBase +
+                                      " --train " + kTrain + " --out " + (f / "out"));
+        CHECK(r.status == 2);
+        CHECK(!fs::exists(f / "out"));
+        return r.out;
+    };
+    CHECK(has(error("other"),
+              "libr1_other.so: it does not export r1_backend_version(), with C linkage"));
+    CHECK(has(error("text"), "--device text: " + (f / "libr1_text.so") + ": "));
+}
+
 TEST_CASE("gpu-check fails where a part of it fails or takes too long, and marks what was not predicted") {
     const TemporaryFolder f;
     const auto put = [&](const std::string& name, const std::string& script) {

@@ -149,6 +149,20 @@ TEST_CASE("every preset, and what it sets, trains and resumes exactly; so do sta
     }
 }
 
+TEST_CASE("the plain loops sample and reward as the fast CPU backend does") {
+    const TemporaryFolder f;
+    for (const std::string device : {"cpu", "reference"})
+        REQUIRE(run(f, kSmall + " --steps 3 --show-every 1 --device " + device + " --out " +
+                           (f / device))
+                    .status == 0);
+    CHECK(read_file(f / "cpu/samples.jsonl") == read_file(f / "reference/samples.jsonl"));
+    const auto cpu = log_of(f / "cpu"), reference = log_of(f / "reference");
+    REQUIRE(cpu.size() == 3);
+    for (std::size_t i = 0; i < 3; ++i)
+        for (const char* key : {"reward", "accuracy", "format", "length", "length_max"})
+            CHECK(cpu[i][key] == reference[i][key]);
+}
+
 TEST_CASE("--explain prints one step; a collapsed entropy ends a run and keeps its checkpoint") {
     const TemporaryFolder f;
     const auto explained = run(f, kSmall + "--explain --out " + (f / "none"));

@@ -1,27 +1,30 @@
 // THE porting contract: what a device must provide so that everything above it runs. A first port
-// implements the functions that are `= 0`: seven for memory and eighteen kernels. The others have
-// definitions in backend.cpp, made of those or computed on the host; a device replaces them one at
-// a time where they are too slow for it. reference.cpp has every primitive as a plain loop;
-// tests/test_conformance.cpp holds a device to it; README, "Port it", says how to start.
+// implements the functions that are `= 0`: seven small ones (name, real, five for memory) and
+// eighteen kernels. The others have definitions in backend.cpp, made of those or computed on the
+// host; a device replaces them one at a time where they are too slow for it. reference.cpp has
+// every primitive as a plain loop; tests/test_conformance.cpp holds a device to it; README, "Port
+// it", says how to start.
 //
 // Conventions, for every primitive unless it says otherwise.
 //
 // Shapes. [rows, cols], row-major, contiguous. N = tokens of a packed batch, B = sequences, C =
 // hidden size, H = query heads, K = key/value heads, D = head size (even, at most 256), F =
 // feed-forward size, V = vocabulary. A tensor may have no rows: then nothing is read or written,
-// and its address means nothing. Indices, positions and ranges are valid: the caller has checked
-// them.
+// and its address means nothing. An argument that "may be empty" is then a Tensor{}, which is
+// false. Every Tensor argument lies in the backend's memory, indices, positions and ranges too, and
+// these are valid: the caller has checked them.
 //
 // Types. real() (float32; float64 in tests): the residual stream and its gradient, statistics,
-// logits, vectors, gradients of parameters. activation() (real() or BF16): what passes between
-// matrices, and its gradient; marked "act" below. Matrices (weights, embedding) are real() or BF16,
-// and a device takes both, {real() x, BF16 W} too; where activation() is BF16 they are always BF16.
-// Ids, positions, ranges and counters are I32. No other combination occurs.
+// logits, vectors (weights of norms, biases), gradients of parameters. activation() (real() or
+// BF16): what passes between matrices, and its gradient; marked "act" below. Matrices (of linear
+// layers, the embedding) are real() or BF16, and a device takes both, {real() x, BF16 W} too; where
+// activation() is BF16 they are always BF16. Ids, positions, ranges and counters are I32. No other
+// combination occurs.
 //
 // Precision. Sums in float32 or wider, bfloat16 for storage only; + - x / and square roots round
 // correctly (OpenCL: -cl-fp32-correctly-rounded-divide-sqrt), exp, log, sin and cos err by a few
 // units in the last place. Where "float64" is written, pairs of floats or tables made on the host
-// do as well. A softmax takes any scores: subtract the largest before exp().
+// will also do. A softmax takes any scores: subtract the largest before exp().
 //
 // Aliasing. Outputs must not overlap inputs, except where "in place" is written. "+=" adds to the
 // output, "=" overwrites it: its former contents may be anything, even NaN.
@@ -67,7 +70,7 @@ struct RowRange {
     }
     bool operator==(const RowRange&) const = default;
 };
-/// Of `ranges` [N, 4] I32, one for each row.
+/// Of `ranges` [N, 4] I32, one for each row; for kernels, and where the host can read them.
 inline const RowRange* row_ranges(Tensor ranges) {
     return reinterpret_cast<const RowRange*>(ranges.as<std::int32_t>());
 }
@@ -93,7 +96,7 @@ struct AdamWOptions {
 
 /// What a backend runs best with. None of it changes results, but for the rounding on a GPU.
 struct Preferences {
-    /// Tokens between two looks of the host, at most 16; those decoded behind a stop token are
+    /// Tokens between two looks of the host, at most 16; those decoded after a stop token are
     /// thrown away.
     int decode_tokens = 1;
     int decode_rows = 1;   ///< batches that are a multiple of this
@@ -109,14 +112,16 @@ class Backend {
     virtual Preferences preferences() const { return {}; }
 
     // ---- memory ----
-    /// 64-byte aligned; throws Error when there is not enough. allocate(0) gives what release()
-    /// takes. A caller makes few allocations and cuts tensors out of them, at any element, by
-    /// arithmetic on the address; nothing but the backend reads or writes through it. An API of
-    /// handles gives out ranges of numbers and looks a handle up by them.
+    /// 64-byte aligned; throws Error when there is not enough. allocate(0) returns something that
+    /// release() accepts. A caller makes few allocations and cuts tensors out of them, at any
+    /// element, by arithmetic on the address; nothing but the backend reads or writes through it.
+    /// If your API has handles instead of addresses, return made-up, aligned addresses, reserve
+    /// `bytes` of them, and map any address in that range back to its handle and offset.
     virtual void* allocate(std::size_t bytes) = 0;
+    /// Called once for each allocate(), before the destructor.
     virtual void release(void* data) = 0;
-    virtual void upload(Tensor to,
-                        const void* host) = 0;  ///< to.bytes() bytes; has read them when it returns
+    /// to.bytes() bytes, from memory that the caller may use again as soon as this returns.
+    virtual void upload(Tensor to, const void* host) = 0;
     virtual void download(void* host, Tensor from) = 0;  ///< waits
     /// Bytes that allocate() could still give, less what the backend wants for itself: scratch that
     /// it takes on demand, such as partial sums, is in no memory plan.
@@ -138,7 +143,7 @@ class Backend {
 
     // ---- rows of a table: the embedding, and the choice of the rows that are scored ----
     /// out[m, :] = in[index[m], :]             out [M, C], index [M]; in and out both real(), both
-    /// act, or a matrix and real()
+    /// act, or `in` a matrix and `out` real()
     virtual void gather_rows(Tensor out, Tensor in, Tensor index) = 0;
     /// out[index[m], :] += in[m, :], in order of m: the gradient of gather_rows().     in [M, C];
     /// both real()
@@ -146,12 +151,12 @@ class Backend {
 
     // ---- RMSNorm with the residual add (arXiv 1910.07467) ----
     /// sum = x + delta; rstd[n] = 1 / sqrt(mean_c sum[n,c]^2 + eps); y = sum * rstd * weight
-    /// y, delta act [N, C]; sum, x [N, C], rstd [N], weight [C]. sum may be x (in place); it must
-    /// be where delta is empty.
+    /// y, delta act [N, C]; sum, x [N, C], rstd [N], weight [C]. sum may be x (in place); where
+    /// delta is empty, sum is x.
     virtual void rmsnorm_forward(Tensor y, Tensor rstd, Tensor sum, Tensor x, Tensor delta,
                                  Tensor weight, float eps) = 0;
-    /// dx += rstd * (w dy - x rstd^2 mean_c(w dy x));  dweight += sum_n dy x rstd.   dy act; x: the
-    /// sum of the forward pass
+    /// dx += rstd * (w dy - x rstd^2 mean_c(w dy x));  dweight += sum_n dy x rstd.   dy act; the
+    /// others real(); x: the sum of the forward pass
     virtual void rmsnorm_backward(Tensor dx, Tensor dweight, Tensor dy, Tensor x, Tensor rstd,
                                   Tensor weight) = 0;
 
@@ -161,8 +166,9 @@ class Backend {
     /// values are copied. out, in act [N, (H + 2K) D], rstd [N, H + K], q_weight, k_weight [D]
     virtual void head_norm_forward(Tensor out, Tensor rstd, Tensor in, Tensor q_weight,
                                    Tensor k_weight, AttentionShape shape, float eps) = 0;
-    /// d: the gradient of out, in place that of in, as in rmsnorm_backward;
-    /// dq_weight += sum over n and query heads of d in rstd, and dk_weight likewise.
+    /// d, the gradient of out, is overwritten with that of in (the formula of rmsnorm_backward, not
+    /// added); its value columns stay as they are. dq_weight += sum over n and query heads of
+    /// d * in * rstd, with d as it came, and dk_weight likewise.
     virtual void head_norm_backward(Tensor d, Tensor dq_weight, Tensor dk_weight, Tensor in,
                                     Tensor rstd, Tensor q_weight, Tensor k_weight,
                                     AttentionShape shape) = 0;

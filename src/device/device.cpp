@@ -36,8 +36,13 @@ std::unique_ptr<Backend> load(const std::string& name, int device, bool bfloat16
         reinterpret_cast<decltype(&r1_backend_version)>(dlsym(handle, "r1_backend_version"));
     const auto open =
         reinterpret_cast<decltype(&r1_open_backend)>(dlsym(handle, "r1_open_backend"));
-    if (!version || !open || version() != kBackendVersion)
-        fail(library.string(), ": it was built for another version of this program; build it anew");
+    if (!version || !open)
+        fail(library.string(), ": it does not export ",
+             version ? "r1_open_backend" : "r1_backend_version",
+             "(), with C linkage (extern \"C\"); src/device/backend.h ends with both");
+    if (version() != kBackendVersion)
+        fail(library.string(), ": it was built for version ", version(),
+             " of the contract, this program for ", kBackendVersion, "; build it anew");
     const char* reason = "it does not say why";
     std::unique_ptr<Backend> backend(open(device, bfloat16, &reason));
     if (!backend) why_not = reason;
@@ -65,7 +70,7 @@ std::unique_ptr<Backend> open_backend(const std::string& name, bool bfloat16,
     if (library != name) {
         const auto [stop, error] = std::from_chars(&name[library.size() + 1], end, device);
         if (error != std::errc() || stop != end || device < 0) {
-            why_not = "a device's number, from 0, is wanted behind the colon";
+            why_not = "a device's number, from 0, is wanted after the colon";
             return nullptr;
         }
     }

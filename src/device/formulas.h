@@ -1,7 +1,7 @@
 // The formulas that every device computes bit by bit alike: rounding to bfloat16, and random bits.
 // The first part is the common subset of C, C++, CUDA, OpenCL C and Metal, so that each of them
-// includes this very file; a float goes in and out as its bits, because each language has another
-// word for that. What namespace r1 holds at the end is C++ alone.
+// includes this very file; a float goes in and out as its bits, because each language spells that
+// cast differently. What namespace r1 holds at the end is C++ alone.
 #ifndef R1_DEVICE_FORMULAS_H
 #define R1_DEVICE_FORMULAS_H
 

@@ -450,6 +450,11 @@ class Parser {
             return factors.size() == 1 ? factors[0] : make("*", signs, factors);
         };
         while (unit_at(0).empty()) {
+            if (peek().is(':') && peek(1).text.size() == 2 && peek(1).text[0] == '0') {
+                ++at_;  // a time: no one writes the ratio 1 : 3 as "1:03"
+                factors.back() = make("call", "\\clock", {factors.back(), factor()});
+                continue;
+            }
             if (take('/') || take(':'))
                 signs += '/';
             else if (take('*'))
