@@ -520,8 +520,11 @@ TEST_CASE(
 }
 
 TEST_CASE("Philox4x32-10: known answers, and uniform numbers") {
-    // Known-answer vector of the Random123 distribution (kat_vectors): zero key and counter give
-    // 6627e8d5 e169c58d ...
+    // Known-answer vectors of the Random123 distribution (kat_vectors): zeros, ones, and pi.
+    CHECK(r1_philox(0, 0, 0, 0, 0) == 0x6627e8d5e169c58d);
+    CHECK(r1_philox(~0ull, ~0u, ~0u, ~0u, ~0u) == 0x408f276d41c83b0e);
+    CHECK(r1_philox(0x299f31d0a4093822, 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344) ==
+          0xd16cfe0994fdcceb);
     const std::uint32_t zero[4] = {0, 0, 0, 0};
     const double expected =
         (static_cast<double>((0x6627e8d5ull << 21) ^ (0xe169c58dull >> 11)) + 0.5) * 0x1p-53;

@@ -491,7 +491,8 @@ TEST_CASE("conformance: rounding to bfloat16, to the nearest, of two the even on
                 x[i] = std::bit_cast<float>(bits);
             }
             x[n / 2] = std::numeric_limits<double>::quiet_NaN();
-            const Tensor to = b.from(x, n, 1, DType::BF16), from = b.from(x, n);
+            const Tensor to = b.from(std::vector<double>(n, 1), n, 1, DType::BF16),
+                         from = b.from(x, n);
             b.backend->to_bfloat16(to, from);
             const auto rounded = b.values(to);
             for (int i = 0; i < n; ++i) {
