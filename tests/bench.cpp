@@ -3,6 +3,7 @@
 // repeats; compare within one run, machines are noisy.
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <functional>
 #include <numeric>
 #include <vector>
@@ -156,9 +157,10 @@ void bench_model(Backend& backend, const Case& c, double peak, double bandwidth)
         static_cast<double>(N) * train_flops(c.config, model.parameters().layout().total, c.length);
     std::printf(
         "%-13s %-8s train  %3d x %-4d  %9.0f tokens/s  %7.1f GFLOP/s = %4.1f%% of the GEMM peak; update %.1f "
-        "ms\n",
+        "ms; %.2f GiB in use\n",
         c.name, name_of(c.dtype), c.sequences, c.length, static_cast<double>(N) / seconds,
-        flops / seconds / 1e9, 100 * flops / seconds / peak, 1e3 * update);
+        flops / seconds / 1e9, 100 * flops / seconds / peak, 1e3 * update,
+        static_cast<double>(backend.used_memory()) / (1 << 30));
     bench_shared_prompts(backend, c, model);
 
     const int own = (c.context + kKvBlock) / kKvBlock * kKvBlock;
@@ -217,19 +219,47 @@ Config qwen(int hidden_size, int intermediate_size, int layers, int heads, int h
     return c;
 }
 
-int bench(const std::string& tiny, const std::string& device_name, bool quick,
-          const std::string& folder) {
-    const Device device = make_device(device_name, "auto");
+// clang-format off
+struct Options : Flags {
+    Options() : Flags("r1_bench", "Training and decoding speed beside the machine's peaks") {}
+    const std::string& device = flag("--device", "auto", "where to compute: auto, cpu, reference, or a libr1_NAME.so's NAME");
+    const int& threads = flag("--threads", 0, "CPU threads, 0: one a core", kNonNegative);
+    const bool& quick = flag("--quick", false, "on a CPU: the tiny model only");
+    Group one = group("One model, measured alone");
+    const std::string& model = flag("--model", "", "a model folder, whose weights decide what top-p keeps, or a config.json for random weights");
+    const std::string& dtype = choice("--dtype", {"float32", "bfloat16"}, "type for matrix products");
+    const int& sequences = flag("--sequences", 4, "sequences of a training batch", kPositive);
+    const int& length = flag("--length", 512, "tokens of each", kPositive);
+    const int& rows = flag("--rows", 0, "sequences decoded at once, 0: 64, 8 and 1", kNonNegative);
+    const int& context = flag("--context", 256, "tokens of each in the cache before", kNonNegative);
+};
+// clang-format on
+
+int bench(const Options& o) {
+    const Device device = make_device(o.device, o.model.empty() ? "auto" : o.dtype);
     Backend& backend = *device.backend;
     const bool is_cpu = backend.on_host();
     const double bandwidth = memory_bandwidth(backend, is_cpu);
-    const double peak16 = gemm_peak(backend, DType::BF16, is_cpu ? quick ? 512 : 2048 : 8192);
+    const int square = !is_cpu ? 8192 : o.quick ? 512 : 2048;
+    const double peak16 = gemm_peak(backend, DType::BF16, square);
     const Config half = qwen(896, 4864, 24, 14, 64);
     std::printf("%s; GEMM peak %.0f GFLOP/s in bfloat16; memory bandwidth %.1f GB/s\n",
                 backend.name(), peak16 / 1e9, bandwidth / 1e9);
+    if (!o.model.empty()) {
+        const DType dtype = device.bf16_matrices ? DType::BF16 : DType::F32;
+        const bool folder = std::filesystem::is_directory(o.model);
+        const std::vector<int> rows = o.rows ? std::vector{o.rows} : std::vector{64, 8, 1};
+        const std::string name = std::filesystem::path(o.model).stem().string();
+        bench_model(backend,
+                    {name.c_str(), Config::load(o.model), dtype, o.sequences, o.length, rows,
+                     o.context, 3, folder ? o.model : ""},
+                    dtype == DType::F32 ? gemm_peak(backend, dtype, square) : peak16, bandwidth);
+        return 0;
+    }
+    const Config tiny = Config::load("data/world/base");
     if (!is_cpu) {
-        bench_model(backend, {"tiny", Config::load(tiny), DType::BF16, 80, 100, {256, 1}, 100, 9},
-                    peak16, bandwidth);
+        bench_model(backend, {"tiny", tiny, DType::BF16, 80, 100, {256, 1}, 100, 9}, peak16,
+                    bandwidth);
         bench_model(backend, {"Qwen2.5-0.5B", half, DType::BF16, 32, 512, {256, 32, 1}, 512, 7},
                     peak16, bandwidth);
         bench_model(backend,
@@ -244,17 +274,10 @@ int bench(const std::string& tiny, const std::string& device_name, bool quick,
                     peak16, bandwidth);
         return 0;
     }
-    const double peak32 = gemm_peak(backend, DType::F32, quick ? 512 : 2048);
+    const double peak32 = gemm_peak(backend, DType::F32, square);
     std::printf("%d threads; GEMM peak %.0f GFLOP/s in float32\n", threads(), peak32 / 1e9);
-    bench_model(backend, {"tiny", Config::load(tiny), DType::F32, 80, 100, {256, 1}, 100, 9},
-                peak32, bandwidth);
-    if (!folder.empty()) {
-        const Config config = Config::load(folder);
-        for (const DType dtype : {DType::F32, DType::BF16})
-            bench_model(backend, {"--model", config, dtype, 4, 512, {64, 8, 1}, 256, 3, folder},
-                        dtype == DType::F32 ? peak32 : peak16, bandwidth);
-    }
-    if (quick) return 0;
+    bench_model(backend, {"tiny", tiny, DType::F32, 80, 100, {256, 1}, 100, 9}, peak32, bandwidth);
+    if (o.quick) return 0;
     bench_model(backend, {"Qwen2.5-0.5B", half, DType::F32, 2, 512, {32, 1}, 256, 3}, peak32,
                 bandwidth);
     bench_model(backend, {"Qwen2.5-0.5B", half, DType::BF16, 2, 512, {32, 1}, 256, 3}, peak16,
@@ -262,23 +285,12 @@ int bench(const std::string& tiny, const std::string& device_name, bool quick,
     return 0;
 }
 
-// clang-format off
-struct Options : Flags {
-    Options() : Flags("r1_bench", "Training and decoding speed beside the machine's peaks") {}
-    const std::string& tiny = flag("--tiny", "data/world/base", "folder of the tiny model");
-    const std::string& device = flag("--device", "auto", "where to compute: auto, cpu, reference, or a libr1_NAME.so's NAME");
-    const int& threads = flag("--threads", 0, "CPU threads, 0: one a core", kNonNegative);
-    const bool& quick = flag("--quick", false, "the tiny model, and --model, only");
-    const std::string& model = flag("--model", "", "a model folder to measure too, on the CPU: what its weights predict decides what top-p keeps");
-};
-// clang-format on
-
 }  // namespace
 
 int main(int argc, char** argv) {
     Options o;
     return o.main(argc, argv, [&] {
         set_threads(o.threads);
-        return bench(o.tiny, o.device, o.quick, o.model);
+        return bench(o);
     });
 }
