@@ -18,22 +18,24 @@ using namespace r1;
 
 namespace {
 
-/// Waits for the device at the end of every run.
+/// Waits for the device at the end of every run. What takes long is repeated less often.
 double median_seconds(Backend& backend, int repeats, const std::function<void()>& body) {
     Arena arena(backend, 64);
     const Tensor flag = arena.take(DType::I32, 1);
     std::int32_t ignored = 0;
     std::vector<double> seconds;
-    for (int i = -2; i < repeats;
-         ++i) {  // two to warm up: libraries compile and choose, pages are touched
+    const Stopwatch all;
+    // Two to warm up: libraries compile and choose, pages are touched.
+    for (int i = -2; i < repeats && (seconds.empty() || all.seconds() < 30); ++i) {
         backend.download(&ignored, flag);
         const Stopwatch clock;
         body();
         backend.download(&ignored, flag);
-        if (i >= 0) seconds.push_back(clock.seconds());
+        if (i >= 0 || clock.seconds() > 10) seconds.push_back(clock.seconds());
     }
-    std::ranges::nth_element(seconds, seconds.begin() + repeats / 2);
-    return seconds[repeats / 2];
+    const auto middle = seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 2);
+    std::ranges::nth_element(seconds, middle);
+    return *middle;
 }
 
 /// FLOP/s of a square matrix product of the backend, on random numbers: zeros cost a GPU less
@@ -98,12 +100,14 @@ struct Case {
     std::vector<int> rows;  ///< of the decode batches
     int context, repeats;
     std::string folder = "";  ///< of the weights; random ones without
+    int group = 8;            ///< responses to a prompt
 };
 
 /// One forward and backward pass over groups of G responses of L tokens to a prompt of P, with the
 /// prompt's rows shared and with a copy of them for each response.
 void bench_shared_prompts(Backend& backend, const Case& c, Transformer& model) {
-    constexpr int P = 140, L = 128, G = 8;
+    constexpr int P = 140, L = 128;
+    const int G = c.group;
     const std::int64_t rows = P + G * (L - 1);
     if (model.max_tokens() < rows) return;
     double seconds[2];
@@ -231,6 +235,7 @@ struct Options : Flags {
     const int& sequences = flag("--sequences", 4, "sequences of a training batch", kPositive);
     const int& length = flag("--length", 512, "tokens of each", kPositive);
     const int& rows = flag("--rows", 0, "sequences decoded at once, 0: 64, 8 and 1", kNonNegative);
+    const int& responses = flag("--group", 8, "responses of 128 tokens to a prompt of 140, computed with and without sharing it, where --sequences x --length has room", kPositive);
     const int& context = flag("--context", 256, "tokens of each in the cache before", kNonNegative);
 };
 // clang-format on
@@ -252,7 +257,7 @@ int bench(const Options& o) {
         const std::string name = std::filesystem::path(o.model).stem().string();
         bench_model(backend,
                     {name.c_str(), Config::load(o.model), dtype, o.sequences, o.length, rows,
-                     o.context, 3, folder ? o.model : ""},
+                     o.context, 3, folder ? o.model : "", o.responses},
                     dtype == DType::F32 ? gemm_peak(backend, dtype, square) : peak16, bandwidth);
         return 0;
     }
