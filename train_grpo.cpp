@@ -147,10 +147,12 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
         metrics.lap("seconds/reference");
         const double lr = learning_rate.at(state.step + 1);
         for (int update = 0; update < updates; ++update) {
-            const auto batch = mini_batch(responses, o.group_size, update, o.mini_batches);
+            const auto batch = mini_batch(responses, o.prompts, update, o.mini_batches);
             accumulate_gradient(s, o, batch, update_size(s.comm, batch), metrics);
+            const double norm = s.trainee->optimizer->step(lr, o.optimizer);
+            if (!s.comm.same(norm)) fail("step ", state.step + 1, ": the ranks' weights differ");
             // Sick: it grows by orders of magnitude, and the policy's changes with it. Lower --lr.
-            metrics.mean("grad_norm", s.trainee->optimizer->step(lr, o.optimizer));
+            metrics.mean("grad_norm", norm);
         }
         metrics.lap("seconds/train");
         metrics.local("lr", lr);
@@ -164,7 +166,8 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
             state.log->step(state.step, metrics);
             watch.say_if_nothing_is_learnt(metrics, responses, s.sampling.max_new_tokens);
             if (state.step % o.show_every == 0 || state.step == 1)
-                state.log->samples(state.step, s.judge, std::span(responses).first(o.group_size));
+                state.log->samples(state.step, s.judge,
+                                   mini_batch(responses, o.prompts, 0, o.prompts));
         }
         const bool ends = state.step == o.steps;
         if (ends || (o.eval_every > 0 && state.step % o.eval_every == 0)) evaluate(s, state, o);
@@ -182,48 +185,46 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
 /// (DAPO, arXiv 2503.14476, section 3.2) replaces groups whose rewards are all equal, which teach
 /// nothing, by those of further questions, in at most so many rounds.
 std::vector<Response> rollout(Setup& s, State& state, const Options& o, Metrics& metrics) {
-    const std::size_t G = o.group_size, wanted = o.prompts / s.comm.size() * G;
-    std::vector<Response> chosen, spare;  // spare: groups without spread, to fill up with
+    const std::size_t G = o.group_size;
+    ChosenGroups groups(o.prompts, o.group_size);
     s.sampling.step = static_cast<std::uint32_t>(state.step);
     for (int round = 1;; ++round) {
         std::vector<const Problem*> problems;
         for (int p = s.comm.rank(); p < o.prompts; p += s.comm.size())
             problems.push_back(&s.train[s.order.at(state.questions + p)]);
         state.questions += o.prompts;
+        std::vector<double> teaches(o.prompts, 0.0);
         auto sampled = sample_responses(*s.trainee->generator, s.folder, problems, s.sampling);
         metrics.lap("seconds/rollout");
         s.judge(sampled);
         metrics.lap("seconds/reward");
         // Sick: format falls, more responses are truncated, length grows while accuracy does not.
         record_measures(s.judge, sampled, metrics);
-        for (std::size_t begin = 0; begin < sampled.size(); begin += G) {
-            const auto group = std::span(sampled).subspan(begin, G);
+        for (std::size_t g = 0; g < problems.size(); ++g) {
+            const auto group = std::span(sampled).subspan(g * G, G);
             const bool spread = std::ranges::any_of(
                 group, [&](const Response& r) { return r.reward != group[0].reward; });
             // Sick: near 1. The questions are too hard, or all solved.
             metrics.mean("groups_without_spread", !spread);
             metrics.sum("groups_sampled", 1);
             for (const Response& r : group) metrics.sum("sampled_tokens", r.length());
-            const bool teaches = spread || o.dynamic_sampling == 0;
-            if (chosen.size() + (teaches ? 0 : spare.size()) >= wanted) continue;
-            std::ranges::move(group, std::back_inserter(teaches ? chosen : spare));
+            teaches[s.comm.rank() + g * s.comm.size()] = spread || o.dynamic_sampling == 0;
         }
-        double missing = static_cast<double>(wanted - chosen.size());
-        s.comm.all_reduce_max({&missing, 1});
-        if (missing == 0 || round >= o.dynamic_sampling) break;
-        if (state.log)
-            std::printf("step %d: %zu of %zu groups have spread after %d rounds of sampling\n",
-                        state.step + 1, chosen.size() / G, wanted / G, round);
+        s.comm.all_reduce_sum(teaches);
+        groups.add(sampled, teaches, s.comm);
+        if (groups.teaching() == o.prompts || round >= o.dynamic_sampling) return groups.take();
+        std::printf("step %d: %d of %d groups have spread after %d rounds of sampling\n",
+                    state.step + 1, groups.teaching(), o.prompts, round);
     }
-    std::move(spare.begin(), spare.begin() + (wanted - chosen.size()), std::back_inserter(chosen));
-    return chosen;
 }
 
 /// A_i = (r_i - mean r) / std r over each group of G.
 void set_advantages(std::span<Response> responses, const Setup& s, const Options& o,
                     Metrics& metrics) {
     std::vector<float> rewards;
-    double all[3] = {};  // over all ranks: count, sum and squares of the rewards
+    double all[3] = {};                // over all ranks: count, sum and squares of the rewards
+    metrics.expect_means({"reward"});  // a rank may have no group that teaches
+    metrics.max("length_max", 0);
     for (const Response& r : responses) {
         const double reward = rewards.emplace_back(static_cast<float>(r.reward));
         all[0] += 1;
@@ -299,7 +300,7 @@ void accumulate_gradient(Setup& s, const Options& o, std::span<Response> respons
     // Each rank's loss is its part of the whole. It hovers around 0 and is no measure of progress.
     metrics.mean("loss", loss, 1.0 / s.comm.size());
     metrics.sum("tokens", tokens);
-    s.model().parameters().all_reduce_gradients(s.comm);
+    s.trainee->device.backend->all_reduce_sum(s.model().parameters().gradients(), s.comm);
 }
 
 // ---- what is evaluated and kept ----
@@ -341,11 +342,10 @@ Setup::Setup(const Options& o, const Comm& comm)
     if (!o.eval.empty()) held_out = limited(read(o, o.eval), o.eval_limit);
     if (config.eos_token_ids.empty() && folder.stop_texts.empty())
         fail(o.model, ": config.json has no eos_token_id; give --stop-text, which ends a response");
-    const int own_prompts = o.prompts / comm.size(), context = config.max_position_embeddings;
-    if (o.prompts % comm.size())
+    const int context = config.max_position_embeddings;
+    if (o.prompts < comm.size())
         fail("--prompts ", o.prompts, " cannot be shared among ", comm.size(), " ranks");
-    if (o.mini_batches > own_prompts)
-        fail("--mini-batches ", o.mini_batches, ": a rank has ", own_prompts, " questions");
+    if (o.mini_batches > o.prompts) fail("--mini-batches: more than the ", o.prompts, " questions");
     if (o.keep_best && o.eval.empty()) fail("--keep-best wants --eval: problems to be best at");
     sampling = {.sample = {.temperature = static_cast<float>(o.temperature),
                            .seed = static_cast<std::uint64_t>(o.seed)},
@@ -354,8 +354,9 @@ Setup::Setup(const Options& o, const Comm& comm)
                 .stop_tokens = config.eos_token_ids};
     const int longest_prompt = std::max(encode_prompts(train, folder.tokenizer, context),
                                         encode_prompts(held_out, folder.tokenizer, context));
-    const int own_responses = own_prompts * o.group_size;
-    const RolloutPlan plan{std::min(own_responses, o.slots), longest_prompt, sampling.max_new_tokens,
+    const int own_responses = (o.prompts + comm.size() - 1) / comm.size() * o.group_size;
+    const RolloutPlan plan{std::min(own_responses, o.slots), longest_prompt,
+                           sampling.max_new_tokens,
                            own_responses * (o.dynamic_sampling > 0 ? 2 : 1), o.beta > 0};
     trainee =
         std::make_unique<Trainee>(config, o.device, o.optimizer, o.run, o.seed, plan, o.exact);

@@ -7,6 +7,7 @@
 #include "src/device/parallel.h"
 #include "src/rl/dataset.h"
 #include "src/rl/training_run.h"
+#include "src/run/comm.h"
 #include "src/run/record.h"
 #include "src/run/stop.h"
 
@@ -16,7 +17,7 @@ namespace {
 
 // clang-format off
 struct Options : Flags {
-    Options() : Flags("train_sft", "Supervised fine-tuning: cross-entropy on given completions or chats") {
+    Options() : Flags("train_sft", "Supervised fine-tuning: cross-entropy on given completions or chats. Under mpirun the ranks share each batch") {
         let_differ({"steps"});
     }
 
@@ -113,25 +114,31 @@ std::vector<Sequence> by_prompt(std::vector<Sequence> batch) {
 }
 
 /// Adds the gradient of the mean cross-entropy over the batch's learnt tokens, whatever the
-/// micro-batches. Returns the mean.
-double accumulate_gradient(Transformer& model, const std::vector<Sequence>& sequences,
-                           std::int64_t token_budget) {
+/// micro-batches and the ranks, each of which takes its part of the batch. Returns the mean.
+double accumulate_gradient(const Trainee& trainee, const Comm& comm,
+                           const std::vector<Sequence>& sequences, std::int64_t token_budget) {
+    Transformer& model = *trainee.model;
     std::int64_t learnt = 0;
     for (const Sequence& s : sequences) learnt += s.learnt();
     double loss = 0;
     PackedBatch batch;
     const auto flush = [&] {
+        if (batch.size() == 0) return;
         const auto scores = model.forward(batch);
         for (float logp : scores.logp) loss -= logp / static_cast<double>(learnt);
         const float dlogp = -1.0f / static_cast<float>(learnt);
         model.backward(std::vector<float>(scores.logp.size(), dlogp));
         batch.clear();
     };
-    for (const Sequence& s : sequences) {
+    const std::size_t n = sequences.size(), rank = comm.rank(), ranks = comm.size();
+    for (std::size_t i = n * rank / ranks; i < n * (rank + 1) / ranks; ++i) {
+        const Sequence& s = sequences[i];
         if (batch.size() + s.size() > token_budget) flush();
         batch.add(s.tokens, s.scored);
     }
     flush();
+    trainee.device.backend->all_reduce_sum(model.parameters().gradients(), comm);
+    comm.all_reduce_sum({&loss, 1});
     return loss;
 }
 
@@ -202,9 +209,9 @@ void check_data(SftReader& reader, Origin& origin, std::int64_t longest) {
 }
 
 /// A new run, or one that goes on from the checkpoint in --out. Returns the steps that are done.
-std::int64_t begin(const Options& o, const Origin& origin, TrainingRun& run, const Trainee& trainee,
-                   SftReader& reader) {
-    describe_inputs(run.record(), trainee.device.backend->name(), 1,
+std::int64_t begin(const Options& o, const Comm& comm, const Origin& origin, TrainingRun& run,
+                   const Trainee& trainee, SftReader& reader) {
+    describe_inputs(run.record(), trainee.device.backend->name(), comm.size(),
                     {{"model", o.model}, {"tokenizer", o.tokenizer}, {"data", o.data}});
     std::int64_t step = 0;
     const char* from = "the checkpoint";
@@ -219,12 +226,13 @@ std::int64_t begin(const Options& o, const Origin& origin, TrainingRun& run, con
         from = o.model.c_str();
         trainee.model->parameters().load(o.model);
     }
-    std::printf("from %s, %d threads; step %lld of %lld\n", from, threads(),
-                static_cast<long long>(step), static_cast<long long>(o.steps));
+    comm.any(false);  // every rank has looked at the folder before one writes to it
+    std::printf("from %s, %d ranks of %d threads; step %lld of %lld\n", from, comm.size(),
+                threads(), static_cast<long long>(step), static_cast<long long>(o.steps));
     return step;
 }
 
-int train(const Options& o, TrainingRun& run) {
+int train(const Options& o, const Comm& comm, TrainingRun& run) {
     Origin origin(o);
     const Config& config = origin.config;
     const std::int32_t eos = end_of_answer(origin.tokenizer_folder, config, origin.tokenizer);
@@ -236,10 +244,11 @@ int train(const Options& o, TrainingRun& run) {
     if (!o.no_shuffle) reader.shuffle(static_cast<std::uint64_t>(o.seed));
     Examples examples{o, origin.tokenizer, eos, longest, std::move(reader)};
     const Trainee trainee(config, o.device, o.optimizer, o.run, o.seed);
-    std::int64_t step = begin(o, origin, run, trainee, examples.reader);
-    JsonLines log = run.open_log(step);
+    std::int64_t step = begin(o, comm, origin, run, trainee, examples.reader);
+    std::optional<JsonLines> log;  // on the root rank
+    if (comm.is_root()) log.emplace(run.open_log(step));
     const auto save = [&] {
-        log.sync();
+        if (log) log->sync();
         run.save(trainee, step, {{"position", std::to_string(examples.reader.position())}});
     };
 
@@ -249,22 +258,24 @@ int train(const Options& o, TrainingRun& run) {
     const Stopwatch clock;
     const auto speed = [&] { return human_count(tokens_seen / clock.seconds()) + " tokens/s"; };
     Progress progress("step");
-    while (step < o.steps && !stop_requested()) {
+    while (step < o.steps && !comm.any(stop_requested())) {
         const auto sequences = by_prompt(examples.next_batch());
         double tokens = 0;
         for (const Sequence& s : sequences) tokens += static_cast<double>(s.size() - 1);
         tokens_seen += tokens;
-        loss = accumulate_gradient(*trainee.model, sequences, o.optimizer.token_budget);
+        loss = accumulate_gradient(trainee, comm, sequences, o.optimizer.token_budget);
         const double lr = learning_rate.at(++step), norm = trainee.optimizer->step(lr, o.optimizer);
         if (!std::isfinite(loss) || !std::isfinite(norm))
             fail("step ", step, ": the loss or its gradient is not finite; lower --lr",
                  advice_to_resume(o.run.out));
-        log.write({{"step", step},
-                   {"loss", loss},
-                   {"grad_norm", norm},
-                   {"lr", lr},
-                   {"tokens", tokens},
-                   {"seconds", clock.seconds()}});
+        if (!comm.same(norm)) fail("step ", step, ": the ranks' weights differ");
+        if (log)
+            log->write({{"step", step},
+                        {"loss", loss},
+                        {"grad_norm", norm},
+                        {"lr", lr},
+                        {"tokens", tokens},
+                        {"seconds", clock.seconds()}});
         if (step % 20 == 0) {
             char more[100];
             std::snprintf(more, sizeof more, "  loss %.4f  grad norm %.2f  %s", loss, norm,
@@ -280,6 +291,7 @@ int train(const Options& o, TrainingRun& run) {
                     speed().c_str());
     }
     if (step < o.steps) return run.stopped(step);
+    if (!comm.is_root()) return 0;
     save_model(*trainee.model, origin.files, run.out(),
                choose_dtype(o.run.save_dtype, origin.dtype));
     run.remove_checkpoints();
@@ -293,8 +305,9 @@ int main(int argc, char** argv) {
     Options o;
     return o.main(argc, argv, [&] {
         install_stop_handler();
+        const Comm comm;
         set_threads(o.device.threads);
-        TrainingRun run(o, o.run, o.model, argc, argv);
-        return train(o, run);
+        TrainingRun run(o, o.run, o.model, argc, argv, comm.is_root());
+        return train(o, comm, run);
     });
 }

@@ -1,9 +1,9 @@
 // Memory, recording, and matrix products (cuBLAS) of the CUDA backend.
-#include <dlfcn.h>
 #include <glob.h>
 
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 
 #include "cuda/backend_cuda.h"
 
@@ -15,6 +15,7 @@ constexpr std::size_t kCublasWorkspace = std::size_t{32} << 20;  // as NVIDIA re
 /// graphs, scratch memory. The last two grow with the model, and so with the card: see
 /// available_memory().
 constexpr std::size_t kReserve = std::size_t{256} << 20;
+constexpr std::size_t kNcclBuffers = std::size_t{1} << 30;
 constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
 
 /// A version of CUDA as its documents write it: 12040 is 12.4.
@@ -33,28 +34,12 @@ std::string environment(const char* name) {
     return value ? value : "";
 }
 
-/// libcublas.so.VERSION from where the loader looks (beside this library, in LD_LIBRARY_PATH, among
-/// the system's), else from where CUDA's toolkit, conda and Python's wheels put it.
-void* open_cublas(int version, std::string& missing) {
-    const std::string file = "libcublas.so." + std::to_string(version);
-    void* library = dlopen(file.c_str(), RTLD_NOW);
-    if (library) return library;
-    missing += (missing.empty() ? "" : "; ") + std::string(dlerror());
-    const std::string pattern =
-        "{/usr/local/cuda*/lib64," + environment("CONDA_PREFIX") + "/lib,{" +
-        environment("VIRTUAL_ENV") + "," + environment("CONDA_PREFIX") + "," + environment("HOME") +
-        "/.local,/usr/local,/usr,/opt/conda}/lib/python3*/{site,dist}-packages/nvidia/{cu" +
-        std::to_string(version) + ",cublas}/lib}/" + file;
-    glob_t found{};
-    glob(pattern.c_str(), GLOB_BRACE, nullptr, &found);
-    for (std::size_t i = 0; i < found.gl_pathc && !library; ++i) {
-        const std::string path = found.gl_pathv[i];
-        const std::string folder = path.substr(0, path.size() - file.size());
-        dlopen((folder + "libcublasLt.so." + std::to_string(version)).c_str(), RTLD_NOW);  // needed
-        library = dlopen(path.c_str(), RTLD_NOW);
-    }
-    globfree(&found);
-    return library;
+/// This process's number among those that an MPI launcher started on this machine: Open MPI's,
+/// MPICH's and Intel's, Slurm's; none without a launcher.
+std::optional<int> local_rank() {
+    for (const char* name : {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"})
+        if (const char* rank = std::getenv(name)) return std::max(0, std::atoi(rank));
+    return std::nullopt;
 }
 
 /// The functions of cuBLAS that are used here. CUDA 12 and CUDA 13 have the same ones in libraries
@@ -76,17 +61,19 @@ struct Cublas {
     Cublas() {
         void* library = nullptr;
         for (int version : {13, 12})  // one that is newer than the driver does not start
-            if (!library && version <= driver_version() / 1000)
-                library = open_cublas(version, missing);
+            if (const auto name = ".so." + std::to_string(version);
+                !library && version <= driver_version() / 1000)
+                library =
+                    open_library("libcublas" + name, "{cu" + std::to_string(version) + ",cublas}",
+                                 "libcublasLt" + name, missing);
         if (!library) {
             missing =
                 "no cuBLAS: " + missing + "; name its folder in LD_LIBRARY_PATH, or install it";
             return;
         }
         missing.clear();
-        auto find = [&](auto& function, const char* name) {
-            function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, name));
-            if (!function) missing = std::string("the cuBLAS that was found has no ") + name;
+        const auto find = [&](auto& function, const char* name) {
+            find_function(function, library, name, missing);
         };
         find(create, "cublasCreate_v2");
         find(destroy, "cublasDestroy_v2");
@@ -135,7 +122,30 @@ __global__ void bias_backward(float* partial, const T* dy, std::int64_t rows, in
 
 }  // namespace
 
-CudaBackend::CudaBackend(int device, DType activation) : activation_(activation) {
+void* open_library(const std::string& file, const std::string& wheel, const std::string& needs,
+                   std::string& missing) {
+    void* library = dlopen(file.c_str(), RTLD_NOW);
+    if (library) return library;
+    missing += (missing.empty() ? "" : "; ") + std::string(dlerror());
+    const std::string pattern = "{/usr/local/cuda*/lib64," + environment("CONDA_PREFIX") +
+                                "/lib,{" + environment("VIRTUAL_ENV") + "," +
+                                environment("CONDA_PREFIX") + "," + environment("HOME") +
+                                "/.local,/usr/local,/usr,/opt/conda}/lib/python3*/"
+                                "{site,dist}-packages/nvidia/" +
+                                wheel + "/lib}/" + file;
+    glob_t found{};
+    glob(pattern.c_str(), GLOB_BRACE, nullptr, &found);
+    for (std::size_t i = 0; i < found.gl_pathc && !library; ++i) {
+        const std::string path = found.gl_pathv[i];
+        if (!needs.empty())
+            dlopen((path.substr(0, path.size() - file.size()) + needs).c_str(), RTLD_NOW);
+        library = dlopen(path.c_str(), RTLD_NOW);
+    }
+    globfree(&found);
+    return library;
+}
+
+CudaBackend::CudaBackend(int device, DType activation) : activation_(activation), device_(device) {
     cuda::check(cudaSetDevice(device), "no device");
     cudaDeviceProp properties;
     cuda::check(cudaGetDeviceProperties(&properties, device), "properties");
@@ -155,6 +165,7 @@ CudaBackend::CudaBackend(int device, DType activation) : activation_(activation)
 }
 
 CudaBackend::~CudaBackend() {
+    nccl_.reset();
     cublas().destroy(cublas_);
     cudaStreamSynchronize(stream_);
     for (const Piece& piece : ring_) {
@@ -167,7 +178,7 @@ CudaBackend::~CudaBackend() {
 std::size_t CudaBackend::available_memory() const {
     std::size_t free = 0, total = 0;
     cuda::check(cudaMemGetInfo(&free, &total), "memory");
-    const std::size_t reserve = kReserve + total / 100;
+    const std::size_t reserve = kReserve + total / 100 + (local_rank() ? kNcclBuffers : 0);
     return free > reserve ? free - reserve : 0;
 }
 
@@ -301,14 +312,6 @@ void CudaBackend::linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy
 
 namespace {
 
-/// This process's number among those that an MPI launcher started on this machine: Open MPI's,
-/// MPICH's and Intel's, Slurm's.
-int local_rank() {
-    for (const char* name : {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"})
-        if (const char* rank = std::getenv(name)) return std::max(0, std::atoi(rank));
-    return 0;
-}
-
 /// Why the GPU cannot be used; empty where it can. device: its number, in place of -1 that of this
 /// process among the GPUs that it sees.
 std::string why_not(int& device) {
@@ -323,7 +326,7 @@ std::string why_not(int& device) {
     if (devices == 0) return "there is a driver, but no GPU";
     if (device >= devices)
         return "there is no GPU of this number; the last one is " + std::to_string(devices - 1);
-    if (device < 0) device = local_rank() % devices;
+    if (device < 0) device = local_rank().value_or(0) % devices;
     cudaDeviceProp properties;
     cuda::check(cudaGetDeviceProperties(&properties, device), "properties");
     if (properties.major < 8)

@@ -6,6 +6,7 @@
 // and there are no atomics on floats.
 #pragma once
 #include <cublas_v2.h>
+#include <dlfcn.h>
 
 #include <array>
 #include <map>
@@ -15,6 +16,18 @@
 #include "src/device/backend.h"
 
 namespace r1::cuda {
+
+/// FILE from where the loader looks (beside this library, in LD_LIBRARY_PATH, among the system's),
+/// else from where CUDA's toolkit, conda and Python's wheels put it: in nvidia/WHEEL/lib, a glob
+/// pattern. `needs`: what it needs of the same folder. Null, and why, where it is not found.
+void* open_library(const std::string& file, const std::string& wheel, const std::string& needs,
+                   std::string& missing);
+/// The function of this name in a library that was opened so; where it has none, that is `missing`.
+template <class Function>
+void find_function(Function& function, void* library, const char* name, std::string& missing) {
+    function = reinterpret_cast<Function>(dlsym(library, name));
+    if (!function) missing = std::string("the library that was found has no ") + name;
+}
 
 class CudaBackend final : public Backend {
   public:
@@ -88,6 +101,9 @@ class CudaBackend final : public Backend {
     void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy, Tensor hidden,
                        Tensor weight, Tensor targets, float temperature, Tensor logits) override;
 
+    // ranks.cu
+    void all_reduce_sum(Tensor t, const Comm& ranks) override;
+
     // sample.cu
     void sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters,
                 const SampleOptions& options) override;
@@ -137,6 +153,9 @@ class CudaBackend final : public Backend {
     std::array<Piece, 4> ring_;  ///< which upload() goes through, a piece after the other
     std::size_t next_piece_ = 0;
     cublasHandle_t cublas_ = nullptr;
+    int device_;
+    std::shared_ptr<void> nccl_;  ///< this device among those of other ranks; null: not joined
+    bool tried_nccl_ = false;
     std::map<Slot, Buffer> scratch_;
     std::vector<Buffer> outgrown_;
 };

@@ -193,24 +193,75 @@ std::string launch(int ranks) {
 
 }  // namespace
 
-TEST_CASE("two ranks under mpirun train as one process does") {
+TEST_CASE("any number of ranks samples the same tokens and trains the same weights, within rounding") {
     const TemporaryFolder f;
-    const std::string mpirun = launch(2);
-    if (mpirun.empty()) return;
+    if (launch(1).empty()) return;
     const std::string flags = "train_grpo --model " + kBase + " --train " + kTrain +
-                              " --prompts 4 --group 4 --max-new-tokens 48 --lr 1e-3 "
-                              "--mini-batches 2 --loss dapo --steps 3 --threads 1 --eval " +
+                              " --prompts 7 --group 4 --max-new-tokens 48 --lr 1e-3 --mini-batches 2 --loss dapo "
+                              "--dynamic-sampling 2 --steps 2 --threads 1 --eval " +
                               problems(f, 9);
-    REQUIRE(run(f, flags + " --out " + (f / "one")).status == 0);
-    REQUIRE(run(f, flags + " --out " + (f / "two"), mpirun).status == 0);
-    const auto one = log_of(f / "one"), two = log_of(f / "two");
-    REQUIRE(one.size() == two.size());
-    CHECK(one[0] == two[0]);                           // the evaluation before
-    for (const auto& [key, value] : one[1].items()) {  // the first step: sums in another order
-        CAPTURE(key);
-        if (value.is_number())
-            CHECK(two[1][key].get<double>() == doctest::Approx(value.get<double>()).epsilon(1e-4));
+    REQUIRE(run(f, flags + " --out " + (f / "1")).status == 0);
+    const auto one = log_of(f / "1");
+    for (int ranks : {2, 3, 4}) {
+        CAPTURE(ranks);
+        const std::string out = f / std::to_string(ranks);
+        REQUIRE(run(f, flags + " --out " + out, launch(ranks)).status == 0);
+        const auto many = log_of(out);
+        REQUIRE(many.size() == one.size());
+        for (std::size_t i = 0; i < one.size(); ++i)
+            for (const auto& [key, value] : one[i].items()) {
+                CAPTURE(key);
+                if (value.is_number())
+                    CHECK(many[i][key].get<double>() ==
+                          doctest::Approx(value.get<double>()).epsilon(1e-4));
+                else
+                    CHECK(many[i][key]["length"] == value["length"]);
+            }
     }
+}
+
+TEST_CASE("a run goes on with another number of ranks, and so does train_sft") {
+    const TemporaryFolder f;
+    if (launch(1).empty()) return;
+    std::ofstream(f / "data.jsonl") << R"({"prompt": "2,12,6=70:", "completion": "12*6-2"})" "\n"
+                                       R"({"prompt": "1,2,3=6:", "completion": "1+2+3"})" "\n"
+                                       R"({"prompt": "1,2,4=7:", "completion": "1+2+4"})" "\n";
+    const std::string common = " --model " + kBase + " --lr 1e-3 --schedule constant --threads 1 --save-every 2 ";
+    for (const std::string& program :
+         {"train_grpo" + common + "--train " + kTrain + " --prompts 4 --group 2 --max-new-tokens 16 ",
+          "train_sft" + common + "--data " + (f / "data.jsonl") + " --batch-tokens 30 "}) {
+        const std::string one = f / (program.substr(0, 9) + "_1"), many = f / (program.substr(0, 9) + "_n");
+        REQUIRE(run(f, program + "--steps 4 --out " + one).status == 0);
+        REQUIRE(run(f, program + "--steps 2 --keep 1 --out " + many, launch(2)).status == 0);
+        fs::remove(many + "/model.safetensors");
+        const auto more = run(f, program + "--steps 4 --resume --out " + many, launch(3));
+        REQUIRE(more.status == 0);
+        CHECK(has(more.out, "note: the number of ranks is 3, and was 2 when the run began"));
+        const auto expected = log_of(one), log = log_of(many);
+        REQUIRE(log.size() == expected.size());
+        CHECK(log.back()["loss"].get<double>() ==
+              doctest::Approx(expected.back()["loss"].get<double>()).epsilon(1e-4));
+        CHECK(log.back()["grad_norm"].get<double>() ==
+              doctest::Approx(expected.back()["grad_norm"].get<double>()).epsilon(1e-4));
+    }
+}
+
+TEST_CASE("GPUs add up by NCCL, where each rank has one; else through the host: to the same weights") {
+    const TemporaryFolder f;
+    if (launch(1).empty()) return;
+    const std::string flags = "train_grpo --device cuda-on-cpu --dtype float32 --model " + kBase + " --train " +
+                              kTrain + " --prompts 4 --group 2 --max-new-tokens 12 --lr 1e-3 --steps 1 --threads 1 ";
+    std::vector<std::string> weights;
+    for (const auto& [gpus, by] : {std::pair("4", "gradients are added up by NCCL"),
+                                   std::pair("2", "through the host (ranks share a GPU)")}) {
+        setenv("R1_STAND_IN_GPUS", gpus, true);
+        const auto r = run(f, flags + "--out " + (f / gpus), launch(3));
+        unsetenv("R1_STAND_IN_GPUS");
+        REQUIRE(r.status == 0);
+        CHECK(has(r.out, by));
+        weights.push_back(read_file(f / (std::string(gpus) + "/model.safetensors")));
+    }
+    CHECK(weights[0] == weights[1]);
 }
 
 TEST_CASE("an error on one rank ends them all with its sentence, as does the death of one") {
@@ -230,7 +281,7 @@ TEST_CASE("an error on one rank ends them all with its sentence, as does the dea
     CHECK(clock.seconds() < 30);
 
     // What all of them refuse, and what only the first can see: another run is going on in --out.
-    CHECK(run(f, flags + "--prompts 6 --out " + (f / "b"), mpirun).status == 2);
+    CHECK(run(f, flags + "--prompts 3 --out " + (f / "b"), mpirun).status == 2);
     CHECK(!fs::exists(f / "b"));
     fs::create_directories(f / "locked");
     const auto lock = r1::lock_folder(f / "locked");

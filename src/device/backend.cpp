@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "src/run/comm.h"
+
 namespace r1 {
 namespace {
 
@@ -81,6 +83,18 @@ double Backend::sum_of_squares(Tensor t) {
 void Backend::adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& options) {
     compute_on_host(*this, {&param, &m, &v}, {&grad},
                     [&](Backend& host) { host.adamw(param, grad, m, v, options); });
+}
+
+void Backend::all_reduce_sum(Tensor t, const Comm& ranks) {
+    if (ranks.size() == 1) return;
+    const Tensor all = t.reshape(t.size(), 1);
+    std::vector<float> host(std::min<std::int64_t>(t.size(), 1 << 22));
+    for (std::int64_t begin = 0; begin < t.size(); begin += std::ssize(host)) {
+        const Tensor part = all.slice(begin, std::min(std::ssize(host), t.size() - begin));
+        download(host.data(), part);
+        ranks.all_reduce_sum(std::span(host).first(part.size()));
+        upload(part, host.data());
+    }
 }
 
 void Backend::count(std::size_t taken, std::size_t given) {

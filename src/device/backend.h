@@ -45,6 +45,8 @@
 
 namespace r1 {
 
+class Comm;
+
 /// How attention reads one packed buffer: columns [0, H*D) are queries, then K*D keys, then K*D
 /// values. Query head h uses key/value head h / (H / K) (grouped-query attention, arXiv
 /// 2305.13245).
@@ -259,6 +261,11 @@ class Backend {
     virtual void sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters,
                         const SampleOptions& options);
 
+    // ---- several devices, a process each ----
+    /// t = its sum over the ranks, in place, with the same bits on each of them; all of them call
+    /// it, with the same sizes. t F32
+    virtual void all_reduce_sum(Tensor t, const Comm& ranks);
+
     // ---- optimizer ----
     /// sum of squares, in float64
     virtual double sum_of_squares(Tensor t);
@@ -294,7 +301,7 @@ void upload_floats(Backend& backend, Tensor to, std::span<const float> from);
 
 /// Raise it with every change to the classes of this file and tensor.h: a library built for others
 /// is turned away.
-constexpr int kBackendVersion = 3;
+constexpr int kBackendVersion = 4;
 
 }  // namespace r1
 

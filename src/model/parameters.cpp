@@ -200,14 +200,6 @@ void Parameters::upload(std::span<const float> values) {
     changed();
 }
 
-void Parameters::all_reduce_gradients(const Comm& comm) {
-    if (comm.size() == 1) return;
-    std::vector<float> host(gradients_.size());
-    backend_.download(host.data(), gradients_);
-    comm.all_reduce_sum(host);
-    backend_.upload(gradients_, host.data());
-}
-
 void Parameters::changed() {
     if (options_.bf16_matrices && !options_.bf16_master)
         backend_.to_bfloat16(policy_.matrices, matrices_);

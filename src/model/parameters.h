@@ -9,7 +9,6 @@
 
 #include "src/model/config.h"
 #include "src/model/safetensors.h"
-#include "src/run/comm.h"
 
 namespace r1 {
 
@@ -86,9 +85,6 @@ class Parameters {
     void upload(std::span<const float> values);
     /// Call after the parameters were changed from outside: refreshes the bfloat16 copy.
     void changed();
-
-    /// Sums the gradients over the ranks.
-    void all_reduce_gradients(const Comm& comm);
 
     const ParameterLayout& layout() const { return layout_; }
     /// The master: layout().matrices elements, float32 or bfloat16, and the vectors behind them,

@@ -77,7 +77,7 @@ void Watch::check(int step, const Metrics& metrics, double min_entropy, const st
 void Watch::say_if_nothing_is_learnt(const Metrics& metrics, std::span<const Response> responses,
                                      int max_new_tokens) {
     steps_without_spread_ = metrics["groups_without_spread"] == 1 ? steps_without_spread_ + 1 : 0;
-    if (steps_without_spread_ % 20 != 3) return;
+    if (steps_without_spread_ % 20 != 3 || responses.empty()) return;
     const Response& r = responses[0];
     std::printf(
         "nothing is learnt: for %d steps the responses of each group had equal rewards; %s. For example:\n"

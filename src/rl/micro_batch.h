@@ -1,5 +1,6 @@
 // Responses cut into what fits a forward pass.
 #pragma once
+#include <algorithm>
 #include <span>
 #include <vector>
 
@@ -10,12 +11,14 @@
 
 namespace r1 {
 
-/// Part update % parts of the responses, in whole groups.
-inline std::span<Response> mini_batch(std::span<Response> responses, std::size_t group_size,
-                                      std::size_t update, std::size_t parts) {
-    const std::size_t groups = responses.size() / group_size, part = update % parts;
-    const std::size_t first = groups * part / parts, end = groups * (part + 1) / parts;
-    return responses.subspan(first * group_size, (end - first) * group_size);
+/// Part update % parts of a step's groups, those that this rank has: the same groups on any number
+/// of ranks. `responses` come in the order of their groups, `groups` is how many the step has.
+inline std::span<Response> mini_batch(std::span<Response> responses, std::int64_t groups,
+                                      int update, int parts) {
+    const auto begins = [&](int part) {
+        return std::ranges::lower_bound(responses, groups * part / parts, {}, &Response::group);
+    };
+    return {begins(update % parts), begins(update % parts + 1)};
 }
 
 /// Cuts responses, but for those that are masked, into micro-batches of fewer than token_budget

@@ -30,6 +30,7 @@ struct Response {
     double reward = 0;
 
     // Training:
+    int group = 0;  ///< of its question among those of the step, whichever rank has them
     float advantage = 0;
     bool masked = false;                        ///< it has no part in the loss
     std::vector<float> old_logp{}, ref_logp{};  ///< of each token under pi_old and pi_ref; empty

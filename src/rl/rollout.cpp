@@ -64,6 +64,27 @@ void for_each_chunk(Generator& generator, const ModelFolder& model, Judge& judge
     shown.end();
 }
 
+void ChosenGroups::add(std::vector<Response>& sampled, const std::vector<double>& teaches,
+                       const Comm& comm) {
+    for (std::size_t p = 0; p < teaches.size(); ++p) {
+        if (teaching_ + (teaches[p] ? 0 : spare_) >= wanted_) continue;
+        const int number = teaches[p] ? teaching_++ : wanted_ + spare_++;
+        if (static_cast<int>(p) % comm.size() != comm.rank()) continue;
+        for (Response& r : std::span(sampled).subspan(p / comm.size() * group_size_, group_size_)) {
+            r.group = number;
+            own_.push_back(std::move(r));
+        }
+    }
+}
+std::vector<Response> ChosenGroups::take() {
+    const int missing = wanted_ - teaching_;
+    std::erase_if(own_, [&](const Response& r) { return r.group >= wanted_ + missing; });
+    std::ranges::stable_sort(own_, {}, &Response::group);
+    for (Response& r : own_)
+        if (r.group >= wanted_) r.group -= missing;
+    return std::move(own_);
+}
+
 std::vector<const Problem*> share_of(const std::vector<Problem>& problems, int rank, int size) {
     std::vector<const Problem*> share;
     for (std::size_t i = rank; i < problems.size(); i += size) share.push_back(&problems[i]);

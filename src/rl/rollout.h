@@ -10,6 +10,7 @@
 #include "src/rl/generate.h"
 #include "src/rl/judge.h"
 #include "src/rl/model_folder.h"
+#include "src/run/comm.h"
 
 namespace r1 {
 
@@ -35,6 +36,25 @@ void for_each_chunk(Generator& generator, const ModelFolder& model, Judge& judge
                     const std::vector<const Problem*>& problems, const GenerateOptions& options,
                     const std::string& progress,
                     const std::function<bool(std::vector<Response>&)>& body);
+
+/// The groups of a step: those that teach something, in the order of their questions, and behind
+/// them, up to as many as are wanted, others. Each rank keeps its own of them, and knows how many
+/// all have: so they are the same groups on any number of ranks.
+class ChosenGroups {
+  public:
+    ChosenGroups(int wanted, std::size_t group_size) : wanted_(wanted), group_size_(group_size) {}
+    /// `teaches`: of each question of a round, over all ranks. sampled: the responses to those of
+    /// this rank, every comm.size()-th.
+    void add(std::vector<Response>& sampled, const std::vector<double>& teaches, const Comm& comm);
+    int teaching() const { return teaching_; }
+    /// This rank's responses, with the numbers of their groups.
+    std::vector<Response> take();
+
+  private:
+    int wanted_, teaching_ = 0, spare_ = 0;
+    std::size_t group_size_;
+    std::vector<Response> own_;
+};
 
 /// Pointers to every `size`-th problem from `rank` on: a rank's share.
 std::vector<const Problem*> share_of(const std::vector<Problem>& problems, int rank = 0,

@@ -39,6 +39,7 @@ void TrainingLog::step(int step, const Metrics& m) {
 }
 
 void TrainingLog::samples(int step, const Judge& judge, std::span<const Response> group) {
+    if (group.empty()) return;  // another rank's
     print_sample("sample", group[0]);
     for (const Response& r : group) {
         nlohmann::ordered_json line = {

@@ -76,7 +76,6 @@ Checkpoint TrainingRun::restore(const Trainee& trainee) const {
         check_schedule(before, record_, static_cast<std::int64_t>(checkpoint.count("step")));
     };
     Checkpoint checkpoint = load_checkpoint(out(), *trainee.model, *trainee.optimizer, check);
-    if (!is_root_) return checkpoint;
     if (!checkpoint.note.empty()) std::printf("note: %s\n", checkpoint.note.c_str());
     print_notes(notes);
     std::printf("resumed at step %s\n", checkpoint.values.at("step").c_str());
@@ -116,8 +115,7 @@ void TrainingRun::save(const Trainee& trainee, std::int64_t step,
 }
 
 int TrainingRun::stopped(std::int64_t step) const {
-    if (is_root_)
-        std::printf("stopped at step %lld; go on with --resume\n", static_cast<long long>(step));
+    std::printf("stopped at step %lld; go on with --resume\n", static_cast<long long>(step));
     return 130;
 }
 

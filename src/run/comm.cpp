@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 
 #include "src/run/error.h"
@@ -13,10 +14,11 @@
 namespace r1 {
 namespace {
 
-/// Set by the launchers of Open MPI, and of MPICH and Slurm.
-bool launched_by_mpi() {
-    return std::getenv("OMPI_COMM_WORLD_SIZE") || std::getenv("PMI_SIZE") ||
-           std::getenv("PMI_RANK");
+/// How many processes the launcher has started: Open MPI's, MPICH's, or Slurm's srun; else 1.
+int launched() {
+    for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"})
+        if (const char* size = std::getenv(name)) return std::atoi(size);
+    return 1;
 }
 
 #ifdef R1_MPI
@@ -39,10 +41,15 @@ void reduce(void* data, std::int64_t count, MPI_Datatype type, MPI_Op op, int ra
 #ifdef R1_MPI
 bool Comm::available() { return true; }
 Comm::Comm() {
-    if (!launched_by_mpi()) return;
+    if (launched() == 1) return;
     MPI_Init(nullptr, nullptr);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
     MPI_Comm_size(MPI_COMM_WORLD, &size_);
+    if (rank_ != 0 && !std::freopen("/dev/null", "w", stdout)) fail("/dev/null cannot be opened");
+}
+void Comm::broadcast(std::span<char> bytes) const {
+    if (size_ > 1)
+        MPI_Bcast(bytes.data(), static_cast<int>(bytes.size()), MPI_CHAR, 0, MPI_COMM_WORLD);
 }
 void Comm::all_reduce_sum(std::span<double> v) const {
     if (size_ > 1)
@@ -66,9 +73,10 @@ int end_ranks(int status) {
 #else
 bool Comm::available() { return false; }
 Comm::Comm() {
-    if (launched_by_mpi())
+    if (launched() > 1)
         fail("launched by MPI, but built without it; install libopenmpi-dev and build again");
 }
+void Comm::broadcast(std::span<char>) const {}
 void Comm::all_reduce_sum(std::span<double>) const {}
 void Comm::all_reduce_max(std::span<double>) const {}
 void Comm::all_reduce_sum(std::span<float>) const {}

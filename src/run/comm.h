@@ -1,6 +1,8 @@
-// Collectives among the ranks of a data-parallel run: one process each, launched by mpirun. A
-// process that was not launched so is rank 0 of 1, and every call does nothing.
+// Collectives among the ranks of a data-parallel run: one process each, launched by mpirun. Only
+// rank 0, the root, is heard on stdout. A process that was not launched so is rank 0 of 1, and every
+// call does nothing.
 #pragma once
+#include <limits>
 #include <span>
 
 namespace r1 {
@@ -22,6 +24,15 @@ class Comm {
         all_reduce_max({&value, 1});
         return value != 0;
     }
+    /// Whether it is the same number on every rank.
+    bool same(double here) const {
+        if (here != here) here = std::numeric_limits<double>::infinity();  // NaN
+        double most_and_least[] = {here, -here};
+        all_reduce_max(most_and_least);
+        return most_and_least[0] == -most_and_least[1];
+    }
+    /// The root's bytes, on every rank.
+    void broadcast(std::span<char> bytes) const;
     /// values = sum (or maximum) over ranks, in place, with the same bits on every rank.
     void all_reduce_sum(std::span<double> values) const;
     void all_reduce_max(std::span<double> values) const;

@@ -122,6 +122,9 @@ using cudaGraphExec_t = cudaGraph_t;
 struct cudaDeviceProp {
     char name[256] = "a CPU that runs CUDA kernels";
     int major = 9, minor = 0;
+    struct {
+        char bytes[16];
+    } uuid = {};
 };
 
 const char* cudaGetErrorString(cudaError_t);

@@ -297,9 +297,13 @@ const char* cudaGetErrorString(cudaError_t error) {
 }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
-cudaError_t cudaGetDeviceCount(int* count) { return *count = 2, cudaSuccess; }
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-    return *properties = {}, cudaSuccess;
+cudaError_t cudaGetDeviceCount(int* count) {
+    const char* wanted = std::getenv("R1_STAND_IN_GPUS");
+    return *count = wanted ? std::atoi(wanted) : 2, cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+    *properties = {};
+    return properties->uuid.bytes[0] = static_cast<char>(device), cudaSuccess;
 }
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 cudaError_t cudaMalloc(void** data, std::size_t bytes) {
@@ -337,7 +341,10 @@ cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t
     submit([=] { std::memset(to, value, bytes); });
     return cudaSuccess;
 }
-cudaError_t cudaStreamCreate(cudaStream_t* stream) { return *stream = nullptr, cudaSuccess; }
+cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+    static int only_one;
+    return *stream = &only_one, cudaSuccess;
+}
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return wait_for(queued), cudaSuccess; }
 cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
