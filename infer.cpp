@@ -21,7 +21,7 @@ namespace {
 
 // clang-format off
 struct Options : Flags {
-    Options() : Flags("infer", "Complete a prompt, chat, evaluate a model on problems, or sample from it") {
+    Options() : Flags("infer", "Complete a prompt, chat, evaluate a model on problems, or sample from it. Under mpirun the ranks share the problems") {
         for (const char* flag : {"--keep", "--per-prompt", "--resume"}) (*this)[flag].needs(&(*this)["--sample"]);
         (*this)["--sample"].needs(&(*this)["--out"]);
         (*this)["--raw"].excludes(&(*this)["--eval"])->excludes(&(*this)["--sample"]);
@@ -66,7 +66,8 @@ struct Options : Flags {
 
 /// Everything that is loaded before the first token.
 struct Setup {
-    explicit Setup(const Options& o);
+    Setup(const Options& o, const Comm& comm);
+    const Comm& comm;  ///< the ranks share the problems
     ModelFolder folder;
     Judge judge;
     std::vector<Problem> problems;
@@ -81,14 +82,16 @@ int sample(Setup& s, const Options& o, nlohmann::ordered_json record);
 int chat(Setup& s, const Options& o);
 std::string complete(Setup& s, const Options& o, const std::string& text, std::uint32_t turn);
 
-int infer(const Options& o, const nlohmann::ordered_json& record) {
+int infer(const Options& o, const Comm& comm, const nlohmann::ordered_json& record) {
     const int modes = !o.prompt.empty() + o.chat + !o.eval.empty() + !o.sample.empty();
     if (modes != 1) fail("one of --prompt, --chat, --eval and --sample must be given; see --help");
+    if (comm.size() > 1 && o.problems().empty())
+        fail("several ranks can share --eval or --sample; start --prompt and --chat by themselves");
     if (!o.out.empty()) check_output(o.out);
     std::error_code none;
     if (std::filesystem::equivalent(o.out, o.problems(), none))
         fail("--out ", o.out, " is the file that the problems are in; choose another");
-    Setup s(o);
+    Setup s(o, comm);
     if (!o.eval.empty()) return evaluate(s, o);
     if (!o.sample.empty()) return sample(s, o, record);
     if (o.chat) return chat(s, o);
@@ -108,7 +111,7 @@ nlohmann::ordered_json known(const Setup& s, const Response& r) {
 
 int evaluate(Setup& s, const Options& o) {
     std::optional<JsonLines> lines;
-    if (!o.out.empty()) lines.emplace(partial_of(o.out));
+    if (!o.out.empty() && s.comm.is_root()) lines.emplace(partial_of(o.out));
     Evaluation evaluation;
     std::vector<double> rewards;
     Metrics means;
@@ -130,9 +133,9 @@ int evaluate(Setup& s, const Options& o) {
         }
         return !stop_requested();
     };
-    for_each_chunk(*s.generator, s.folder, s.judge, share_of(s.problems), s.sampling, "problems",
+    for_each_chunk(*s.generator, s.folder, s.judge, s.comm, s.problems, s.sampling, "problems",
                    body);
-    if (stop_requested()) return 130;
+    if (s.comm.any(stop_requested())) return 130;
     std::printf(
         "%zu problems x %d samples, temperature %g, top-p %g; 95%% intervals over problems\n",
         s.problems.size(), o.samples, o.temperature, o.top_p);
@@ -203,22 +206,25 @@ int sample(Setup& s, const Options& o, nlohmann::ordered_json record) {
     const Keep keep(o.keep);
     const auto partial = partial_of(o.out);
     const std::filesystem::path made_by = o.out + ".run.json";
-    describe_inputs(record, s.device.backend->name(), 1,
+    describe_inputs(record, s.device.backend->name(), s.comm.size(),
                     {{"model", o.model}, {"sample", o.sample}});
     s.folder.describe(record);
     const bool resuming = o.resume && std::filesystem::exists(partial);
+    s.comm.any(false);  // every rank has looked before one writes
     if (resuming) {
         const auto before = std::filesystem::exists(made_by) ? read_input(made_by) : "";
         print_notes(compare_runs(nlohmann::ordered_json::parse(before, nullptr, false), record,
                                  o.may_differ()));
-    } else {
+    } else if (s.comm.is_root()) {
         // It is an older run's, which the new record would not describe.
         std::filesystem::remove(partial);
         write_file(made_by, record.dump(2) + "\n");
     }
     const Kept done = resuming ? kept_samples(partial) : Kept{};
     std::size_t kept = done.samples;
-    JsonLines lines(partial, done.bytes);
+    s.comm.any(false);
+    std::optional<JsonLines> lines;
+    if (s.comm.is_root()) lines.emplace(partial, done.bytes);
     const auto write_kept = [&](std::span<const Response> of_problem) {
         std::set<std::string> texts;
         for (const Response& r : of_problem) {
@@ -230,26 +236,27 @@ int sample(Setup& s, const Options& o, nlohmann::ordered_json record) {
                 {"prompt", prompt}, {"completion", r.text.substr(opened_thought(prompt).size())}};
             if (!r.stopped) line["eos"] = false;
             line.update(known(s, r));
-            lines.write(line);
+            if (lines) lines->write(line);
             ++kept;
         }
     };
-    auto problems = share_of(s.problems);
-    if (done.problems >= problems.size())
+    if (done.problems >= s.problems.size())
         fail(partial, ": holds samples of problem ", done.problems, ", and --sample has only ",
-             problems.size(), "; remove the file");
-    problems.erase(problems.begin(), problems.begin() + static_cast<std::ptrdiff_t>(done.problems));
+             s.problems.size(), "; remove the file");
+    const auto problems = std::span(s.problems).subspan(done.problems);
     const auto body = [&](std::span<const Response> all) {
         for (; !all.empty(); all = all.subspan(o.samples)) write_kept(all.first(o.samples));
         return !stop_requested();
     };
-    for_each_chunk(*s.generator, s.folder, s.judge, problems, s.sampling, "problems", body);
-    if (stop_requested()) {
+    for_each_chunk(*s.generator, s.folder, s.judge, s.comm, problems, s.sampling, "problems", body);
+    if (s.comm.any(stop_requested())) {
         std::printf("stopped; go on with --resume\n");
         return 130;
     }
-    lines.sync();
-    put_in_place(o.out);
+    if (lines) {
+        lines->sync();
+        put_in_place(o.out);
+    }
     std::printf("%zu of %zu samples kept, in %s\n", kept, s.problems.size() * o.samples,
                 o.out.c_str());
     return 0;
@@ -338,8 +345,9 @@ RewardOptions choose_reward(const Options& o) {
     return options;
 }
 
-Setup::Setup(const Options& o)
-    : folder(o.model, o.prompts.choice, o.prompts.form(), o.prompts.stop_texts,
+Setup::Setup(const Options& o, const Comm& comm)
+    : comm(comm),
+      folder(o.model, o.prompts.choice, o.prompts.form(), o.prompts.stop_texts,
              o.prompts.escape_special),
       judge(choose_reward(o)),
       device(make_device(o.device.device, o.device.dtype)) {
@@ -388,7 +396,8 @@ int main(int argc, char** argv) {
     Options o;
     return o.main(argc, argv, [&] {
         if (!o.problems().empty()) install_stop_handler();
+        const Comm comm;
         set_threads(o.device.threads);
-        return infer(o, describe_run(o.app(), argc, argv));
+        return infer(o, comm, describe_run(o.app(), argc, argv));
     });
 }

@@ -312,16 +312,14 @@ void evaluate(Setup& s, State& state, const Options& o) {
     options.samples_per_prompt = o.eval_samples;
     options.step = 0x80000000u;
     std::vector<Response> responses;
-    const auto problems = share_of(s.held_out, s.comm.rank(), s.comm.size());
     const auto add = [&](std::vector<Response>& some) {
         std::ranges::move(some, std::back_inserter(responses));
         return true;
     };
-    for_each_chunk(*s.trainee->generator, s.folder, s.judge, problems, options,
-                   state.log ? "evaluation" : "", add);
+    for_each_chunk(*s.trainee->generator, s.folder, s.judge, s.comm, s.held_out, options,
+                   "evaluation", add);
     Metrics metrics;
     record_evaluation(s.judge, responses, metrics);
-    metrics.all_reduce(s.comm);
     const bool is_best = state.evaluations.add(state.step, metrics["reward"]);
     if (!state.log) return;
     state.log->evaluation(state.step, s.judge, metrics, responses, o.eval_samples);

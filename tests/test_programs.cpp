@@ -246,6 +246,27 @@ TEST_CASE("a run goes on with another number of ranks, and so does train_sft") {
     }
 }
 
+TEST_CASE("evaluations and samples are the same bytes on any number of ranks, also when another goes on") {
+    const TemporaryFolder f;
+    if (launch(1).empty()) return;
+    const std::string infer = "infer --model " + kBase + " --samples 2 --slots 8 --threads 1 ",
+                      eval = infer + "--eval " + problems(f, 25), sample = infer + "--sample " + problems(f, 25);
+    REQUIRE(run(f, eval + " --out " + (f / "eval_1")).status == 0);
+    REQUIRE(run(f, sample + " --out " + (f / "sample")).status == 0);
+    const std::string samples = read_file(f / "sample");
+    const auto many = run(f, eval + " --out " + (f / "eval_3"), launch(3));
+    REQUIRE(many.status == 0);
+    CHECK(read_file(f / "eval_3") == read_file(f / "eval_1"));
+    CHECK(has(many.out, "pass@1"));
+    CHECK(many.out.find("pass@1") == many.out.rfind("pass@1"));  // one rank is heard
+    // Killed in the middle of a line of the tenth problem or so; two ranks go on.
+    fs::remove(f / "sample");
+    std::ofstream(f / "sample.partial") << samples.substr(0, samples.size() * 2 / 5);
+    REQUIRE(run(f, sample + " --resume --out " + (f / "sample"), launch(2)).status == 0);
+    CHECK(read_file(f / "sample") == samples);
+    CHECK(run(f, infer + "--prompt 1,2,3=6:", launch(2)).status == 2);
+}
+
 TEST_CASE("GPUs add up by NCCL, where each rank has one; else through the host: to the same weights") {
     const TemporaryFolder f;
     if (launch(1).empty()) return;

@@ -47,19 +47,59 @@ std::vector<Response> sample_responses(Generator& generator, const ModelFolder& 
     return responses;
 }
 
-void for_each_chunk(Generator& generator, const ModelFolder& model, Judge& judge,
-                    const std::vector<const Problem*>& problems, const GenerateOptions& options,
+namespace {
+
+/// What a rank tells the others of its responses, and what they make of it; first: its first
+/// problem.
+std::string packed(std::span<const Response> responses) {
+    auto all = nlohmann::json::array();
+    for (const Response& r : responses)
+        all.push_back({r.tokens, r.stopped, r.stop_token, r.text, r.accuracy.value,
+                       r.accuracy.reason, r.format.value, r.format.reason, r.measures, r.reward});
+    std::string bytes;
+    nlohmann::json::to_cbor(all, bytes);
+    return bytes;
+}
+void unpack(const std::string& bytes, const Problem* first, int samples_each,
+            std::vector<Response>& responses) {
+    int count = 0;
+    for (const auto& one : nlohmann::json::from_cbor(bytes)) {
+        Response& r = responses.emplace_back();
+        one[0].get_to(r.tokens);
+        one[1].get_to(r.stopped);
+        one[2].get_to(r.stop_token);
+        one[3].get_to(r.text);
+        r.accuracy = {one[4], one[5]};
+        r.format = {one[6], one[7]};
+        one[8].get_to(r.measures);
+        r.reward = one[9];
+        r.problem = first + count++ / samples_each;
+    }
+}
+
+}  // namespace
+
+void for_each_chunk(Generator& generator, const ModelFolder& model, Judge& judge, const Comm& comm,
+                    std::span<const Problem> problems, const GenerateOptions& options,
                     const std::string& progress,
                     const std::function<bool(std::vector<Response>&)>& body) {
     Progress shown(progress);
-    const int at_a_time = std::max(1, 2 * generator.slots() / options.samples_per_prompt);
-    for (auto begin = problems.begin(); begin != problems.end();) {
-        if (!progress.empty()) shown.show(begin - problems.begin(), problems.size());
-        const auto end = begin + std::min<std::ptrdiff_t>(at_a_time, problems.end() - begin);
-        auto responses = sample_responses(generator, model, {begin, end}, options);
+    const int each = options.samples_per_prompt, ranks = comm.size();
+    const std::size_t at_a_time = std::max(1, 2 * generator.slots() / each) * ranks;
+    for (std::size_t begin = 0; begin < problems.size(); begin += at_a_time) {
+        if (!progress.empty()) shown.show(begin, problems.size());
+        const std::size_t count = std::min(at_a_time, problems.size() - begin);
+        const auto first_of = [&](int rank) { return &problems[begin] + count * rank / ranks; };
+        std::vector<const Problem*> own;
+        for (auto p = first_of(comm.rank()); p < first_of(comm.rank() + 1); ++p) own.push_back(p);
+        auto responses = sample_responses(generator, model, own, options);
         judge(responses);
-        if (!body(responses)) break;
-        begin = end;
+        if (ranks > 1) {
+            const auto parts = comm.all_gather(packed(responses));
+            responses.clear();
+            for (int r = 0; r < ranks; ++r) unpack(parts[r], first_of(r), each, responses);
+        }
+        if (comm.any(!body(responses))) break;
     }
     shown.end();
 }
@@ -83,12 +123,6 @@ std::vector<Response> ChosenGroups::take() {
     for (Response& r : own_)
         if (r.group >= wanted_) r.group -= missing;
     return std::move(own_);
-}
-
-std::vector<const Problem*> share_of(const std::vector<Problem>& problems, int rank, int size) {
-    std::vector<const Problem*> share;
-    for (std::size_t i = rank; i < problems.size(); i += size) share.push_back(&problems[i]);
-    return share;
 }
 
 }  // namespace r1

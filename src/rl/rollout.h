@@ -30,10 +30,11 @@ std::vector<Response> sample_responses(Generator& generator, const ModelFolder& 
                                        const std::vector<const Problem*>& problems,
                                        GenerateOptions options);
 
-/// Samples and grades problems, some at a time, and calls body(their responses) for each part while
-/// that returns true. Shows how far it has come, where `progress` says what it is.
-void for_each_chunk(Generator& generator, const ModelFolder& model, Judge& judge,
-                    const std::vector<const Problem*>& problems, const GenerateOptions& options,
+/// Samples and grades problems, some at a time, which the ranks share, and calls body(responses to
+/// all of those) on each rank while that returns true. Log-probabilities are not among what ranks
+/// tell each other. Shows how far it has come, where `progress` says what it is.
+void for_each_chunk(Generator& generator, const ModelFolder& model, Judge& judge, const Comm& comm,
+                    std::span<const Problem> problems, const GenerateOptions& options,
                     const std::string& progress,
                     const std::function<bool(std::vector<Response>&)>& body);
 
@@ -55,9 +56,5 @@ class ChosenGroups {
     std::size_t group_size_;
     std::vector<Response> own_;
 };
-
-/// Pointers to every `size`-th problem from `rank` on: a rank's share.
-std::vector<const Problem*> share_of(const std::vector<Problem>& problems, int rank = 0,
-                                     int size = 1);
 
 }  // namespace r1

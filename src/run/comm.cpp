@@ -47,6 +47,19 @@ Comm::Comm() {
     MPI_Comm_size(MPI_COMM_WORLD, &size_);
     if (rank_ != 0 && !std::freopen("/dev/null", "w", stdout)) fail("/dev/null cannot be opened");
 }
+std::vector<std::string> Comm::all_gather(const std::string& own) const {
+    if (size_ == 1) return {own};
+    const int bytes = static_cast<int>(own.size());
+    std::vector<int> sizes(size_), begins(size_ + 1);
+    MPI_Allgather(&bytes, 1, MPI_INT, sizes.data(), 1, MPI_INT, MPI_COMM_WORLD);
+    for (int r = 0; r < size_; ++r) begins[r + 1] = begins[r] + sizes[r];
+    std::string all(begins[size_], 0);
+    MPI_Allgatherv(own.data(), bytes, MPI_CHAR, all.data(), sizes.data(), begins.data(), MPI_CHAR,
+                   MPI_COMM_WORLD);
+    std::vector<std::string> parts;
+    for (int r = 0; r < size_; ++r) parts.push_back(all.substr(begins[r], sizes[r]));
+    return parts;
+}
 void Comm::broadcast(std::span<char> bytes) const {
     if (size_ > 1)
         MPI_Bcast(bytes.data(), static_cast<int>(bytes.size()), MPI_CHAR, 0, MPI_COMM_WORLD);
@@ -76,6 +89,7 @@ Comm::Comm() {
     if (launched() > 1)
         fail("launched by MPI, but built without it; install libopenmpi-dev and build again");
 }
+std::vector<std::string> Comm::all_gather(const std::string& own) const { return {own}; }
 void Comm::broadcast(std::span<char>) const {}
 void Comm::all_reduce_sum(std::span<double>) const {}
 void Comm::all_reduce_max(std::span<double>) const {}

@@ -1,9 +1,11 @@
 // Collectives among the ranks of a data-parallel run: one process each, launched by mpirun. Only
-// rank 0, the root, is heard on stdout. A process that was not launched so is rank 0 of 1, and every
-// call does nothing.
+// rank 0, the root, is heard on stdout. A process that was not launched so is rank 0 of 1, and
+// every call does nothing.
 #pragma once
 #include <limits>
 #include <span>
+#include <string>
+#include <vector>
 
 namespace r1 {
 
@@ -31,6 +33,8 @@ class Comm {
         all_reduce_max(most_and_least);
         return most_and_least[0] == -most_and_least[1];
     }
+    /// What each rank has, in the order of the ranks, on all of them.
+    std::vector<std::string> all_gather(const std::string& own) const;
     /// The root's bytes, on every rank.
     void broadcast(std::span<char> bytes) const;
     /// values = sum (or maximum) over ranks, in place, with the same bits on every rank.

@@ -34,8 +34,8 @@ NVLINK, NETWORK, PCIE = 370, 47, 50
 BEGIN, NVLINK_STEP, NETWORK_STEP, TREE, LONG_RING, SMALL_SUM = 8.4, 3.4, 14, 0.92, 1.4, 6.6 + 2 * (NODE - 1) * 0.6
 # Given up until ZeRO-1 on eight GPUs fits a card: whether to recompute, to hold the reference; what divides a pass, and the slots.
 LADDER = {"nothing": (0, 1, 1, 1), "activations": (1, 1, 1, 1), "activations, reference": (1, 0, 1, 1),
-          "activations, reference, half a pass": (1, 0, 2, 1), "activations, reference, half a pass, half the slots": (1, 0, 2, 2),
-          "activations, reference, half a pass, 3/4 of the slots": (1, 0, 2, 4)}  # fmt: skip
+          "activations, reference, half a pass": (1, 0, 2, 1), "activations, reference, half a pass, 1/2 of the slots": (1, 0, 2, 2),
+          **{f"activations, reference, half a pass, {n - 1}/{n} of the slots": (1, 0, 2, n) for n in (4, 8)}}  # fmt: skip
 NUMBERS = dict(rho=0.5, mean=0, p99=4000, limit=0, prompt=128, questions=32, group=16, updates=1, slots=256, budget=16384, seed=1)
 seconds = lambda kernels: predict.total(CARD, kernels) / 1e6
 
@@ -148,7 +148,7 @@ def show(o, title, weak):
             a, b = (rows[name, ranks]["efficiency"][way] for ranks in (p, q))
             if b < percent <= a:  # between the two that were simulated
                 return f"below {percent}% at about {float(f'{p * (q / p) ** (math.log(a / percent) / math.log(a / b)):.2g}'):,.0f} GPUs"
-        return f"to no less than {percent}% up to {o.gpus[-1]:,}"
+        return f"not below {percent}% up to {o.gpus[-1]:,}"
 
     print(f"\nPREDICTED: {title}\n\n| model | GPUs | responses a GPU | rollout s | training s | all-reduce ms | waiting s | step s "
           "| efficiency | by length saves | dealt anew | ZeRO-1 | overlap | step with all s | efficiency | GiB | GiB, ZeRO-1 |\n|"
@@ -156,14 +156,14 @@ def show(o, title, weak):
     rows = simulate(o, weak)
     for (name, ranks), r in sorted(rows.items()):
         cells = [f"{r['responses']:g}", f"{r['rollout']:.2f}", f"{r['training']:.2f}", f"{1e3 * r['sum']:.1f} {r['how']}",
-                 f"{r['waiting']:.2f}", f"{r['steps'][0]:.2f}", f"{r['efficiency'][0]:.0f}%", *(f"{x + 1e-9:.1f}%" for x in r["gains"]),
+                 f"{r['waiting']:.2f}", f"{r['steps'][0]:.2f}", f"{r['efficiency'][0]:.0f}%", *(f"{round(x, 1) + 0:.1f}%" for x in r["gains"]),
                  f"{r['steps'][4]:.2f}", f"{r['efficiency'][1]:.0f}%", *(f"{x:.0f}{'*' * (x > CARD_GIB)}" for x in r["gib"])]  # fmt: skip
         print(f"| {name} | {ranks:,} | " + " | ".join(cells) + " |")
     for name in MODELS:
         falls = [", ".join(below(name, way, percent) for percent in (80, 50)) for way in (0, 1)]
         best = min(rows[name, ranks]["steps"][4] for ranks in o.gpus)
         enough = next(ranks for ranks in o.gpus if rows[name, ranks]["steps"][4] * 0.9 <= best)
-        print(f"\n{name}: efficiency falls {falls[0]}; with all four measures {falls[1]}."
+        print(f"\n{name}: efficiency {falls[0]}; with all four measures {falls[1]}."
               + f" No step is a tenth shorter than on {enough:,} GPUs; the shortest takes {best:.1f} s." * (not weak))  # fmt: skip
     wait, summed = (sorted(100 * r[key] / r["steps"][0] for r in rows.values()) for key in ("waiting", "sum"))
     print(f"\nWaiting is {wait[0]:.0f} to {wait[-1]:.0f}% of a plain step, the all-reduce {summed[0]:.1f} to {summed[-1]:.1f}%.")
@@ -208,7 +208,7 @@ def main():
 PREDICTED: tensor parallelism is left out. Memory does not ask for it where a replica fits a card. With all of the above given up,
 float32 states do so alone: {alone}; with ZeRO-1 on {NODE} GPUs: {sharded}. It would bring something: the last
 response of a rollout decodes alone, and {NODE} GPUs would read its weights faster, at two sums of {SMALL_SUM:.0f} us a layer. But it puts
-collectives into each layer, forward, backward and at each token, where a lower limit of lengths shortens the wait without code.""")
+collectives into each layer, forward, backward and at each token, where more responses a rollout dilute the wait without any code.""")
     for name, m in MODELS.items():
         one, split = (1e3 * seconds([k._replace(bytes=k.bytes / by) for k in predict.decode(m, 1, longest // 2)]) for by in (1, NODE))
         memory = [f"{need(m, most, zero, states):.0f} GiB" for zero, states in ((False, 12), (False, 4), (True, 12))]
