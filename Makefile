@@ -22,7 +22,7 @@ define compile
 	@cmake --build $(1) --parallel $(JOBS) --target $(3)
 endef
 
-.PHONY: help deps check-deps build cuda test torture tsan conformance demo base r1 report watch bench bundle mutants variants fuzz format clean
+.PHONY: help deps check-deps build cuda test torture tsan conformance demo base r1 report watch bench bench-growth peers bundle mutants variants fuzz format clean
 .NOTPARALLEL:
 
 help:  ## lists the targets
@@ -99,6 +99,17 @@ bench: deps  ## times training and decoding beside the machine's peaks
 	$(call compile,build,,r1_bench)
 	build/r1_bench
 
+bench-growth: deps  ## how speed and memory grow with lengths, batches, vocabulary and model, as a table (an hour)
+	$(call compile,build,,r1_bench)
+	tests/growth.py --record
+
+peers: build  ## sets us beside PyTorch, transformers, TRL and llama.cpp: MODEL=folder DATA=problems.jsonl (pip, 7 GB, an hour)
+	@[ -d "$(MODEL)" ] && [ -f "$(DATA)" ] || { echo "make peers wants MODEL, a model folder such as SmolLM2-135M-Instruct, and DATA, problems such as GSM8K's"; exit 2; }
+	$(call compile,build,,r1_bench)
+	@[ -d build-peers ] || python3 -m venv build-peers
+	build-peers/bin/pip install -q torch transformers trl datasets safetensors gguf llama-cpp-python
+	build-peers/bin/python tests/peers/peers.py --model "$(MODEL)" --data "$(DATA)" --record
+
 variants: build  ## trains the tiny base with every preset, three seeds each, and prints a table (STEPS, SEEDS, PRESETS)
 	@BUILD=build tests/variants.sh
 
@@ -114,4 +125,4 @@ format:  ## applies .clang-format to every source file
 	    | xargs -0 clang-format -i
 
 clean:  ## removes what was built; runs/ stays
-	rm -rf build build-asan build-tsan build-fuzz build-mutants build-bundle bundle
+	rm -rf build build-peers build-asan build-tsan build-fuzz build-mutants build-bundle bundle

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Sets this program beside PyTorch, transformers, TRL and llama.cpp: the same machine, weights, prompts and options.
 
-    make peers MODEL=~/SmolLM2-135M-Instruct DATA=gsm8k/test.jsonl        # needs pip, 6 GB of disk, half an hour
-    build-peers/venv/bin/python tests/peers/peers.py --model DIR --data FILE [--only train] [--rounds 3] [--record]
+    make peers MODEL=~/SmolLM2-135M-Instruct DATA=gsm8k/test.jsonl        # needs pip, 7 GB of disk, an hour
+    build-peers/bin/python tests/peers/peers.py --model DIR --data FILE [--only train] [--rounds 3] [--record]
 
 Every pair is measured in turn, ours and theirs, so that what else the machine does hits both; the table has medians of the
 rounds and their ratio. Each measurement is a process of its own. --record puts the table into tests/peers/RESULTS.md.
