@@ -78,7 +78,7 @@ struct Options : Flags {
 
     Group machine = group("Device");
     DeviceFlags device{*this};
-    const bool& exact = flag("--exact", false, "on the CPU: sampling and training give a token the same log-probability to the last bit, at any size of model, and take longer");
+    const bool& exact = flag("--exact", false, "on the CPU: sampling and training give a token the same log-probability to the last bit, at any size of model, and any number of ranks the same weights; it takes longer");
 
     Group run_folder = group("Run");
     RunFlags run{*this, "runs/grpo", "run folder: log.jsonl, samples.jsonl, checkpoint and the trained model", 50};
@@ -263,7 +263,7 @@ void accumulate_gradient(Setup& s, const Options& o, std::span<Response> respons
     metrics.max("logp_gap_max", 0);
     const LossAggregation aggregation = loss_aggregation(o.loss);
     double loss = 0, tokens = 0;
-    for_each_micro_batch(responses, o.optimizer.token_budget, [&](auto micro, const auto& batch) {
+    const auto backward = [&](auto micro, const auto& batch) {
         const auto scores = s.model().forward(batch, static_cast<float>(o.temperature));
         std::vector<float> dlogp, dentropy;
         for (const Response* r : micro) {
@@ -296,11 +296,12 @@ void accumulate_gradient(Setup& s, const Options& o, std::span<Response> respons
         tokens += static_cast<double>(dlogp.size());
         if (o.entropy_bonus == 0) dentropy.clear();
         s.model().backward(dlogp, dentropy);
-    });
+    };
+    accumulate_over_ranks(s.model(), s.comm, responses, o.optimizer.token_budget,
+                          o.exact ? o.prompts : 0, backward);
     // Each rank's loss is its part of the whole. It hovers around 0 and is no measure of progress.
     metrics.mean("loss", loss, 1.0 / s.comm.size());
     metrics.sum("tokens", tokens);
-    s.trainee->device.backend->all_reduce_sum(s.model().parameters().gradients(), s.comm);
 }
 
 // ---- what is evaluated and kept ----

@@ -220,6 +220,31 @@ TEST_CASE("any number of ranks samples the same tokens and trains the same weigh
     }
 }
 
+TEST_CASE("--exact: any number of ranks trains the same weights, to the last bit") {
+    const TemporaryFolder f;
+    if (launch(1).empty()) return;
+    const std::string flags = "train_grpo --exact --model " + kBase + " --train " + kTrain +
+                              " --prompts 5 --group 4 --max-new-tokens 32 --lr 1e-3 --mini-batches 2 --inner-epochs 2 "
+                              "--beta 0.04 --steps 3 --threads 1 --device cpu --token-budget 400 ";
+    REQUIRE(run(f, flags + "--out " + (f / "1")).status == 0);
+    for (const std::string ranks : {"2", "3"}) {
+        REQUIRE(run(f, flags + "--out " + (f / ranks), launch(std::stoi(ranks))).status == 0);
+        CHECK(read_file(f / ("1/model.safetensors")) == read_file(f / (ranks + "/model.safetensors")));
+    }
+}
+
+TEST_CASE("ranks that have come apart end the run") {
+    const TemporaryFolder f;
+    if (launch(1).empty()) return;
+    const std::string flags = " --train " + kTrain + " --prompts 4 --group 4 --max-new-tokens 32 --lr 1e-2 --threads 1 ";
+    REQUIRE(run(f, "train_grpo --model " + kBase + flags + "--steps 2 --out " + (f / "other")).status == 0);
+    const std::string model = "$([ $OMPI_COMM_WORLD_RANK = 1 ] && echo " + (f / "other") + " || echo " + kBase + ")";
+    const auto r = shell(f, launch(2) + "sh -c 'exec " + kBin + "train_grpo --model " + model + flags +
+                                "--steps 2 --out " + (f / "out") + "'");
+    CHECK(r.status == 2);
+    CHECK(has(r.out, "step 1: the ranks' weights differ"));
+}
+
 TEST_CASE("a run goes on with another number of ranks, and so does train_sft") {
     const TemporaryFolder f;
     if (launch(1).empty()) return;

@@ -55,6 +55,23 @@ void for_each_micro_batch(std::span<Response> responses, std::int64_t token_budg
     flush();
 }
 
+/// for_each_micro_batch(), and then the gradients are added up over the ranks. With `in_order`, of
+/// so many questions, these come one after the other, each on the rank that has it, which goes on
+/// with the sum so far: it has the same bits on any number of ranks, and no two work at a time.
+template <class Body>
+void accumulate_over_ranks(Transformer& model, const Comm& comm, std::span<Response> responses,
+                           std::int64_t token_budget, int in_order, Body body) {
+    Backend& backend = model.backend();
+    const Tensor gradients = model.parameters().gradients();
+    for (int q = 0; q < std::max(in_order, 1); ++q) {
+        const auto part = in_order ? mini_batch(responses, in_order, q, in_order) : responses;
+        if (in_order && !comm.any(!part.empty())) continue;  // no question of this update
+        if (in_order && part.empty()) backend.zero(gradients);
+        for_each_micro_batch(part, token_budget, body);
+        backend.all_reduce_sum(gradients, comm);
+    }
+}
+
 /// What an update on these responses, and on those of the other ranks, averages over.
 inline UpdateSize update_size(const Comm& comm, std::span<const Response> responses) {
     double size[] = {static_cast<double>(responses.size()), 0};

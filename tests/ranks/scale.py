@@ -18,7 +18,7 @@ import sys
 from functools import lru_cache
 from statistics import NormalDist, fmean
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "gpu"))
+sys.dont_write_bytecode, sys.path[:0] = True, [str(pathlib.Path(__file__).resolve().parent.parent / "gpu")]
 import predict
 
 MODELS = {"0.5B": predict.MODELS["Qwen2.5-0.5B"], "1.5B": predict.MODELS["Qwen2.5-1.5B"],  # from Qwen's config.json files
@@ -115,7 +115,7 @@ def simulate(o, weak):
     rows, updates = {}, o.updates
     for ranks in o.gpus:
         questions = max(1, o.questions * ranks // o.gpus[0]) if weak else o.questions
-        responses, count = -(-questions * o.group // ranks), max(8, min(48, 2048 // ranks)) if weak else 24
+        responses, count = -(-questions * o.group // ranks), max(6, min(32, 2048 // ranks)) if weak else 16
         trials = [[*rollouts(o, ranks, questions, random.Random(1000 * o.seed + trial))] for trial in range(count)]
         for name, m in MODELS.items():
             rank, shares, n = Rank(m, o, o.plans[name], responses), ([], [], []), predict.shape(m)[3]
@@ -135,7 +135,7 @@ def simulate(o, weak):
             rows[name, ranks] = dict(
                 responses=questions * o.group / ranks, rollout=means[0][0], training=means[0][2] + rank.exchange + updates * rank.update,
                 sum=updates * all_reduce, how=how, waiting=means[0][1] - means[0][0] + means[0][3] - means[0][2], steps=steps,
-                gains=[100 * (a - b) / steps[0] for a, b in zip(steps, steps[1:])],
+                gains=[round(100 * (a - b) / steps[0], 1) + 0 for a, b in zip(steps, steps[1:])],
                 gib=[gib(m, o, ranks, o.plans[name], rank.slots, zero) for zero in (False, True)])  # fmt: skip
             base = [step if weak else step * o.gpus[0] / ranks for step in rows[name, o.gpus[0]]["steps"]]
             rows[name, ranks]["efficiency"] = [100 * base[way] / steps[way] for way in (0, 4)]
@@ -156,7 +156,7 @@ def show(o, title, weak):
     rows = simulate(o, weak)
     for (name, ranks), r in sorted(rows.items()):
         cells = [f"{r['responses']:g}", f"{r['rollout']:.2f}", f"{r['training']:.2f}", f"{1e3 * r['sum']:.1f} {r['how']}",
-                 f"{r['waiting']:.2f}", f"{r['steps'][0]:.2f}", f"{r['efficiency'][0]:.0f}%", *(f"{round(x, 1) + 0:.1f}%" for x in r["gains"]),
+                 f"{r['waiting']:.2f}", f"{r['steps'][0]:.2f}", f"{r['efficiency'][0]:.0f}%", *(f"{x:.1f}%" for x in r["gains"]),
                  f"{r['steps'][4]:.2f}", f"{r['efficiency'][1]:.0f}%", *(f"{x:.0f}{'*' * (x > CARD_GIB)}" for x in r["gib"])]  # fmt: skip
         print(f"| {name} | {ranks:,} | " + " | ".join(cells) + " |")
     for name in MODELS:
