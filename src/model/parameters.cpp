@@ -200,6 +200,11 @@ void Parameters::upload(std::span<const float> values) {
     changed();
 }
 
+double Parameters::fingerprint() const {
+    const double vectors = backend_.sum_of_squares(vectors_);
+    return options_.bf16_master ? vectors : vectors + backend_.sum_of_squares(matrices_);
+}
+
 void Parameters::changed() {
     if (options_.bf16_matrices && !options_.bf16_master)
         backend_.to_bfloat16(policy_.matrices, matrices_);

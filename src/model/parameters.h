@@ -80,6 +80,9 @@ class Parameters {
     Backend& reference_home() const { return host_ ? *host_ : backend_; }
 
     std::vector<float> download() const;
+    /// Sum of the squares of all of them (of the vectors alone, where the matrices are bfloat16):
+    /// a number that copies which have come apart do not share.
+    double fingerprint() const;
     /// Throws Error where training has left a weight that is not finite, which nobody should save.
     void check_finite() const;
     void upload(std::span<const float> values);
