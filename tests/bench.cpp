@@ -140,7 +140,10 @@ void bench_model(Backend& backend, const Case& c, double peak, double bandwidth)
     const int most = *std::ranges::max_element(c.rows);
     const std::int64_t N = static_cast<std::int64_t>(c.sequences) * c.length;
     const TransformerOptions options{
-        .bf16_matrices = c.dtype == DType::BF16, .max_tokens = N, .max_decode_rows = most};
+        .bf16_matrices = c.dtype == DType::BF16,
+        .keep_logits = c.config.vocab_size > 4096,  // as the trainers choose where it fits
+        .max_tokens = N,
+        .max_decode_rows = most};
     Transformer model(backend, c.config, options);
     Optimizer optimizer(model);
     if (c.folder.empty())

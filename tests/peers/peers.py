@@ -65,10 +65,11 @@ def our_step(model, data, dtype):
     """Seconds of a GRPO step, the median of those after the first."""
     out = WORK / "run"
     run(BUILD / "train_grpo", "--model", model, "--train", data, "--prompts", PROMPTS, "--group", GROUP, "--max-new-tokens",
-        NEW, "--steps", 3, "--lr", 1e-6, "--dtype", dtype, "--save-every", 0, "--out", out, "--overwrite")  # fmt: skip
+        NEW, "--steps", 3, "--lr", 1e-6, "--dtype", dtype, "--save-every", 1000, "--out", out, "--overwrite")  # fmt: skip
     steps = [json.loads(line) for line in open(out / "log.jsonl")][2:]
     tokens = statistics.median(s["sampled_tokens"] for s in steps)
-    return statistics.median(s["seconds"] for s in steps), f"{tokens:.0f} tokens, {max(s['memory'] for s in steps) / 2**30:.1f} GiB"
+    memory = max(s["memory"]["peak"] for s in steps) / 2**30
+    return statistics.median(s["seconds"]["step"] for s in steps), f"{tokens:.0f} tokens, {memory:.1f} GiB"
 
 
 # ---- theirs, each in a process of its own: `peers.py worker NAME ARGUMENTS` prints a figure and a remark ----
