@@ -152,9 +152,7 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
             // Sick: it grows by orders of magnitude, and the policy's changes with it. Lower --lr.
             metrics.mean("grad_norm", s.trainee->optimizer->step(lr, o.optimizer));
         }
-        if (s.comm.size() > 1 && !s.comm.same(s.model().parameters().fingerprint()))
-            fail("step ", state.step + 1, ": the ranks' weights differ",
-                 advice_to_resume(o.run.out));
+        run.check_ranks(*s.trainee, s.comm, state.step + 1);
         metrics.lap("seconds/train");
         metrics.local("lr", lr);
         metrics.local("seconds/step", metrics.age());
@@ -223,9 +221,10 @@ std::vector<Response> rollout(Setup& s, State& state, const Options& o, Metrics&
 void set_advantages(std::span<Response> responses, const Setup& s, const Options& o,
                     Metrics& metrics) {
     std::vector<float> rewards;
-    double all[3] = {};                // over all ranks: count, sum and squares of the rewards
-    metrics.expect_means({"reward"});  // a rank may have no group that teaches
+    // A rank that has no group records the same names as the others.
+    metrics.expect_means({"reward"});
     metrics.max("length_max", 0);
+    double all[3] = {};  // over all ranks: count, sum and squares of the rewards
     for (const Response& r : responses) {
         const double reward = rewards.emplace_back(static_cast<float>(r.reward));
         all[0] += 1;

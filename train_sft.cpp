@@ -268,8 +268,7 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
         if (!std::isfinite(loss) || !std::isfinite(norm))
             fail("step ", step, ": the loss or its gradient is not finite; lower --lr",
                  advice_to_resume(o.run.out));
-        if (comm.size() > 1 && !comm.same(trainee.model->parameters().fingerprint()))
-            fail("step ", step, ": the ranks' weights differ", advice_to_resume(o.run.out));
+        run.check_ranks(trainee, comm, step);
         if (log)
             log->write({{"step", step},
                         {"loss", loss},

@@ -29,7 +29,7 @@ MODEL = dict(hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_at
 MODELS = {  # parameters: hidden, intermediate, layers, heads, vocabulary
     "1M": (128, 384, 3, 2, 4096), "5M": (256, 768, 4, 4, 8192), "20M": (384, 1024, 8, 6, 16384),
     "135M": (576, 1536, 30, 9, 49152), "494M": (896, 4864, 24, 14, 151936)}  # fmt: skip
-SWEEPS = {  # name: (axis, values, flags of r1_bench and sizes of the model, by value)
+SWEEPS = {  # a size, by the flag of r1_bench that sets it where there is one, and its values
     "length": [128, 512, 2048, 8192, 32768],
     "sequences": [1, 4, 16, 64],
     "rows": [1, 8, 64, 256],

@@ -114,6 +114,11 @@ void TrainingRun::save(const Trainee& trainee, std::int64_t step,
     save_checkpoint(run_.out, *trainee.model, *trainee.optimizer, {values}, run_.keep);
 }
 
+void TrainingRun::check_ranks(const Trainee& trainee, const Comm& comm, std::int64_t step) const {
+    if (comm.size() > 1 && !comm.same(trainee.model->parameters().fingerprint()))
+        fail("step ", step, ": the ranks' weights differ", advice_to_resume(out()));
+}
+
 int TrainingRun::stopped(std::int64_t step) const {
     std::printf("stopped at step %lld; go on with --resume\n", static_cast<long long>(step));
     return 130;

@@ -7,6 +7,7 @@
 #include "src/model/checkpoint.h"
 #include "src/rl/shared_flags.h"
 #include "src/rl/trainee.h"
+#include "src/run/comm.h"
 #include "src/run/log.h"
 
 namespace r1 {
@@ -39,6 +40,8 @@ class TrainingRun {
     /// be on the disk.
     void save(const Trainee& trainee, std::int64_t step,
               std::map<std::string, std::string> values) const;
+    /// Throws Error where the ranks' weights have come apart.
+    void check_ranks(const Trainee& trainee, const Comm& comm, std::int64_t step) const;
     /// What a run that a signal has stopped says. Returns the exit status.
     int stopped(std::int64_t step) const;
     /// Charts of the run, the trained model, and what it took.
