@@ -258,15 +258,17 @@ void* CudaBackend::scratch(Slot slot, std::size_t bytes) {
 
 // ---- matrix products ----
 
+CudaBackend::Matrix CudaBackend::rounded(Matrix m, Slot slot) {
+    const Tensor to{scratch<bf16>(slot, m.rows * m.cols), DType::BF16, m.rows, m.cols};
+    to_bfloat16(to, {m.data, m.dtype, m.rows, m.cols});
+    return to;
+}
+
 void CudaBackend::gemm(Matrix c, Matrix a, Matrix b, Transposed transposed, bool accumulate) {
-    auto round = [&](Matrix& m, Slot slot) {
-        const Tensor to{scratch(slot, static_cast<std::size_t>(m.rows * m.cols) * 2), DType::BF16,
-                        m.rows, m.cols};
-        to_bfloat16(to, {m.data, m.dtype, m.rows, m.cols});
-        m = to;
-    };
-    if (a.dtype != b.dtype)
-        a.dtype == DType::F32 ? round(a, Slot::RoundedA) : round(b, Slot::RoundedB);
+    if (a.dtype != b.dtype) {
+        Matrix& wide = a.dtype == DType::F32 ? a : b;
+        wide = rounded(wide, Slot::Rounded);
+    }
 
     // Row-major C = A B is column-major C^T = B^T A^T: the factors change places, and nothing is
     // moved.
@@ -292,13 +294,14 @@ void CudaBackend::linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias)
     });
 }
 
-void CudaBackend::linear_backward_input(Tensor dx, Tensor dy, Tensor weight) {
-    if (dx.size()) gemm(dx, dy, weight, Transposed::None, false);
-}
-
-void CudaBackend::linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x) {
+void CudaBackend::linear_backward(Tensor dx, Tensor dweight, Tensor dbias, Tensor dy, Tensor x,
+                                  Tensor weight) {
     if (!dy.size()) return;
-    gemm(dweight, dy, x, Transposed::Left, true);
+    const bool rounds = dy.dtype == DType::F32 && weight.dtype == DType::BF16;
+    const Matrix d =
+        rounds ? rounded(dy, Slot::RoundedGradient) : Matrix(dy);  // once for both products
+    gemm(dx, d, weight, Transposed::None, false);
+    gemm(dweight, d, x, Transposed::Left, true);
     if (!dbias) return;
     const std::int64_t parts = std::min<std::int64_t>(dy.rows, 256);
     auto* partial = scratch<float>(Slot::Partial, parts * dy.cols);

@@ -52,15 +52,16 @@ class CudaBackend final : public Backend {
     void zero(Tensor t) override;
     void replay(std::shared_ptr<void>& recording, const std::function<void()>& body) override;
     void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias) override;
-    void linear_backward_input(Tensor dx, Tensor dy, Tensor weight) override;
-    void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x) override;
+    void linear_backward(Tensor dx, Tensor dweight, Tensor dbias, Tensor dy, Tensor x,
+                         Tensor weight) override;
 
     // elementwise.cu
     void to_bfloat16(Tensor to, Tensor from) override;
     void swiglu_forward(Tensor out, Tensor gate_up) override;
     void swiglu_backward(Tensor dgate_up, Tensor dout, Tensor gate_up) override;
     double sum_of_squares(Tensor t) override;
-    void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& options) override;
+    void adamw(Tensor param, Tensor copy, Tensor grad, Tensor m, Tensor v,
+               const AdamWOptions& options) override;
 
     // embedding.cu
     void gather_rows(Tensor out, Tensor in, Tensor index) override;
@@ -120,6 +121,9 @@ class CudaBackend final : public Backend {
             : data(data), dtype(dtype), rows(rows), cols(cols), stride(stride) {}
     };
     enum class Transposed { None, Left, Right };
+    enum class Slot { Rounded, RoundedGradient, Partial, Delta, Decode, Count };
+    /// m rounded to bfloat16, in scratch.
+    Matrix rounded(Matrix m, Slot slot);
     /// c = a b, with one of them transposed, or c += a b. If one is BF16 the other is rounded to it
     /// first.
     void gemm(Matrix c, Matrix a, Matrix b, Transposed transposed, bool accumulate);
@@ -134,7 +138,6 @@ class CudaBackend final : public Backend {
 
     /// Memory that grows on demand and stays. Recorded work may use a piece that was outgrown, so
     /// none is freed.
-    enum class Slot { RoundedA, RoundedB, Partial, Delta, Decode, Count };
     void* scratch(Slot slot, std::size_t bytes);
     template <class T>
     T* scratch(Slot slot, std::int64_t count) {

@@ -11,6 +11,8 @@
 #include "src/device/device.h"
 #include "src/device/parallel.h"
 #include "src/model/optimizer.h"
+#include "src/rl/generate.h"
+#include "src/rl/micro_batch.h"
 #include "src/run/flags.h"
 #include "src/run/log.h"
 
@@ -99,41 +101,48 @@ struct Case {
     int sequences, length;  ///< of a training batch
     std::vector<int> rows;  ///< of the decode batches
     int context, repeats;
-    std::string folder = "";  ///< of the weights; random ones without
-    int group = 8;            ///< responses to a prompt
+    std::string folder = "";     ///< of the weights; random ones without
+    int prompts = 1, group = 8;  ///< of a GRPO step
 };
 
-/// One forward and backward pass over groups of G responses of L tokens to a prompt of P, with the
-/// prompt's rows shared and with a copy of them for each response.
-void bench_shared_prompts(Backend& backend, const Case& c, Transformer& model) {
-    constexpr int P = 140, L = 128;
-    const int G = c.group;
-    const std::int64_t rows = P + G * (L - 1);
-    if (model.max_tokens() < rows) return;
-    double seconds[2];
-    for (const bool shared : {false, true}) {
-        std::vector<PackedBatch> batches(1);
-        for (int g = 0; g < G; ++g) {
-            std::vector<std::int32_t> tokens(P + L);
-            for (int t = 0; t < P + L; ++t)
-                tokens[t] = (t * 7919 + (t < P ? 0 : g)) % c.config.vocab_size;
-            if (!shared) tokens[0] = g % c.config.vocab_size;  // another prompt
-            if (batches.back().size() + batches.back().rows_of(tokens, P) > rows)
-                batches.emplace_back();
-            batches.back().add(tokens, P);
+/// A GRPO step by phase: G responses of L tokens to each of some prompts of P tokens, and the
+/// training pass over them, with a prompt's rows shared and with a copy of them for each response.
+void bench_step(Backend& backend, const Case& c, Transformer& model, double update) {
+    const int P = std::min(140, c.config.max_position_embeddings / 2),
+              L = std::min(128, c.config.max_position_embeddings / 2), R = c.prompts * c.group;
+    if (model.max_tokens() < P + L) return;
+    std::vector<Prompt> prompts;
+    for (int p = 0; p < c.prompts; ++p)
+        for (int t = 0; t < P; ++t) {
+            if (t == 0) prompts.push_back({static_cast<std::uint32_t>(p), {}});
+            prompts[p].tokens.push_back((t * 7919 + p) % c.config.vocab_size);
         }
-        seconds[shared] = median_seconds(backend, c.repeats, [&] {
-            for (const PackedBatch& batch : batches) {
+    Generator generator(model, std::min(R, *std::ranges::max_element(c.rows)), P, L);
+    std::vector<Response> responses;
+    const double rollout = median_seconds(backend, c.repeats, [&] {
+        responses =
+            generator.generate(prompts, {.samples_per_prompt = c.group, .max_new_tokens = L});
+    });
+    double training[2];
+    for (const bool shared : {false, true}) {
+        std::vector<Problem> problems(R);
+        for (int r = 0; r < R; ++r) {
+            problems[r].tokens = prompts[r / c.group].tokens;
+            responses[r].problem = &problems[shared ? r / c.group * c.group : r];
+            if (!shared) problems[r].tokens[0] = r % c.config.vocab_size;  // another prompt
+        }
+        training[shared] = median_seconds(backend, c.repeats, [&] {
+            for_each_micro_batch(responses, model.max_tokens(), [&](auto, const auto& batch) {
                 model.forward(batch);
                 model.backward(std::vector<float>(batch.scored(), -1e-3f));
-            }
+            });
         });
     }
     std::printf(
-        "%-13s %-8s group  %d x %d + %d  %9.0f response tokens/s, prompt shared; %.0f without: "
-        "%.2f times as fast\n",
-        c.name, name_of(c.dtype), G, L, P, G * L / seconds[1], G * L / seconds[0],
-        seconds[0] / seconds[1]);
+        "%-13s %-8s step   %d x %d of %d + %d tokens: rollout %.3g s (%.0f tokens/s), training %.3g s, "
+        "with a copy of the prompt for each response %.2f times as long, update %.2g s; peak %.2f GiB\n",
+        c.name, name_of(c.dtype), c.prompts, c.group, P, L, rollout, R * L / rollout, training[1],
+        training[0] / training[1], update, static_cast<double>(backend.peak_memory()) / (1 << 30));
 }
 
 void bench_model(Backend& backend, const Case& c, double peak, double bandwidth) {
@@ -168,7 +177,7 @@ void bench_model(Backend& backend, const Case& c, double peak, double bandwidth)
         c.name, name_of(c.dtype), c.sequences, c.length, static_cast<double>(N) / seconds,
         flops / seconds / 1e9, 100 * flops / seconds / peak, 1e3 * update,
         static_cast<double>(backend.used_memory()) / (1 << 30));
-    bench_shared_prompts(backend, c, model);
+    bench_step(backend, c, model, update);
 
     const int own = (c.context + kKvBlock) / kKvBlock * kKvBlock;
     KvCache cache(backend, c.config, static_cast<std::int64_t>(most) * own);
@@ -238,7 +247,8 @@ struct Options : Flags {
     const int& sequences = flag("--sequences", 4, "sequences of a training batch", kPositive);
     const int& length = flag("--length", 512, "tokens of each", kPositive);
     const int& rows = flag("--rows", 0, "sequences decoded at once, 0: 64, 8 and 1", kNonNegative);
-    const int& responses = flag("--group", 8, "responses of 128 tokens to a prompt of 140, computed with and without sharing it, where --sequences x --length has room", kPositive);
+    const int& prompts = flag("--prompts", 1, "prompts of a GRPO step", kPositive);
+    const int& responses = flag("--group", 8, "responses to each", kPositive);
     const int& context = flag("--context", 256, "tokens of each in the cache before", kNonNegative);
 };
 // clang-format on
@@ -260,15 +270,16 @@ int bench(const Options& o) {
         const std::string name = std::filesystem::path(o.model).stem().string();
         bench_model(backend,
                     {name.c_str(), Config::load(o.model), dtype, o.sequences, o.length, rows,
-                     o.context, 3, folder ? o.model : "", o.responses},
+                     o.context, 3, folder ? o.model : "", o.prompts, o.responses},
                     dtype == DType::F32 ? gemm_peak(backend, dtype, square) : peak16, bandwidth);
         return 0;
     }
     const Config tiny = Config::load("data/world/base");
     if (!is_cpu) {
-        bench_model(backend, {"tiny", tiny, DType::BF16, 80, 100, {256, 1}, 100, 9}, peak16,
+        bench_model(backend, {"tiny", tiny, DType::BF16, 80, 100, {256, 1}, 100, 9, "", 32}, peak16,
                     bandwidth);
-        bench_model(backend, {"Qwen2.5-0.5B", half, DType::BF16, 32, 512, {256, 32, 1}, 512, 7},
+        bench_model(backend,
+                    {"Qwen2.5-0.5B", half, DType::BF16, 32, 512, {256, 32, 1}, 512, 7, "", 32},
                     peak16, bandwidth);
         bench_model(backend,
                     {"Qwen2.5-1.5B",
@@ -278,13 +289,16 @@ int bench(const Options& o) {
                      512,
                      {256, 32, 1},
                      512,
-                     7},
+                     7,
+                     "",
+                     32},
                     peak16, bandwidth);
         return 0;
     }
     const double peak32 = gemm_peak(backend, DType::F32, square);
     std::printf("%d threads; GEMM peak %.0f GFLOP/s in float32\n", threads(), peak32 / 1e9);
-    bench_model(backend, {"tiny", tiny, DType::F32, 80, 100, {256, 1}, 100, 9}, peak32, bandwidth);
+    bench_model(backend, {"tiny", tiny, DType::F32, 80, 100, {256, 1}, 100, 9, "", 8}, peak32,
+                bandwidth);
     if (o.quick) return 0;
     bench_model(backend, {"Qwen2.5-0.5B", half, DType::F32, 2, 512, {32, 1}, 256, 3}, peak32,
                 bandwidth);

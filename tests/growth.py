@@ -64,8 +64,8 @@ def measure(name, value):
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     train = re.search(r"train .* (\d+) tokens/s .*= *([\d.]+)% of the GEMM.* ([\d.]+) GiB", out)
     decode = re.search(r"decode .* (\d+) tokens/s .*= *([\d.]+)% of the bandwidth; .*: ([\d.]+) times", out)
-    shared = re.search(r"group .* (\d+) response tokens/s.*: ([\d.]+) times", out)
-    return [*map(float, train.groups()), *map(float, decode.groups()), float(shared[2]) if shared else math.nan]
+    shared = re.search(r"step .* for each response ([\d.]+) times", out)
+    return [*map(float, train.groups()), *map(float, decode.groups()), float(shared[1]) if shared else math.nan]
 
 
 def plot(results):

@@ -89,8 +89,8 @@ cpu|src/device/cpu.cpp|fast_exp((logits[v] - top) * inverse)|fast_exp(logits[v] 
 cpu|src/device/cpu.cpp|dkt + 2 * T * D, 0.0f|dkt + T * D, 0.0f|*attention*
 cpu|src/device/cpu.cpp|if (j % 2 && left) add(sums[1]);|;|*decode attention on*
 cpu|src/device/cpu.cpp|j += kKvBlock) {|j += kKvBlock + 1) {|*decoding*
-cpu|src/device/cpu.cpp|std::fill(to + rows * cols, to + padded * cols, 0.0f);|;|*linear*
-cpu|src/device/cpu.cpp|rounded[i] = r1::to_bfloat16(from[i])|rounded[i] = static_cast<bf16>(std::bit_cast<std::uint32_t>(from[i]) >> 16)|*linear*
+cpu|src/device/cpu.cpp|std::fill(to + rows * cols, to + padded * cols, 0);|;|*linear*
+cpu|src/device/cpu.cpp|(padded * cols), r1::to_bfloat16)|(padded * cols), [](float f) { return static_cast<bf16>(std::bit_cast<std::uint32_t>(f) >> 16); })|*linear*
 cpu|src/device/cpu.cpp|const float h = dentropy ? |const float h = !dentropy ? |*the head*
 cpu|src/device/cpu.cpp|if ((cumulative += p[v]) > u) break;|if ((cumulative += p[v]) > mass - u) break;|*sampling*
 cpu|src/device/cpu.cpp|if (kept + half < o.top_p * total) {|if (kept + half <= o.top_p) {|*sampling*

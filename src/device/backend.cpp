@@ -63,8 +63,7 @@ void Backend::head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor
         if (rows < hidden.rows) linear_forward(chunk, hidden.slice(m, rows), weight, {});
         softmax_backward(chunk, dlogp.slice(m, rows), dentropy ? dentropy.slice(m, rows) : Tensor{},
                          targets.slice(m, rows), temperature);
-        linear_backward_input(dhidden.slice(m, rows), chunk, weight);
-        linear_backward_weight(dweight, {}, chunk, hidden.slice(m, rows));
+        linear_backward(dhidden.slice(m, rows), dweight, {}, chunk, hidden.slice(m, rows), weight);
     }
 }
 
@@ -80,9 +79,10 @@ double Backend::sum_of_squares(Tensor t) {
     return sum;
 }
 
-void Backend::adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& options) {
-    compute_on_host(*this, {&param, &m, &v}, {&grad},
-                    [&](Backend& host) { host.adamw(param, grad, m, v, options); });
+void Backend::adamw(Tensor param, Tensor copy, Tensor grad, Tensor m, Tensor v,
+                    const AdamWOptions& options) {
+    compute_on_host(*this, {&param, &copy, &grad, &m, &v}, {},
+                    [&](Backend& host) { host.adamw(param, copy, grad, m, v, options); });
 }
 
 void Backend::all_reduce_sum(Tensor t, const Comm& ranks) {

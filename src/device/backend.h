@@ -1,6 +1,6 @@
 // THE porting contract: what a device must provide so that everything above it runs. A first port
 // implements the functions that are `= 0`: seven small ones (name, real, five for memory) and
-// eighteen kernels. The others have definitions in backend.cpp, made of those or computed on the
+// seventeen kernels. The others have definitions in backend.cpp, made of those or computed on the
 // host; a device replaces them one at a time where they are too slow for it. reference.cpp has
 // every primitive as a plain loop; tests/test_conformance.cpp holds a device to it; README, "Port
 // it", says how to start.
@@ -184,15 +184,14 @@ class Backend {
                       bool inverse) = 0;
 
     // ---- linear layers (GEMM) ----
-    // x, y and their gradients: real() or act, each as it comes. Where the matrix, or the other
-    // factor, is BF16 and x or dy is not, a backend may round it to bfloat16 before it multiplies,
-    // or not.
+    // x, y and their gradients: real() or act, each as it comes. Where the matrix is BF16, a
+    // backend may round x and dy to bfloat16 before it multiplies, or not.
     /// y = x W^T + bias           y [N, O], x [N, I], weight [O, I] a matrix, bias [O] or empty
     virtual void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias) = 0;
-    /// dx = dy W                  dx [N, I], dy [N, O]
-    virtual void linear_backward_input(Tensor dx, Tensor dy, Tensor weight) = 0;
-    /// dW += dy^T x, dbias += sum_n dy[n, :]      dW [O, I], dbias [O] or empty; both always real()
-    virtual void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x) = 0;
+    /// dx = dy W; dW += dy^T x; dbias += sum_n dy[n, :]
+    /// dx [N, I], dy [N, O], dW [O, I], dbias [O] or empty; dW and dbias always real()
+    virtual void linear_backward(Tensor dx, Tensor dweight, Tensor dbias, Tensor dy, Tensor x,
+                                 Tensor weight) = 0;
 
     // ---- attention over packed sequences ----
     /// With j over the rows that row n sees, s_j = q[n,h] . k[j,g] / sqrt(D):
@@ -272,11 +271,13 @@ class Backend {
     /// AdamW (arXiv 1711.05101, algorithm 2, with lr as the schedule): g = grad_scale grad;
     /// m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
     /// param -= lr (m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + eps) + weight_decay param), with
-    /// m and v as they are before they are rounded. grad real(); all of param, m and v real(), m
-    /// and v BF16, or all of them BF16. What is BF16 is rounded by r1_round_stochastically() and
-    /// r1_rounding_bits() of seed, step and the element's index in this call's tensors, so that
-    /// updates too small for bfloat16 are not lost on average.
-    virtual void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& options);
+    /// m and v as they are before they are rounded; copy = to_bfloat16(param); grad = 0. grad
+    /// real(); copy BF16 or empty; all of param, m and v real(), m and v BF16, or all of them BF16.
+    /// What is BF16 of these is rounded by r1_round_stochastically() and r1_rounding_bits() of
+    /// seed, step and the element's index in this call's tensors, so that updates too small for
+    /// bfloat16 are not lost on average.
+    virtual void adamw(Tensor param, Tensor copy, Tensor grad, Tensor m, Tensor v,
+                       const AdamWOptions& options);
 
   private:
     friend class Buffer;
@@ -301,7 +302,7 @@ void upload_floats(Backend& backend, Tensor to, std::span<const float> from);
 
 /// Raise it with every change to the classes of this file and tensor.h: a library built for others
 /// is turned away.
-constexpr int kBackendVersion = 4;
+constexpr int kBackendVersion = 5;
 
 }  // namespace r1
 

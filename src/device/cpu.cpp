@@ -445,11 +445,11 @@ class CpuBackend final : public Reference<float> {
                     axpy(y.as<float>() + n * O, 1.0f, bias.as<float>(), O);
             });
     }
-    void linear_backward_input(Tensor dx, Tensor dy, Tensor weight) override {
-        const int64_t N = dx.rows, I = dx.cols;
+    void linear_backward(Tensor dx, Tensor dweight, Tensor dbias, Tensor dy, Tensor x,
+                         Tensor weight) override {
+        const int64_t N = x.rows, I = x.cols, O = dy.cols;
         const bool is_bf16 = weight.dtype == DType::BF16;
-        const int64_t row_blocks = (N + kRowBlock - 1) / kRowBlock,
-                      columns = column_block(N, dy.cols, I);
+        const int64_t row_blocks = (N + kRowBlock - 1) / kRowBlock, columns = column_block(N, O, I);
         parallel_for(row_blocks * ((I + columns - 1) / columns), [&](int64_t task) {
             const int64_t n = task % row_blocks * kRowBlock, rows = std::min(kRowBlock, N - n);
             const int64_t i = task / row_blocks * columns, cols = std::min(columns, I - i);
@@ -457,24 +457,17 @@ class CpuBackend final : public Reference<float> {
                         static_cast<char*>(weight.data) + i * bytes_of(weight.dtype), I, 1,
                         is_bf16);
         });
-    }
-    void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x) override {
-        const int64_t N = x.rows, I = x.cols, O = dy.cols;
         const int64_t block = O <= 64 ? 32 : O <= 2048 ? 64 : 1024;  // outputs a task
         parallel_for((O + block - 1) / block, [&](int64_t task) {
             const int64_t o = task * block, outputs = std::min(block, O - o);
             for (int64_t n = 0; n < N; n += kTokenBlock) {
                 const int64_t rows = std::min(kTokenBlock, N - n),
-                              padded = round_up(rows, kTokenPadding);
-                float* to = dweight.as<float>() + o * I;
-                if (rows == padded) {
-                    matmul(dy.as<float>() + n * O + o, x.as<float>() + n * I, to,
-                           {outputs, I, rows, 1, O, I, 1, I, false, true});
-                } else {  // rows of zeros add nothing
-                    float* a = copy_padded<0>(dy.as<float>() + n * O + o, rows, outputs, O, padded);
-                    float* b = copy_padded<1>(x.as<float>() + n * I, rows, I, I, padded);
-                    matmul(a, b, to, {outputs, I, padded, 1, outputs, I, 1, I, false, true});
-                }
+                              padded = round_up(rows, kTokenPadding);  // zeros add nothing
+                const Rows a = factor<0>(dy.as<float>() + n * O + o, rows, outputs, O, padded,
+                                         is_bf16),
+                           b = factor<1>(x.as<float>() + n * I, rows, I, I, padded, is_bf16);
+                matmul(a.data, b.data, dweight.as<float>() + o * I,
+                       {outputs, I, padded, 1, a.stride, b.stride, 1, I, is_bf16, true});
             }
         });
         if (dbias)
@@ -676,23 +669,27 @@ class CpuBackend final : public Reference<float> {
         });
         return std::accumulate(part.begin(), part.end(), 0.0);
     }
-    void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& o) override {
+    void adamw(Tensor param, Tensor copy, Tensor grad, Tensor m, Tensor v,
+               const AdamWOptions& o) override {
         const float b1 = o.beta1, b2 = o.beta2, lr = o.lr, eps = o.eps, decay = o.weight_decay,
                     gs = o.grad_scale;
         const float c1 = static_cast<float>(1 / (1 - std::pow(static_cast<double>(b1), o.step)));
         const float c2 = static_cast<float>(1 / (1 - std::pow(static_cast<double>(b2), o.step)));
         if (param.dtype == DType::BF16 || m.dtype != param.dtype)
-            return Reference::adamw(param, grad, m, v, o);
+            return Reference::adamw(param, copy, grad, m, v, o);
         parallel_chunks(param.size(), 1 << 14, [&](int64_t begin, int64_t end) {
             float *p = param.as<float>(), *mm = m.as<float>(), *vv = v.as<float>();
-            const float* gg = grad.as<float>();
+            float* gg = grad.as<float>();
 #pragma omp simd
             for (int64_t i = begin; i < end; ++i) {
                 const float g = gs * gg[i];
                 mm[i] = b1 * mm[i] + (1 - b1) * g;
                 vv[i] = b2 * vv[i] + (1 - b2) * g * g;
                 p[i] -= lr * (mm[i] * c1 / (std::sqrt(vv[i] * c2) + eps) + decay * p[i]);
+                gg[i] = 0;
             }
+            if (copy)
+                for (int64_t i = begin; i < end; ++i) copy.as<bf16>()[i] = r1::to_bfloat16(p[i]);
         });
     }
 
@@ -751,13 +748,24 @@ class CpuBackend final : public Reference<float> {
         }
     }
 
+    /// Rows of a factor as matmul() takes them: where they lie, or in a copy that has rows of zeros
+    /// behind them, or is rounded to bfloat16.
+    struct Rows {
+        const void* data;
+        int64_t stride;
+    };
     template <int Slot>
-    static float* copy_padded(const float* from, int64_t rows, int64_t cols, int64_t stride,
-                              int64_t padded) {
-        float* to = scratch<float, Slot>(padded * cols);
-        for (int64_t r = 0; r < rows; ++r) std::copy_n(from + r * stride, cols, to + r * cols);
-        std::fill(to + rows * cols, to + padded * cols, 0.0f);
-        return to;
+    static Rows factor(const float* from, int64_t rows, int64_t cols, int64_t stride,
+                       int64_t padded, bool is_bf16) {
+        const auto copy = [&](auto* to, auto convert) {
+            for (int64_t r = 0; r < rows; ++r)
+                for (int64_t c = 0; c < cols; ++c) to[r * cols + c] = convert(from[r * stride + c]);
+            std::fill(to + rows * cols, to + padded * cols, 0);
+            return Rows{to, cols};
+        };
+        if (is_bf16) return copy(scratch<bf16, Slot>(padded * cols), r1::to_bfloat16);
+        if (rows == padded) return {from, stride};
+        return copy(scratch<float, Slot>(padded * cols), std::identity{});
     }
 
     /// out[n .. n + rows, col .. col + cols) = in[n .. n + rows, :] times a matrix with the given
@@ -766,16 +774,7 @@ class CpuBackend final : public Reference<float> {
                      const void* weight, int64_t w_row, int64_t w_col, bool is_bf16) const {
         const bool large = !exact_ && is_large(in.cols, out.cols);
         const int64_t K = in.cols, padded = round_up(rows, large ? kLargePadding : kRowPadding);
-        const float* from = in.as<float>() + n * K;
-        const void* a = from;
-        if (is_bf16) {
-            bf16* rounded = scratch<bf16>(padded * K);
-            for (int64_t i = 0; i < rows * K; ++i) rounded[i] = r1::to_bfloat16(from[i]);
-            std::fill(rounded + rows * K, rounded + padded * K, bf16{0});
-            a = rounded;
-        } else if (rows != padded) {
-            a = copy_padded<0>(from, rows, K, K, padded);
-        }
+        const void* a = factor<0>(in.as<float>() + n * K, rows, K, K, padded, is_bf16).data;
         float* to = out.as<float>() + n * out.cols + col;
         if (rows == padded &&
             !exact_)  // another stride of the result is another order of summation

@@ -270,7 +270,8 @@ void Reference<Real>::linear_forward(Tensor y, Tensor x, Tensor weight, Tensor b
     });
 }
 template <class Real>
-void Reference<Real>::linear_backward_input(Tensor dx, Tensor dy, Tensor weight) {
+void Reference<Real>::linear_backward(Tensor dx, Tensor dweight, Tensor dbias, Tensor dy, Tensor x,
+                                      Tensor weight) {
     const int64_t O = dy.cols, I = dx.cols;
     for_each(dx.rows, [&](int64_t n) {
         std::fill_n(row<Real>(dx, n), I, Real(0));
@@ -278,13 +279,10 @@ void Reference<Real>::linear_backward_input(Tensor dx, Tensor dy, Tensor weight)
             for (int64_t i = 0; i < I; ++i)
                 row<Real>(dx, n)[i] += row<Real>(dy, n)[o] * read<Real>(weight, o * I + i);
     });
-}
-template <class Real>
-void Reference<Real>::linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x) {
-    for_each(dy.cols, [&](int64_t o) {
+    for_each(O, [&](int64_t o) {
         for (int64_t n = 0; n < x.rows; ++n) {
             const Real d = row<Real>(dy, n)[o];
-            for (int64_t i = 0; i < x.cols; ++i) row<Real>(dweight, o)[i] += d * row<Real>(x, n)[i];
+            for (int64_t i = 0; i < I; ++i) row<Real>(dweight, o)[i] += d * row<Real>(x, n)[i];
             if (dbias) dbias.as<Real>()[o] += d;
         }
     });
@@ -474,7 +472,8 @@ double Reference<Real>::sum_of_squares(Tensor t) {
     return sum;
 }
 template <class Real>
-void Reference<Real>::adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& o) {
+void Reference<Real>::adamw(Tensor param, Tensor copy, Tensor grad, Tensor m, Tensor v,
+                            const AdamWOptions& o) {
     auto write = [](Tensor t, int64_t i, Real value, std::uint64_t random) {
         if (t.dtype == DType::BF16)
             t.as<std::uint16_t>()[i] = r1_round_stochastically(
@@ -498,6 +497,8 @@ void Reference<Real>::adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const
         write(m, i, new_m, random >> 16);
         write(v, i, new_v, random >> 32);
     });
+    if (copy) to_bfloat16(copy, param);
+    zero(grad);
 }
 
 template class Reference<float>;

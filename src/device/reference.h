@@ -36,8 +36,8 @@ class Reference : public Backend {
     void rope(Tensor qkv, Tensor positions, Tensor inv_freq, AttentionShape shape,
               bool inverse) override;
     void linear_forward(Tensor y, Tensor x, Tensor weight, Tensor bias) override;
-    void linear_backward_input(Tensor dx, Tensor dy, Tensor weight) override;
-    void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dy, Tensor x) override;
+    void linear_backward(Tensor dx, Tensor dweight, Tensor dbias, Tensor dy, Tensor x,
+                         Tensor weight) override;
     void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor ranges,
                            AttentionShape shape) override;
     void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
@@ -56,7 +56,8 @@ class Reference : public Backend {
     void sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters,
                 const SampleOptions& options) override;
     double sum_of_squares(Tensor t) override;
-    void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWOptions& options) override;
+    void adamw(Tensor param, Tensor copy, Tensor grad, Tensor m, Tensor v,
+               const AdamWOptions& options) override;
 };
 
 }  // namespace r1

@@ -46,6 +46,7 @@ class Optimizer {
                  bytes(model.parameters().layout(), model.backend(), bf16_moments)),
           regions_(take(arena_, model.parameters().layout(), model.backend(), bf16_moments)) {
         regions_[0].parameters = model.parameters().matrices();
+        regions_[0].copy = model.parameters().bf16_copy();
         regions_[1].parameters = model.parameters().vectors();
         for (const auto& [name, tensor] : state()) model.backend().zero(tensor);
     }
@@ -71,12 +72,12 @@ class Optimizer {
             o.seed = seed_;
             for (const Region& r : regions_) {
                 o.weight_decay = static_cast<float>(&r == &regions_[0] ? options.weight_decay : 0);
-                const Tensor gradient = gradients.slice(r.begin, r.parameters.rows);
-                backend.adamw(r.parameters, gradient, r.m, r.v, o);
+                backend.adamw(r.parameters, r.copy, gradients.slice(r.begin, r.parameters.rows),
+                              r.m, r.v, o);
             }
-            model_.parameters().changed();
+        } else {
+            backend.zero(gradients);
         }
-        backend.zero(gradients);
         return norm;
     }
 
@@ -93,13 +94,13 @@ class Optimizer {
     /// All matrices, or all vectors.
     struct Region {
         std::int64_t begin;
-        Tensor parameters, m, v;
+        Tensor parameters, copy, m, v;
     };
     static std::array<Region, 2> take(Arena& arena, const ParameterLayout& layout,
                                       const Backend& backend, bool bf16_moments) {
         const DType type = bf16_moments ? DType::BF16 : backend.real();
         const auto region = [&](std::int64_t begin, std::int64_t count) {
-            return Region{begin, {}, arena.take(type, count), arena.take(type, count)};
+            return Region{begin, {}, {}, arena.take(type, count), arena.take(type, count)};
         };
         return {region(0, layout.matrices),
                 region(layout.matrices, layout.total - layout.matrices)};

@@ -206,8 +206,7 @@ double Parameters::fingerprint() const {
 }
 
 void Parameters::changed() {
-    if (options_.bf16_matrices && !options_.bf16_master)
-        backend_.to_bfloat16(policy_.matrices, matrices_);
+    if (const Tensor copy = bf16_copy()) backend_.to_bfloat16(copy, matrices_);
 }
 
 void Parameters::initialize(std::uint64_t seed) {

@@ -86,7 +86,7 @@ class Parameters {
     /// Throws Error where training has left a weight that is not finite, which nobody should save.
     void check_finite() const;
     void upload(std::span<const float> values);
-    /// Call after the parameters were changed from outside: refreshes the bfloat16 copy.
+    /// Call after the master alone was changed from outside: refreshes the bfloat16 copy.
     void changed();
 
     const ParameterLayout& layout() const { return layout_; }
@@ -94,6 +94,10 @@ class Parameters {
     /// float32.
     Tensor matrices() const { return matrices_; }
     Tensor vectors() const { return vectors_; }
+    /// The matrices in bfloat16, beside a float32 master; else empty. An update writes both.
+    Tensor bf16_copy() const {
+        return options_.bf16_matrices && !options_.bf16_master ? policy_.matrices : Tensor{};
+    }
     Tensor gradients() const { return gradients_; }
 
     /// A parameter by its offset in the layout, in the type that it is multiplied in, and its

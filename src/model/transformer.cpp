@@ -135,16 +135,16 @@ void Transformer::backward_layer(std::size_t layer, const LayerActivations& a) {
     const Tensor dswiglu = work_.dswiglu.slice(0, N), dgate_up = work_.dgate_up.slice(0, N);
     const Tensor dattention = work_.dattention.slice(0, N), dqkv = work_.dqkv.slice(0, N);
 
-    backend_.linear_backward_weight(weights_.gradient(p.down, C, F), {}, dx, a.swiglu);
-    backend_.linear_backward_input(dswiglu, dx, weights_.matrix(p.down, C, F));
+    backend_.linear_backward(dswiglu, weights_.gradient(p.down, C, F), {}, dx, a.swiglu,
+                             weights_.matrix(p.down, C, F));
     backend_.swiglu_backward(dgate_up, dswiglu, a.gate_up);
-    backend_.linear_backward_weight(weights_.gradient(p.gate_up, 2 * F, C), {}, dgate_up, a.norm2);
-    backend_.linear_backward_input(dnorm, dgate_up, weights_.matrix(p.gate_up, 2 * F, C));
+    backend_.linear_backward(dnorm, weights_.gradient(p.gate_up, 2 * F, C), {}, dgate_up, a.norm2,
+                             weights_.matrix(p.gate_up, 2 * F, C));
     backend_.rmsnorm_backward(dx, weights_.gradient(p.post_norm, C), dnorm, a.x2, a.rstd2,
                               weights_.vector(p.post_norm, C));
 
-    backend_.linear_backward_weight(weights_.gradient(p.o, C, shape.q_cols()), {}, dx, a.attention);
-    backend_.linear_backward_input(dattention, dx, weights_.matrix(p.o, C, shape.q_cols()));
+    backend_.linear_backward(dattention, weights_.gradient(p.o, C, shape.q_cols()), {}, dx,
+                             a.attention, weights_.matrix(p.o, C, shape.q_cols()));
     backend_.attention_backward(dqkv, dattention, a.attention, a.lse, a.qkv, batch_.ranges, shape);
     backend_.rope(dqkv, batch_.positions, inv_freq_, shape, true);
     if (config_.head_norm())
@@ -152,9 +152,9 @@ void Transformer::backward_layer(std::size_t layer, const LayerActivations& a) {
                                     weights_.gradient(p.k_norm, shape.head_dim), a.raw_qkv,
                                     a.head_rstd, weights_.vector(p.q_norm, shape.head_dim),
                                     weights_.vector(p.k_norm, shape.head_dim), shape);
-    backend_.linear_backward_weight(weights_.gradient(p.qkv, shape.qkv_cols(), C),
-                                    weights_.gradient(p.qkv_bias, shape.qkv_cols()), dqkv, a.norm1);
-    backend_.linear_backward_input(dnorm, dqkv, weights_.matrix(p.qkv, shape.qkv_cols(), C));
+    backend_.linear_backward(dnorm, weights_.gradient(p.qkv, shape.qkv_cols(), C),
+                             weights_.gradient(p.qkv_bias, shape.qkv_cols()), dqkv, a.norm1,
+                             weights_.matrix(p.qkv, shape.qkv_cols(), C));
     backend_.rmsnorm_backward(dx, weights_.gradient(p.input_norm, C), dnorm, a.x, a.rstd1,
                               weights_.vector(p.input_norm, C));
 }

@@ -100,15 +100,15 @@ def backward(m, N, T, M, recompute=False, keep_logits=False):
         stream("softmax_backward", 1, 10 * M * m.V),
         product("dx and dW", m, "backward", m.L, 10 * layer, 4 * N * layer),
         stream("swiglu_backward", m.L, 10 * N * m.F), stream("rmsnorm_backward", 2 * m.L, 14 * N * m.C),
-        stream("round dx", 4 * m.L, 6 * N * m.C), attention("attention_backward: dq", m, 3, N, T, m.L),
+        stream("round dx", 2 * m.L, 6 * N * m.C), attention("attention_backward: dq", m, 3, N, T, m.L),
         attention("attention_backward: dk, dv", m, 4, N, T, m.L), stream("rope", m.L, 4 * N * (m.H + m.K) * m.D),
         stream("bias_backward, delta", m.L, 2 * N * qkv * m.bias + 4 * N * q),
         stream("head_norm", m.L * m.norm, 6 * N * qkv), stream("gaps", 20 * m.L + 60, 0, GAP)]
 
 
 def update(m, bf16_states):
-    """Sum of squares, AdamW, the bfloat16 copy, and zeroing the gradient."""
-    return [stream("optimizer", 1, (4 + 16 + 4 if bf16_states else 4 + 28 + 6 + 4) * shape(m)[3])]
+    """Sum of squares; AdamW, which also writes the bfloat16 copy and clears the gradient."""
+    return [stream("optimizer", 1, (4 + 20 if bf16_states else 4 + 32 + 2) * shape(m)[3])]
 
 
 def decode(m, B, S):

@@ -32,9 +32,9 @@ class Skeleton final : public r1::Reference<float> {
         Backend::sample(tokens, logp, logits, counters, options);
     }
     double sum_of_squares(Tensor t) override { return Backend::sum_of_squares(t); }
-    void adamw(Tensor param, Tensor grad, Tensor m, Tensor v,
+    void adamw(Tensor param, Tensor copy, Tensor grad, Tensor m, Tensor v,
                const r1::AdamWOptions& options) override {
-        Backend::adamw(param, grad, m, v, options);
+        Backend::adamw(param, copy, grad, m, v, options);
     }
     std::size_t used_memory() const override { return Backend::used_memory(); }
     std::size_t peak_memory() const override { return Backend::peak_memory(); }
