@@ -1,7 +1,6 @@
 // Runs a model: completes a prompt, chats, grades itself on problems, or writes samples of itself
 // to be learnt from.
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <set>
@@ -10,6 +9,7 @@
 #include "src/model/memory_plan.h"
 #include "src/rl/evaluation.h"
 #include "src/rl/rollout.h"
+#include "src/rl/sample_file.h"
 #include "src/rl/shared_flags.h"
 #include "src/rl/training_log.h"
 #include "src/run/record.h"
@@ -109,6 +109,34 @@ nlohmann::ordered_json known(const Setup& s, const Response& r) {
     return line;
 }
 
+/// Prints the scores of all problems, and returns them.
+nlohmann::ordered_json print_scores(const Setup& s, const Options& o, const Evaluation& evaluation,
+                                    const std::vector<double>& rewards) {
+    std::printf(
+        "%zu problems x %d samples, temperature %g, top-p %g; 95%% intervals over problems\n",
+        s.problems.size(), o.samples, o.temperature, o.top_p);
+    nlohmann::ordered_json summary;
+    const auto report = [&](const std::string& name, const std::vector<double>& by_problem,
+                            const char* format, double scale, Interval i) {
+        std::printf(format, name.c_str(), scale * i.mean, scale * i.low, scale * i.high);
+        summary[name] = {
+            {"mean", i.mean}, {"low", i.low}, {"high", i.high}, {"by_problem", by_problem}};
+    };
+    const std::string k = std::to_string(o.samples);
+    std::vector<std::pair<std::string, std::vector<double>>> scores = {
+        {"pass@1", evaluation.pass1}};
+    if (o.samples > 1) scores.emplace_back("cons@" + k, evaluation.cons);
+    if (o.samples > 1) scores.emplace_back("pass@" + k, evaluation.pass_k);
+    for (const auto& [name, values] : scores) {
+        if (values.empty()) continue;  // no problem has a known answer
+        report(name, values, "%-8s %5.1f%%  [%.1f, %.1f]\n", 100, confidence_interval(values));
+    }
+    if (!s.judge.parts().empty())
+        report("reward", rewards, "%-8s %6.3f  [%.3f, %.3f]\n", 1,
+               confidence_interval(rewards, -INFINITY, INFINITY));
+    return summary;
+}
+
 int evaluate(Setup& s, const Options& o) {
     std::optional<JsonLines> lines;
     if (!o.out.empty() && s.comm.is_root()) lines.emplace(partial_of(o.out));
@@ -136,28 +164,7 @@ int evaluate(Setup& s, const Options& o) {
     for_each_chunk(*s.generator, s.folder, s.judge, s.comm, s.problems, s.sampling, "problems",
                    body);
     if (s.comm.any(stop_requested())) return 130;
-    std::printf(
-        "%zu problems x %d samples, temperature %g, top-p %g; 95%% intervals over problems\n",
-        s.problems.size(), o.samples, o.temperature, o.top_p);
-    nlohmann::ordered_json summary;
-    const auto report = [&](const std::string& name, const std::vector<double>& by_problem,
-                            const char* format, double scale, Interval i) {
-        std::printf(format, name.c_str(), scale * i.mean, scale * i.low, scale * i.high);
-        summary[name] = {
-            {"mean", i.mean}, {"low", i.low}, {"high", i.high}, {"by_problem", by_problem}};
-    };
-    const std::string k = std::to_string(o.samples);
-    std::vector<std::pair<std::string, std::vector<double>>> scores = {
-        {"pass@1", evaluation.pass1}};
-    if (o.samples > 1) scores.emplace_back("cons@" + k, evaluation.cons);
-    if (o.samples > 1) scores.emplace_back("pass@" + k, evaluation.pass_k);
-    for (const auto& [name, values] : scores) {
-        if (values.empty()) continue;  // no problem has a known answer
-        report(name, values, "%-8s %5.1f%%  [%.1f, %.1f]\n", 100, confidence_interval(values));
-    }
-    if (!s.judge.parts().empty())
-        report("reward", rewards, "%-8s %6.3f  [%.3f, %.3f]\n", 1,
-               confidence_interval(rewards, -INFINITY, INFINITY));
+    const auto summary = print_scores(s, o, evaluation, rewards);
     const double tokens = means["length"] * static_cast<double>(rewards.size()) * o.samples;
     std::printf("format %s, length %.1f, truncated %s, %s tokens/s\n",
                 percent(means["format"]).c_str(), means["length"],
@@ -178,53 +185,17 @@ bool can_be_encoded(const Tokenizer& tokenizer, const std::string& text) {
     return lacking.empty();
 }
 
-/// What a file of samples keeps that is gone on with: all of the problems before its last, which
-/// may not be done.
-struct Kept {
-    std::size_t problems = 0, samples = 0, bytes = 0;
-};
-Kept kept_samples(const std::filesystem::path& file) {
-    std::ifstream in(file, std::ios::binary);
-    Kept kept;
-    std::size_t bytes = 0, samples = 0;
-    for (std::string text; std::getline(in, text) && !in.eof(); ++samples) {
-        const auto line = nlohmann::json::parse(text, nullptr, false);
-        const double problem = number_at(line, "problem");
-        if (!(problem >= 0 && problem < 1e9))
-            fail(file, ":", samples + 1, ": is no sample; remove the file");
-        if (static_cast<std::size_t>(problem) != kept.problems)
-            kept = {static_cast<std::size_t>(problem), samples, bytes};
-        bytes += text.size() + 1;
-    }
-    return kept;
-}
-
 /// Rejection sampling: the responses that pass --keep, each text once a problem, as examples for
-/// train_sft. OUT appears when it is complete; until then OUT.partial holds what --resume goes on
-/// from. OUT.run.json says how the samples were made, and only such a run may go on with them.
+/// train_sft.
 int sample(Setup& s, const Options& o, nlohmann::ordered_json record) {
     const Keep keep(o.keep);
-    const auto partial = partial_of(o.out);
-    const std::filesystem::path made_by = o.out + ".run.json";
     describe_inputs(record, s.device.backend->name(), s.comm.size(),
                     {{"model", o.model}, {"sample", o.sample}});
     s.folder.describe(record);
-    const bool resuming = o.resume && std::filesystem::exists(partial);
-    s.comm.any(false);  // every rank has looked before one writes
-    if (resuming) {
-        const auto before = std::filesystem::exists(made_by) ? read_input(made_by) : "";
-        print_notes(compare_runs(nlohmann::ordered_json::parse(before, nullptr, false), record,
-                                 o.may_differ()));
-    } else if (s.comm.is_root()) {
-        // It is an older run's, which the new record would not describe.
-        std::filesystem::remove(partial);
-        write_file(made_by, record.dump(2) + "\n");
-    }
-    const Kept done = resuming ? kept_samples(partial) : Kept{};
-    std::size_t kept = done.samples;
-    s.comm.any(false);
-    std::optional<JsonLines> lines;
-    if (s.comm.is_root()) lines.emplace(partial, done.bytes);
+    SampleFile file(o.out, record, o.may_differ(), o.resume, s.comm);
+    if (file.problems() >= s.problems.size())
+        fail(partial_of(o.out), ": holds samples of problem ", file.problems(),
+             ", and --sample has only ", s.problems.size(), "; remove the file");
     const auto write_kept = [&](std::span<const Response> of_problem) {
         std::set<std::string> texts;
         for (const Response& r : of_problem) {
@@ -236,14 +207,10 @@ int sample(Setup& s, const Options& o, nlohmann::ordered_json record) {
                 {"prompt", prompt}, {"completion", r.text.substr(opened_thought(prompt).size())}};
             if (!r.stopped) line["eos"] = false;
             line.update(known(s, r));
-            if (lines) lines->write(line);
-            ++kept;
+            file.write(line);
         }
     };
-    if (done.problems >= s.problems.size())
-        fail(partial, ": holds samples of problem ", done.problems, ", and --sample has only ",
-             s.problems.size(), "; remove the file");
-    const auto problems = std::span(s.problems).subspan(done.problems);
+    const auto problems = std::span(s.problems).subspan(file.problems());
     const auto body = [&](std::span<const Response> all) {
         for (; !all.empty(); all = all.subspan(o.samples)) write_kept(all.first(o.samples));
         return !stop_requested();
@@ -253,11 +220,8 @@ int sample(Setup& s, const Options& o, nlohmann::ordered_json record) {
         std::printf("stopped; go on with --resume\n");
         return 130;
     }
-    if (lines) {
-        lines->sync();
-        put_in_place(o.out);
-    }
-    std::printf("%zu of %zu samples kept, in %s\n", kept, s.problems.size() * o.samples,
+    file.finish();
+    std::printf("%zu of %zu samples kept, in %s\n", file.samples(), s.problems.size() * o.samples,
                 o.out.c_str());
     return 0;
 }

@@ -276,12 +276,10 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
                         {"lr", lr},
                         {"tokens", tokens},
                         {"seconds", clock.seconds()}});
-        if (step % 20 == 0) {
-            char more[100];
-            std::snprintf(more, sizeof more, "  loss %.4f  grad norm %.2f  %s", loss, norm,
-                          speed().c_str());
-            progress.show(step, o.steps, more);
-        }
+        char more[100];
+        std::snprintf(more, sizeof more, "  loss %.4f  grad norm %.2f  %s", loss, norm,
+                      speed().c_str());
+        progress.show(step, o.steps, more);
         if (step % o.run.save_every == 0) save();
     }
     progress.end();

@@ -96,7 +96,7 @@ void Progress::show(std::int64_t done, std::int64_t total, const std::string& mo
         clock_ = {};
     }
     const double seconds = clock_.seconds();
-    if (!terminal && seconds - shown_at_ < 10) return;
+    if (seconds - shown_at_ < (terminal ? 0.2 : 10)) return;
     shown_at_ = seconds;
     std::printf("%s%s: %lld of %lld%s", terminal ? "\r" : "", what_.c_str(),
                 static_cast<long long>(done), static_cast<long long>(total), more.c_str());
