@@ -188,3 +188,17 @@ TEST_CASE("run log: the stopwatch runs forward") {
     CHECK(watch.seconds() - first >= 0.02);
     CHECK(watch.seconds() < 60);
 }
+
+TEST_CASE("run log: a long text is folded for the terminal, between characters") {
+    CHECK(folded("") == "");
+    const std::string line(650, 'x');
+    CHECK(folded(line) == line);
+    CHECK(folded(line + "y") == std::string(300, 'x') + " [... 51 bytes ...] " + std::string(299, 'x') + "y");
+    std::string wide;
+    for (int i = 0; i < 300; ++i) wide += "\u4f60";  // three bytes each
+    for (int shift = 0; shift < 3; ++shift) {
+        const std::string text = folded(std::string(shift, 'x') + wide + std::string(shift, 'x'));
+        CHECK(ordered_json::parse(ordered_json(text).dump()) == text);  // dump() throws where a character is cut
+    }
+    CHECK(folded(std::string(2000, '\x80')).size() < 2100);  // no character begins at all
+}

@@ -7,20 +7,6 @@
 namespace r1 {
 namespace {
 
-/// A text as a terminal shows it: of a long one the beginning and the end, in whole characters.
-std::string folded(const std::string& text) {
-    constexpr std::size_t each = 300;
-    if (text.size() <= 2 * each + 50) return text;
-    const auto cuts_a_character = [&](std::size_t at) {
-        return (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80;
-    };
-    std::size_t begin = each, end = text.size() - each;
-    while (begin > 0 && cuts_a_character(begin)) --begin;
-    while (end + 1 < text.size() && cuts_a_character(end)) ++end;
-    return text.substr(0, begin) + " [... " + std::to_string(end - begin) + " bytes ...] " +
-           text.substr(end);
-}
-
 void print_sample(const char* what, const Response& r) {
     std::printf("  %s  %s%s   [%s]\n", what, folded(r.problem->prompt).c_str(),
                 folded(r.text).c_str(), r.accuracy.reason.c_str());

@@ -145,6 +145,19 @@ void print_summary(const std::filesystem::path& log) {
                 change("format", percent).c_str(), change("length", number).c_str());
 }
 
+std::string folded(const std::string& text) {
+    constexpr std::size_t each = 300;
+    if (text.size() <= 2 * each + 50) return text;
+    const auto cuts_a_character = [&](std::size_t at) {
+        return (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80;
+    };
+    std::size_t begin = each, end = text.size() - each;
+    while (begin > 0 && cuts_a_character(begin)) --begin;
+    while (end + 1 < text.size() && cuts_a_character(end)) ++end;
+    return text.substr(0, begin) + " [... " + std::to_string(end - begin) + " bytes ...] " +
+           text.substr(end);
+}
+
 std::string percent(double share) {
     if (std::isnan(share)) return "-";
     std::array<char, 32> text;

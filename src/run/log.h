@@ -80,6 +80,8 @@ class Progress {
 /// Charts of a whole run's rewards and lengths, and its first and last evaluation, from its log.
 void print_summary(const std::filesystem::path& log);
 
+/// A text as a terminal shows it: of a long one the beginning and the end, in whole characters.
+std::string folded(const std::string& text);
 std::string percent(double share);      ///< 0.125 -> "12.5%", NaN -> "-"
 std::string human_bytes(double bytes);  ///< 1536 -> "1.5 KiB"
 std::string human_count(double count);  ///< 494032768 -> "494M"
