@@ -237,6 +237,12 @@ TEST_CASE("the script: every stage, from base to report; stopped, it goes on; do
     CHECK(again.status == 0);
     CHECK(again.out.find("== eval") == std::string::npos);
 
+    // A cold start from worked examples that are given, here Zero's, wants no Zero, and goes on as the other does.
+    const auto worked = shell(f, settings + "WORKED=" + (f / "run/cold.jsonl") + " STUDENTS= OUT=" + (f / "worked") + " " + script);
+    REQUIRE(worked.status == 0);
+    CHECK(worked.out.find("== zero") == std::string::npos);
+    CHECK(read_file(f / "worked/r1/model.safetensors") == read_file(f / "run/r1/model.safetensors"));
+
     // Killed again and again, wherever it is, until it comes to its end: the same models, samples and grades.
     int kills = 0;
     for (double patience = seconds / 12;; patience *= 1.2, ++kills) {

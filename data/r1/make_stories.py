@@ -1,6 +1,6 @@
 """Writes problems in words whose answers take two or three steps, and worked answers to begin with:
 
-    python3 data/r1/make_stories.py OUT [--train 4000] [--test 200] [--worked 300] [--seed 1]
+    python3 data/r1/make_stories.py OUT [--train 800] [--test 200] [--worked 120] [--seed 1]
 
 OUT/train.jsonl and OUT/test.jsonl hold {"question": ..., "answer": ...} a line, OUT/worked.jsonl {"prompt": ..., "completion": ...}.
 No two of all of them are the same problem.
@@ -37,7 +37,7 @@ def stories(r):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("out", type=pathlib.Path)
-    for flag, value in dict(train=4000, test=200, worked=300, seed=1).items():
+    for flag, value in dict(train=800, test=200, worked=120, seed=1).items():
         p.add_argument(f"--{flag}", type=int, default=value)
     o = p.parse_args()
     r, seen, problems = random.Random(o.seed), set(), []
@@ -55,9 +55,9 @@ def main():
         {"role": "assistant", "content": f"<think> {'. '.join(steps)}. </think> <answer> {a} </answer>"}]}
     begin = 0
     for name, count, form in (("train", o.train, problem), ("test", o.test, problem), ("worked", o.worked, worked)):
-        with open(o.out / f"{name}.jsonl", "w") as file:
-            for line in problems[begin : begin + count]:
-                print(json.dumps(form(*line)), file=file)
+        partial = o.out / f"{name}.jsonl.partial"
+        partial.write_text("".join(json.dumps(form(*p)) + "\n" for p in problems[begin : begin + count]))
+        partial.rename(o.out / f"{name}.jsonl")
         begin += count
 
 

@@ -2,6 +2,7 @@
 # The recipe of DeepSeek-R1 (arXiv 2501.12948 v2, figure 2), stage by stage, each one command:
 #
 #   base    --GRPO--> zero                             zero --sample, keep the right and readable--> cold.jsonl
+#                                                      (or worked examples that the settings name, and no zero)
 #   zero    --GRPO, language rewarded too--> zero-language   (a control: the reward without a cold start)
 #   base    --SFT, cold.jsonl--> dev1
 #   dev1    --GRPO, language rewarded too--> dev2      dev2 --the same, and general answers 3 : 1--> mixed.jsonl
@@ -67,12 +68,18 @@ main() {
     mkdir -p "$OUT"
     prepare
 
-    grpo zero "$MODEL" "$TRAIN" accuracy=1,format=0.2,language=0 --steps $ZERO_STEPS
-    if [ "$CONTROL_STEPS" -gt 0 ]; then # what does the language reward do without a cold start?
-        grpo zero-language "$OUT/zero" "$TRAIN" accuracy=1,format=0.2,language=$LANGUAGE --steps $CONTROL_STEPS
-        grade zero-language "$OUT/zero-language"
+    local models="dev1 dev2 dev3 r1" name
+    if [ -n "${WORKED-}" ]; then # the base finds no answer that a rule could reinforce
+        stage cold "$OUT/cold.jsonl" cp "$WORKED" "$OUT/cold.jsonl"
+    else
+        models="zero $models"
+        grpo zero "$MODEL" "$TRAIN" accuracy=1,format=0.2,language=0 --steps $ZERO_STEPS
+        if [ "$CONTROL_STEPS" -gt 0 ]; then # what does the language reward do without a cold start?
+            grpo zero-language "$OUT/zero" "$TRAIN" accuracy=1,format=0.2,language=$LANGUAGE --steps $CONTROL_STEPS
+            grade zero-language "$OUT/zero-language"
+        fi
+        sample cold "$OUT/zero" "$TRAIN"
     fi
-    sample cold "$OUT/zero" "$TRAIN"
     sft dev1 "$MODEL" "$OUT/cold.jsonl" --steps $COLD_STEPS
     grpo dev2 "$OUT/dev1" "$TRAIN" accuracy=1,format=0.2,language=$LANGUAGE --steps $DEV2_STEPS
     sample reasoning "$OUT/dev2" "$TRAIN"
@@ -90,7 +97,7 @@ main() {
         grade "$name-rl" "$OUT/$name-rl"
     done
     grade base "$MODEL"
-    for name in zero dev1 dev2 dev3 r1; do grade $name "$OUT/$name"; done
+    for name in $models; do grade $name "$OUT/$name"; done
     rm -f "$OUT/report.html"
     stage report "$OUT/report.html" data/r1/report.sh --out "$OUT/report.html" "$OUT"
 }
