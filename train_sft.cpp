@@ -2,10 +2,9 @@
 // Pretrains the tiny base from random weights; with a model folder it is the cold start, the SFT on
 // rejection samples and the distillation of the R1 paper (arXiv 2501.12948, sections 2.3 and 2.4).
 #include <cstdio>
-#include <map>
 
 #include "src/device/parallel.h"
-#include "src/rl/dataset.h"
+#include "src/rl/sft_batches.h"
 #include "src/rl/training_run.h"
 #include "src/run/comm.h"
 #include "src/run/record.h"
@@ -42,76 +41,6 @@ struct Options : Flags {
     RunFlags run{*this, "runs/sft", "run folder: log.jsonl, checkpoint and the trained model", 500};
 };
 // clang-format on
-
-/// A training sequence and which of its tokens are learnt.
-struct Sequence {
-    std::vector<std::int32_t> tokens;
-    std::vector<bool> scored;
-    std::int64_t size() const { return static_cast<std::int64_t>(tokens.size()); }
-    std::int64_t learnt() const { return std::ranges::count(scored, true); }
-    bool can_be_learnt(std::int64_t longest) const { return size() <= longest && learnt() > 0; }
-};
-
-/// Segments are encoded one by one: a trained one begins where a prompt ends when the model is
-/// used. `lacking`, if given, is told of a character that the vocabulary lacks.
-Sequence encode(const SftExample& example, const Tokenizer& tokenizer, std::int32_t eos,
-                std::string* lacking = nullptr) {
-    Sequence s;
-    for (const Segment& segment : example.segments) {
-        const bool prompt = !example.chat && !segment.trained;
-        std::string unknown;
-        const auto tokens =
-            tokenizer.encode(prompt ? tokenizer.framed(segment.text) : segment.text, &unknown);
-        if (lacking && lacking->empty()) *lacking = unknown;
-        s.tokens.insert(s.tokens.end(), tokens.begin(), tokens.end());
-        s.scored.resize(s.tokens.size(), segment.trained);
-    }
-    if (example.eos) {
-        s.tokens.push_back(eos);
-        s.scored.push_back(true);
-    }
-    if (!s.scored.empty()) s.scored[0] = false;  // nothing predicts the first token
-    return s;
-}
-
-/// Reads examples as sequences, those that can be trained on.
-struct Examples {
-    const Options& o;
-    const Tokenizer& tokenizer;
-    const std::int32_t eos;
-    const std::int64_t longest;
-    SftReader reader;
-
-    /// A batch of about --batch-tokens tokens.
-    std::vector<Sequence> next_batch() {
-        std::vector<Sequence> batch;
-        std::int64_t fed = 0;
-        while (fed < o.batch_tokens) {
-            Sequence s = encode(reader.next(), tokenizer, eos);
-            if (!s.can_be_learnt(longest)) continue;
-            fed += s.size() - 1;
-            batch.push_back(std::move(s));
-        }
-        return batch;
-    }
-};
-
-/// Brings examples with one prompt side by side: they share its rows (see PackedBatch).
-std::vector<Sequence> by_prompt(std::vector<Sequence> batch) {
-    std::map<std::vector<std::int32_t>, std::size_t> first;  // where a prompt came up first
-    std::vector<std::pair<std::size_t, Sequence>> placed;
-    for (Sequence& s : batch) {
-        const auto prompt = std::ranges::find(s.scored, true) - s.scored.begin();
-        std::size_t place = placed.size();
-        if (prompt >= static_cast<std::ptrdiff_t>(PackedBatch::kShortestShared))
-            place = first.try_emplace({s.tokens.begin(), s.tokens.begin() + prompt}, place)
-                        .first->second;
-        placed.emplace_back(place, std::move(s));
-    }
-    std::ranges::stable_sort(placed, {}, [](const auto& p) { return p.first; });
-    for (std::size_t i = 0; i < batch.size(); ++i) batch[i] = std::move(placed[i].second);
-    return batch;
-}
 
 /// Adds the gradient of the mean cross-entropy over the batch's learnt tokens, whatever the
 /// micro-batches and the ranks, each of which takes its part of the batch. Returns the mean.
@@ -170,36 +99,12 @@ struct Origin {
     SafeDtype dtype;
 };
 
-/// Reads all of the data before the run. Where it holds chats, the end of a turn joins the model's
-/// end-of-sequence tokens, for it is learnt as one.
-void check_data(SftReader& reader, Origin& origin, std::int64_t longest) {
-    const Tokenizer& tokenizer = origin.tokenizer;
-    std::vector<int>& ends = origin.config.eos_token_ids;
-    LackingNote note;
-    std::size_t left_out = 0;
-    for (std::size_t i = 0; i < reader.size(); ++i) {
-        const SftExample example = reader.next();
-        std::string lacking;
-        try {
-            const Sequence s = encode(example, tokenizer, ends[0], &lacking);
-            left_out += !s.can_be_learnt(longest);
-        } catch (const Error& e) {
-            fail(example.place, ": ", e.what());
-        }
-        note.add(example.place, lacking);
-    }
-    note.print();
-    if (left_out == reader.size())
-        fail(reader.name(),
-             ": holds no example that has something to learn and fits --token-budget "
-             "and the model's context, ",
-             longest, " tokens");
-    if (left_out)
-        std::printf(
-            "%zu of %zu examples are left out: they have nothing to learn, or more than %lld tokens\n",
-            left_out, reader.size(), static_cast<long long>(longest));
+/// Where the data holds chats, the end of a turn joins the model's end-of-sequence tokens, for it
+/// is learnt as one.
+void end_turns(const SftReader& reader, Origin& origin) {
     if (!reader.chat()) return;
-    const auto end = end_of_turn(*reader.chat(), tokenizer);
+    std::vector<int>& ends = origin.config.eos_token_ids;
+    const auto end = end_of_turn(*reader.chat(), origin.tokenizer);
     if (!end)
         fail(origin.tokenizer_folder, ": the tokenizer has no token ", reader.chat()->end_of_turn(),
              ", which ends a turn in its chat template");
@@ -239,17 +144,16 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
     SftReader reader(o.data, std::nullopt, origin.tokenizer_folder, origin.tokenizer);
     const auto longest =
         std::min<std::int64_t>(config.max_position_embeddings, o.optimizer.token_budget);
-    check_data(reader, origin, longest);
-    reader.seek(0);
-    if (!o.no_shuffle) reader.shuffle(static_cast<std::uint64_t>(o.seed));
-    Examples examples{o, origin.tokenizer, eos, longest, std::move(reader)};
+    SftBatches batches(std::move(reader), origin.tokenizer, eos, longest);
+    end_turns(batches.reader(), origin);
+    if (!o.no_shuffle) batches.reader().shuffle(static_cast<std::uint64_t>(o.seed));
     const Trainee trainee(config, o.device, o.optimizer, o.run, o.seed);
-    std::int64_t step = begin(o, comm, origin, run, trainee, examples.reader);
+    std::int64_t step = begin(o, comm, origin, run, trainee, batches.reader());
     std::optional<JsonLines> log;  // on the root rank
     if (comm.is_root()) log.emplace(run.open_log(step));
     const auto save = [&] {
         if (log) log->sync();
-        run.save(trainee, step, {{"position", std::to_string(examples.reader.position())}});
+        run.save(trainee, step, {{"position", std::to_string(batches.reader().position())}});
     };
 
     const LearningRate learning_rate = o.optimizer.learning_rate(o.steps);
@@ -259,7 +163,7 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
     const auto speed = [&] { return human_count(tokens_seen / clock.seconds()) + " tokens/s"; };
     Progress progress("step");
     while (step < o.steps && !comm.any(stop_requested())) {
-        const auto sequences = by_prompt(examples.next_batch());
+        const auto sequences = batches.next(o.batch_tokens);
         double tokens = 0;
         for (const Sequence& s : sequences) tokens += static_cast<double>(s.size() - 1);
         tokens_seen += tokens;
