@@ -179,27 +179,77 @@ void axpy(float* y, float a, const float* x, int64_t count) {
 
 // ---- attention scores, shared by the forward and the backward pass ----
 
+/// Keys are taken so many at a time: arrays by key have room for a multiple of it, and what stands
+/// behind the last one changes nothing.
+constexpr int64_t kLanes = 16;
+
 /// scores[j] = sum_d scale q[d] kt[d, j] for j < count, one multiply-add after the other in order
 /// of d: kt is [D, stride], so the inner loop runs over keys.
 void scores_of(float* scores, const float* q, float scale, const float* kt, int64_t stride,
                int head_dim, int64_t count) {
+    count = round_up(count, kLanes);
     std::fill(scores, scores + count, 0.0f);
     int d = 0;
     for (; d + 4 <= head_dim; d += 4) {
         const float *k0 = kt + d * stride, *k1 = k0 + stride, *k2 = k1 + stride, *k3 = k2 + stride;
         const float q0 = q[d] * scale, q1 = q[d + 1] * scale, q2 = q[d + 2] * scale,
                     q3 = q[d + 3] * scale;
+        for (int64_t first = 0; first < count; first += kLanes)
 #pragma omp simd
-        for (int64_t j = 0; j < count; ++j) {
-            float s = scores[j];
-            s += q0 * k0[j];
-            s += q1 * k1[j];
-            s += q2 * k2[j];
-            s += q3 * k3[j];
-            scores[j] = s;
-        }
+            for (int64_t j = first; j < first + kLanes; ++j) {
+                float s = scores[j];
+                s += q0 * k0[j];
+                s += q1 * k1[j];
+                s += q2 * k2[j];
+                s += q3 * k3[j];
+                scores[j] = s;
+            }
     }
     for (; d < head_dim; ++d) axpy(scores, q[d] * scale, kt + d * stride, count);
+}
+
+/// out[d] = sum_j weights[j] kt[d, j]: by lanes, what is left over in the first of them, and then
+/// these in order.
+void sum_over_keys(float* out, const float* weights, const float* kt, int64_t stride, int head_dim,
+                   int64_t count) {
+    constexpr int kColumns = 16;
+    const int64_t whole = count / kLanes * kLanes;
+    for (int first = 0; first < head_dim; first += kColumns) {
+        const int columns = std::min(kColumns, head_dim - first);
+        float lanes[kColumns][kLanes] = {}, sums[kColumns] = {};
+        for (int d = 0; d < columns; ++d) {
+            const float* k = kt + (first + d) * stride;
+            for (int64_t j = 0; j < whole; j += kLanes)
+#pragma omp simd
+                for (int64_t lane = 0; lane < kLanes; ++lane)
+                    lanes[d][lane] += weights[j + lane] * k[j + lane];
+            for (int64_t j = whole; j < count; ++j)
+                lanes[d][0] = std::fma(weights[j], k[j], lanes[d][0]);
+        }
+        for (int lane = 0; lane < kLanes; ++lane)
+            for (int d = 0; d < kColumns; ++d) sums[d] += lanes[d][lane];
+        std::copy_n(sums, columns, out + first);
+    }
+}
+
+/// Queries whose gradients reach the keys together, which are then fetched less often.
+constexpr int kQueries = 4;
+
+/// to[j] += sum_r weights[r, j] x[r][d] for j < count, one query after the other.
+void add_queries(float* to, const float* weights, const float* const (&x)[kQueries], int d,
+                 int64_t stride, int64_t count) {
+    const float x0 = x[0][d], x1 = x[1][d], x2 = x[2][d], x3 = x[3][d];
+    const float *w0 = weights, *w1 = w0 + stride, *w2 = w1 + stride, *w3 = w2 + stride;
+    for (int64_t first = 0; first < count; first += kLanes)
+#pragma omp simd
+        for (int64_t j = first; j < first + kLanes; ++j) {
+            float sum = to[j];
+            sum += w0[j] * x0;
+            sum += w1[j] * x1;
+            sum += w2[j] * x2;
+            sum += w3[j] * x3;
+            to[j] = sum;
+        }
 }
 
 /// Overwrites scores with exp(scores - max); returns (max, sum).
@@ -283,13 +333,12 @@ std::vector<PackedSequence> sequences_of(Tensor ranges) {
     return sequences;
 }
 
-/// to[d, i] = column + d of the sequence's i-th row
-void transpose(float* to, Tensor qkv, int64_t column, const PackedSequence& sequence,
-               int head_dim) {
-    const int64_t T = sequence.rows();
-    for (int64_t i = 0; i < T; ++i) {
+/// to[d, i] = column + d of the sequence's i-th row; rows of `to` are `stride` apart
+void transpose(float* to, int64_t stride, Tensor qkv, int64_t column,
+               const PackedSequence& sequence, int head_dim) {
+    for (int64_t i = 0; i < sequence.rows(); ++i) {
         const float* from = qkv.as<float>() + sequence.row(i) * qkv.cols + column;
-        for (int d = 0; d < head_dim; ++d) to[d * T + i] = from[d];
+        for (int d = 0; d < head_dim; ++d) to[d * stride + i] = from[d];
     }
 }
 
@@ -487,14 +536,15 @@ class CpuBackend final : public Reference<float> {
         parallel_for(static_cast<int64_t>(sequences.size()) * shape.kv_heads, [&](int64_t task) {
             const PackedSequence& sequence = sequences[task / shape.kv_heads];
             const int64_t g = task % shape.kv_heads, W = qkv.cols, T = sequence.rows();
-            const int64_t k_col = shape.q_cols() + g * D, P = sequence.prompt;
+            const int64_t k_col = shape.q_cols() + g * D, P = sequence.prompt,
+                          stride = round_up(T, kLanes);
             const float* v = qkv.as<float>() + k_col + shape.kv_cols();
-            float *kt = scratch<float>(T * (D + 1)), *p = kt + T * D;
-            transpose(kt, qkv, k_col, sequence, D);
+            float *kt = scratch<float>(stride * (D + 1)), *p = kt + stride * D;
+            transpose(kt, stride, qkv, k_col, sequence, D);
             for (int64_t h = g * group; h < (g + 1) * group; ++h) {
                 for (int64_t i = P; i < T; ++i) {
                     const int64_t n = sequence.row(i);
-                    scores_of(p, qkv.as<float>() + n * W + h * D, scale, kt, T, D, i + 1);
+                    scores_of(p, qkv.as<float>() + n * W + h * D, scale, kt, stride, D, i + 1);
                     auto [top, sum] = exp_in_place(p, i + 1);
                     weighted_mean(
                         out.as<float>() + n * out.cols + h * D, p, sum,
@@ -703,47 +753,50 @@ class CpuBackend final : public Reference<float> {
                                   AttentionShape shape) {
         const int D = shape.head_dim, group = shape.heads / shape.kv_heads;
         const float scale = 1 / std::sqrt(static_cast<float>(D));
-        const int64_t W = qkv.cols, T = sequence.rows();
+        const int64_t W = qkv.cols, T = sequence.rows(), stride = round_up(T, kLanes);
         const int64_t k_col = shape.q_cols() + g * D, v_col = k_col + shape.kv_cols();
-        float *kt = scratch<float>(T * (4 * D + 2)), *vt = kt + T * D, *dkt = vt + T * D,
-              *dvt = dkt + T * D;
-        float *p = dvt + T * D, *ds = p + T;
-        transpose(kt, qkv, k_col, sequence, D);
-        transpose(vt, qkv, v_col, sequence, D);
-        std::fill(dkt, dkt + 2 * T * D, 0.0f);
-        for (int64_t h = g * group; h < (g + 1) * group; ++h) {
-            for (int64_t i = sequence.prompt; i < T; ++i) {
-                const int64_t n = sequence.row(i);
-                const float* q = qkv.as<float>() + n * W + h * D;
-                const float* doi = dout.as<float>() + n * dout.cols + h * D;
-                const float delta = dot(doi, out.as<float>() + n * out.cols + h * D, D);
-                const float log_sum = lse.as<float>()[n * shape.heads + h];
-                scores_of(p, q, scale, kt, T, D, i + 1);    // s_ij
-                scores_of(ds, doi, 1.0f, vt, T, D, i + 1);  // dp_ij = do_i . v_j
+        float *kt = scratch<float>(stride * (4 * D + 2 * kQueries)), *vt = kt + stride * D,
+              *dkt = vt + stride * D, *dvt = dkt + stride * D;
+        float *p = dvt + stride * D, *ds = p + stride * kQueries;  // [kQueries, stride]
+        transpose(kt, stride, qkv, k_col, sequence, D);
+        transpose(vt, stride, qkv, v_col, sequence, D);
+        std::fill(dkt, dkt + 2 * stride * D, 0.0f);
+        for (int64_t h = g * group; h < (g + 1) * group; ++h)
+            for (int64_t first = sequence.prompt; first < T; first += kQueries) {
+                const int64_t keys = round_up(std::min(first + kQueries, T), kLanes);
+                const float *q[kQueries], *dout_of[kQueries];
+                for (int r = 0; r < kQueries; ++r) {
+                    const int64_t i = std::min(first + r, T - 1), n = sequence.row(i);
+                    q[r] = qkv.as<float>() + n * W + h * D;
+                    dout_of[r] = dout.as<float>() + n * dout.cols + h * D;
+                    float *pr = p + r * stride, *dsr = ds + r * stride;
+                    const int64_t seen = first + r < T ? i + 1 : 0;  // past the last query: nothing
+                    if (seen > 0) {
+                        const float delta =
+                            dot(dout_of[r], out.as<float>() + n * out.cols + h * D, D);
+                        const float log_sum = lse.as<float>()[n * shape.heads + h];
+                        scores_of(pr, q[r], scale, kt, stride, D, seen);
+                        scores_of(dsr, dout_of[r], 1.0f, vt, stride, D, seen);  // dp = dout . v
 #pragma omp simd
-                for (int64_t j = 0; j <= i; ++j) {
-                    p[j] = fast_exp(p[j] - log_sum);
-                    ds[j] = p[j] * (ds[j] - delta) * scale;
-                }
-                float* dq = dqkv.as<float>() + n * W + h * D;
-                for (int d = 0; d < D; ++d) {
-                    const float *ktd = kt + d * T, qd = q[d], dod = doi[d];
-                    float *dktd = dkt + d * T, *dvtd = dvt + d * T, sum = 0;
-#pragma omp simd reduction(+ : sum)
-                    for (int64_t j = 0; j <= i; ++j) {
-                        dktd[j] += ds[j] * qd;
-                        dvtd[j] += p[j] * dod;
-                        sum += ds[j] * ktd[j];
+                        for (int64_t j = 0; j < seen; ++j) {
+                            pr[j] = fast_exp(pr[j] - log_sum);
+                            dsr[j] = pr[j] * (dsr[j] - delta) * scale;
+                        }
+                        sum_over_keys(dqkv.as<float>() + n * W + h * D, dsr, kt, stride, D, seen);
                     }
-                    dq[d] = sum;
+                    std::fill(pr + seen, pr + keys, 0.0f);
+                    std::fill(dsr + seen, dsr + keys, 0.0f);
+                }
+                for (int d = 0; d < D; ++d) {
+                    add_queries(dkt + d * stride, ds, q, d, stride, keys);
+                    add_queries(dvt + d * stride, p, dout_of, d, stride, keys);
                 }
             }
-        }
         for (int64_t i = 0; i < T; ++i) {
             float* to = dqkv.as<float>() + sequence.row(i) * W;
             for (int d = 0; d < D; ++d) {
-                to[k_col + d] = dkt[d * T + i] + (i < sequence.prompt ? to[k_col + d] : 0);
-                to[v_col + d] = dvt[d * T + i] + (i < sequence.prompt ? to[v_col + d] : 0);
+                to[k_col + d] = dkt[d * stride + i] + (i < sequence.prompt ? to[k_col + d] : 0);
+                to[v_col + d] = dvt[d * stride + i] + (i < sequence.prompt ? to[v_col + d] : 0);
             }
         }
     }
