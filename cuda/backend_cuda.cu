@@ -267,6 +267,7 @@ void CudaBackend::gemm(Matrix c, Matrix a, Matrix b, Transposed transposed, bool
     };
     if (a.dtype != b.dtype)
         a.dtype == DType::F32 ? round(a, Slot::RoundedA) : round(b, Slot::RoundedB);
+    if (exact_) return exact_gemm(c, a, b, transposed, accumulate);
 
     // Row-major C = A B is column-major C^T = B^T A^T: the factors change places, and nothing is
     // moved.

@@ -41,6 +41,7 @@ class CudaBackend final : public Backend {
     }
 
     // backend_cuda.cu
+    bool make_exact() override { return exact_ = true; }
     std::size_t available_memory() const override;
     std::size_t used_memory() const override;
     /// Nothing is given back while a program runs.
@@ -123,6 +124,12 @@ class CudaBackend final : public Backend {
     /// c = a b, with one of them transposed, or c += a b. If one is BF16 the other is rounded to it
     /// first.
     void gemm(Matrix c, Matrix a, Matrix b, Transposed transposed, bool accumulate);
+    /// The same of factors of one type, in one order. In exact.cu.
+    void exact_gemm(Matrix c, Matrix a, Matrix b, Transposed transposed, bool accumulate);
+    /// Attention of every row of qkv over rows of k and v, `cols` elements apart, in their order:
+    /// with lse those of its RowRange, else those of its span of the cache. In attention.cu.
+    void attend(Tensor out, Tensor lse, Tensor qkv, Tensor k, Tensor v, Tensor spans,
+                AttentionShape shape);
     /// The gradient of the logits in place, as T: a bfloat16 row fills the first half of its
     /// float32 row. In head.cu.
     template <class T>
@@ -148,6 +155,7 @@ class CudaBackend final : public Backend {
     };
 
     DType activation_;
+    bool exact_ = false;
     std::string name_;
     cudaStream_t stream_ = nullptr;
     std::array<Piece, 4> ring_;  ///< which upload() goes through, a piece after the other

@@ -4,14 +4,13 @@
 // it, the first few. That logit is found by bisection over the 2^32 possible floats, 32 passes over
 // those tokens that can be among them: with a real vocabulary a few hundred, which fit into shared
 // memory.
-#include <cfloat>
-
 #include "cuda/backend_cuda.h"
+#include "cuda/softmax.cuh"
 
 namespace r1::cuda {
 namespace {
 
-constexpr int kThreads = 512, kWarps = kThreads / 32;
+constexpr int kThreads = kSoftmaxThreads, kWarps = kThreads / 32;
 constexpr int kCandidates = 4096;  // logits that shared memory holds
 
 /// Unsigned integers in the order of the floats; adding 0 makes one of the two zeros.
@@ -27,11 +26,9 @@ __device__ float float_of(std::uint32_t order) {
 struct Row {
     const float* logits;
     int V;
-    float inverse;                   ///< 1 / temperature
-    double* shared;                  ///< [32]
-    float largest = 0, log_sum = 0;  ///< log softmax is (logit - largest) / temperature - log_sum
+    LogSoftmax log_p;
+    double* shared;  ///< [32]
 
-    __device__ float log_p(float logit) const { return (logit - largest) * inverse - log_sum; }
     __device__ double p(float logit) const { return expf(log_p(logit)); }
     /// Count and mass of the tokens whose logit is above that of `order`.
     __device__ int count_above(std::uint32_t order) const {
@@ -135,6 +132,7 @@ __device__ Kept truncate(const Row& row, int top_k, float top_p, float* candidat
 }
 
 /// A block draws for a row.
+template <int W>
 __global__ void __launch_bounds__(kThreads)
     sample_kernel(std::int32_t* tokens, float* logp, const float* logits,
                   const std::uint32_t* counters, SampleOptions options, int V) {
@@ -144,21 +142,16 @@ __global__ void __launch_bounds__(kThreads)
     int* segment_ties = reinterpret_cast<int*>(segment_mass + kWarps);
     float* candidates = reinterpret_cast<float*>(segment_ties + kWarps);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    Row row{logits + blockIdx.x * std::int64_t{V}, V,
-            options.temperature > 0 ? fminf(1 / options.temperature, FLT_MAX) : 1, shared};
-
-    float largest = -INFINITY;
-    int best = V;
-    for (int v = threadIdx.x; v < V; v += kThreads)
-        if (row.logits[v] > largest) largest = row.logits[v], best = v;
-    row.largest = block_reduce(largest, -INFINITY, reinterpret_cast<float*>(shared), Max());
-    float sum = 0;
-    for (int v = threadIdx.x; v < V; v += kThreads) sum += expf(row.log_p(row.logits[v]));
-    row.log_sum = logf(block_sum(sum, reinterpret_cast<float*>(shared)));
+    logits += blockIdx.x * std::int64_t{V};
+    const float inverse = options.temperature > 0 ? inverse_of(options.temperature) : 1;
+    const Row row{logits, V, log_softmax<W>(logits, inverse, V, reinterpret_cast<float*>(shared)),
+                  shared};
 
     if (options.temperature == 0) {  // the first of the largest
-        int first = largest == row.largest ? -best : -V;
-        first = -block_reduce(first, -V, reinterpret_cast<int*>(shared), Max());
+        int first = V;
+        for (int v = threadIdx.x; v < V && first == V; v += kThreads)
+            if (row.logits[v] == row.log_p.largest) first = v;
+        first = -block_reduce(-first, -V, reinterpret_cast<int*>(shared), Max());
         first = min(first, V - 1);  // logits that are all NaN have no largest
         if (threadIdx.x == 0)
             tokens[blockIdx.x] = first, logp[blockIdx.x] = row.log_p(row.logits[first]);
@@ -234,10 +227,13 @@ __global__ void __launch_bounds__(kThreads)
 void CudaBackend::sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters,
                          const SampleOptions& options) {
     if (!logits.size()) return;
-    launch(stream_, grid_of(logits.rows), kThreads,
-           (32 + kWarps) * sizeof(double) + kWarps * sizeof(int) + kCandidates * sizeof(float),
-           sample_kernel, tokens.as<std::int32_t>(), logp.as<float>(), logits.as<float>(),
-           counters.as<std::uint32_t>(), options, static_cast<int>(logits.cols));
+    choose(eightfold(logits.cols, logits.data), [&](auto wide) {
+        launch(stream_, grid_of(logits.rows), kThreads,
+               (32 + kWarps) * sizeof(double) + kWarps * sizeof(int) + kCandidates * sizeof(float),
+               sample_kernel < wide ? 8 : 1 >, tokens.as<std::int32_t>(), logp.as<float>(),
+               logits.as<float>(), counters.as<std::uint32_t>(), options,
+               static_cast<int>(logits.cols));
+    });
 }
 
 }  // namespace r1::cuda

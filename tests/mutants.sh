@@ -51,11 +51,11 @@ cuda-on-cpu|cuda/attention.cu|dp[t][i] - row_delta[half]) * scale|dp[t][i]) * sc
 cuda-on-cpu|cuda/attention.cu|const float largest = fmaxf(m, s)|const float largest = 0|*attention over*
 cuda-on-cpu|cuda/attention.cu|largest == -INFINITY ? 0 : largest;|0;|*attention over*
 cuda-on-cpu|cuda/decode.cu|total += weight * row[1];|total += row[1];|*decoding*
-cuda-on-cpu|cuda/decode.cu|const float largest = fmaxf(m, s)|const float largest = 0|*decoding*
+cuda-on-cpu|cuda/attention.cu|count = shared + (lse ? n + 1 - own : span[3]);|count = (lse ? n + 1 - own : span[3]);|*decoding*
 cuda-on-cpu|cuda/decode.cu|    ++positions[b];|    positions[b] += 0;|*advance*
 cuda-on-cpu|cuda/norm.cu|scale = r * r * dot / C;|scale = r * dot / C;|*RMSNorm with*
-cuda-on-cpu|cuda/head.cu|w = shrink * (w + s * shift);|w = shrink * w;|*the head*
-cuda-on-cpu|cuda/head.cu|sums.rebase(largest);|(void)largest;|*the head*
+cuda-on-cpu|cuda/softmax.cuh|w = shrink * (w + s * shift);|w = shrink * w;|*the head*
+cuda-on-cpu|cuda/softmax.cuh|sums.rebase(block_reduce(sums.largest, -INFINITY, shared, Max()));|;|*the head*
 cuda-on-cpu|cuda/elementwise.cu|s * (1 + g * (1 - s))|s * (1 + g * s)|*SwiGLU*
 cuda-on-cpu|cuda/elementwise.cu|(1 - o.beta2) * g * g|(1 - o.beta2) * g|*AdamW*
 cuda-on-cpu|cuda/elementwise.cu|r1_rounding_bits(o.seed, |r1_rounding_bits(static_cast<std::uint32_t>(o.seed), |*AdamW with states*
@@ -63,6 +63,10 @@ cuda-on-cpu|cuda/elementwise.cu|store_rounded(m + i, m_i, random >> 16);|store_r
 cuda-on-cpu|cuda/sample.cu|philox_uniform(options.seed,|philox_uniform(options.seed & 0xffffffffu,|*sampling*
 cuda-on-cpu|cuda/rope.cu|inverse ? -s : s|s|*RoPE*
 cuda-on-cpu|cuda/backend_cuda.cu|const float one = 1, beta = accumulate ? 1 : 0;|const float one = 1, beta = 0;|*linear*
+cuda-on-cpu|cuda/exact.cu|from + k < end;|from + k <= end;|*linear*
+cuda-on-cpu|cuda/exact.cu|if (accumulate) for_each|if (false) for_each|*linear*
+cuda-on-cpu|cuda/attention.cu|if (!exact_ && on_tensor_cores|if (on_tensor_cores|*exact arithmetic*
+cuda-on-cpu|cuda/sample.cu|log_softmax<W>(logits, inverse,|log_softmax<1>(logits, inverse,|*exact arithmetic*
 cuda-on-cpu|cuda/backend_cuda.cu|if (a.dtype != b.dtype)|if (a.rows < 0)|*linear*
 cuda-on-cpu|cuda/backend_cuda.cu|CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION));|CUBLAS_DEFAULT_MATH));|*linear*
 cuda-on-cpu|cuda/backend_cuda.cu|to.data) + done, piece.data, bytes,|to.data) + done, static_cast<const std::byte*>(host) + done, bytes,|*memory*

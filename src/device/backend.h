@@ -112,6 +112,12 @@ class Backend {
     virtual DType real() const = 0;
     virtual DType activation() const { return real(); }
     virtual Preferences preferences() const { return {}; }
+    /// From now on a row's result does not depend, not even in its last bit, on how many rows there
+    /// are, so that sampling and training give a token the same log-probability: every row is
+    /// summed in one order in linear_forward(), in attention_forward() and decode_attention() over
+    /// the same keys, in softmax_forward() and sample(). Called before anything is computed; false
+    /// where a backend has no such arithmetic.
+    virtual bool make_exact() { return false; }
 
     // ---- memory ----
     /// 64-byte aligned; throws Error when there is not enough. allocate(0) returns something that
@@ -284,11 +290,9 @@ class Backend {
     std::size_t used_ = 0, peak_ = 0;  ///< bytes in Buffers
 };
 
-/// float32, fast: src/device/cpu.cpp. exact: a row's result does not depend, not even in its last
-/// bit, on how many rows there are, so that sampling and training give a token the same
-/// log-probability. Without it that holds for matrices of up to 2^18 weights; larger ones are
-/// multiplied in whatever blocks are fastest.
-std::unique_ptr<Backend> make_cpu_backend(bool exact = false);
+/// float32, fast: src/device/cpu.cpp. It is exact for matrices of up to 2^18 weights without being
+/// told; larger ones are then multiplied in whatever blocks are fastest.
+std::unique_ptr<Backend> make_cpu_backend();
 /// Plain loops in float32, or in float64 for tests: src/device/reference.cpp.
 std::unique_ptr<Backend> make_reference_backend(DType real = DType::F32);
 
@@ -301,7 +305,7 @@ void upload_floats(Backend& backend, Tensor to, std::span<const float> from);
 
 /// Raise it with every change to the classes of this file and tensor.h: a library built for others
 /// is turned away.
-constexpr int kBackendVersion = 4;
+constexpr int kBackendVersion = 5;
 
 }  // namespace r1
 

@@ -366,8 +366,8 @@ double keep_likeliest(float* p, const float* logits, int64_t vocab, const Sample
 
 class CpuBackend final : public Reference<float> {
   public:
-    explicit CpuBackend(bool exact) : exact_(exact) {}
     const char* name() const override { return "cpu"; }
+    bool make_exact() override { return exact_ = true; }
 
     // What follows was measured beside the reference on two cores, for 512 tokens of a layer of
     // Qwen2.5-0.5B's width; the factor is how many times as fast an override is.
@@ -697,7 +697,7 @@ class CpuBackend final : public Reference<float> {
     }
 
   private:
-    const bool exact_;
+    bool exact_ = false;
 
     /// The gradient of a sequence's own queries, keys and values for key/value head g, written to
     /// dqkv; that of a shared prompt's keys and values is added to what is there.
@@ -789,8 +789,6 @@ class CpuBackend final : public Reference<float> {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cpu_backend(bool exact) {
-    return std::make_unique<CpuBackend>(exact);
-}
+std::unique_ptr<Backend> make_cpu_backend() { return std::make_unique<CpuBackend>(); }
 
 }  // namespace r1
