@@ -97,10 +97,11 @@ class CudaBackend final : public Backend {
     // head.cu
     void softmax_forward(Tensor logp, Tensor entropy, Tensor logits, Tensor targets,
                          float temperature) override;
-    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
-                          float temperature) override;
-    void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy, Tensor hidden,
-                       Tensor weight, Tensor targets, float temperature, Tensor logits) override;
+    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor logp, Tensor entropy,
+                          Tensor targets, float temperature) override;
+    void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy, Tensor logp,
+                       Tensor entropy, Tensor hidden, Tensor weight, Tensor targets,
+                       float temperature, Tensor logits) override;
 
     // ranks.cu
     void all_reduce_sum(Tensor t, const Comm& ranks) override;
@@ -133,8 +134,8 @@ class CudaBackend final : public Backend {
     /// The gradient of the logits in place, as T: a bfloat16 row fills the first half of its
     /// float32 row. In head.cu.
     template <class T>
-    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
-                          float temperature);
+    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor logp, Tensor entropy,
+                          Tensor targets, float temperature);
     /// out[c] += sum_r partial[r, c] for c < cols, rows `stride` apart, in order of r. In
     /// elementwise.cu.
     void add_column_sums(Tensor out, const float* partial, std::int64_t rows, std::int64_t stride);

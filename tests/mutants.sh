@@ -83,7 +83,7 @@ cpu|src/device/reference.cpp|int64_t m = 0; m < in.rows; ++m)|int64_t m = in.row
 cpu|src/device/reference.cpp|z[v] > z[w]|z[v] >= z[w]|*sampling*
 cpu|src/device/reference.cpp|mass < o.top_p * total|mass <= o.top_p|*sampling*
 cpu|src/device/reference.cpp|(1 + gate[f] * (1 - sigmoid))|(1 + gate[f] * sigmoid)|*SwiGLU*
-cpu|src/device/reference.cpp|d_entropy * p * (z[v] + entropy)|d_entropy * p * z[v]|*head*
+cpu|src/device/reference.cpp|d_entropy * p * (log_p + entropy.as<Real>()[m])|d_entropy * p * log_p|*head*
 cpu|src/device/reference.cpp|Real sum = bias ? bias.as<Real>()[o] : 0;|Real sum = 0;|*linear*
 cpu|src/device/reference.cpp|        ++counters.as<int32_t>()[4 * b + 3];|        ;|*advance*
 cpu|src/device/reference.cpp|(1 - o.beta1) * g|o.beta1 * g|*AdamW*
@@ -95,7 +95,7 @@ cpu|src/device/cpu.cpp|if (j % 2 && left) add(sums[1]);|;|*decode attention on*
 cpu|src/device/cpu.cpp|j += kKvBlock) {|j += kKvBlock + 1) {|*decoding*
 cpu|src/device/cpu.cpp|std::fill(to + rows * cols, to + padded * cols, 0.0f);|;|*linear*
 cpu|src/device/cpu.cpp|rounded[i] = r1::to_bfloat16(from[i])|rounded[i] = static_cast<bf16>(std::bit_cast<std::uint32_t>(from[i]) >> 16)|*linear*
-cpu|src/device/cpu.cpp|const float h = dentropy ? |const float h = !dentropy ? |*the head*
+cpu|src/device/cpu.cpp|h = dentropy ? |h = !dentropy ? |*the head*
 cpu|src/device/cpu.cpp|if ((cumulative += p[v]) > u) break;|if ((cumulative += p[v]) > mass - u) break;|*sampling*
 cpu|src/device/cpu.cpp|if (kept + half < o.top_p * total) {|if (kept + half <= o.top_p) {|*sampling*
 cpu|src/device/cpu.cpp|0.999 * (1 - o.top_p) * total|2000 * (1 - o.top_p) * total|*sampling*
@@ -106,6 +106,7 @@ skeleton|src/device/formulas.h|0x7fffu + (bits >> 16 & 1u)|0x8000u|*rounding to*
 skeleton|src/device/formulas.h|k1 = (r1_u32)(seed >> 32)|k1 = 0|*Philox*
 skeleton|src/device/backend.cpp|i < changed.size()|i + 1 < changed.size()|*sampling*,*advance*
 skeleton|src/device/backend.cpp|softmax_backward(chunk, dlogp.slice(m, rows)|softmax_backward(chunk, dlogp.slice(0, rows)|*head*
+skeleton|src/device/backend.cpp|logp.slice(m, rows), entropy.slice(m, rows), targets|logp.slice(0, rows), entropy.slice(m, rows), targets|*head*
 skeleton|src/device/backend.cpp|upload(t, std::vector<std::byte>(t.bytes()).data());|upload(t, std::vector<std::byte>(t.bytes(), std::byte{1}).data());|*memory*
 # the plugin
 skeleton|tests/port/skeleton.cpp|gate / (1 + std::exp(-gate)) * up|1 / (1 + std::exp(-gate)) * up|*SwiGLU*

@@ -437,13 +437,41 @@ TEST_CASE("conformance: the head") {
                      dentropy = b.between(0, 1) ? b.normal(M) : Tensor{},
                      dhidden = b.activation(M, C), dw = b.parameter(V, C);
         b.backend->head_forward(logp, entropy, hidden, w, targets, temperature, chunk);
-        b.backend->head_backward(dhidden, dw, dlogp, dentropy, hidden, w, targets, temperature,
-                                 chunk);
+        b.backend->head_backward(dhidden, dw, dlogp, dentropy, logp, entropy, hidden, w, targets,
+                                 temperature, chunk);
         return {{"logp", b.values(logp), C + 64 + score, 1},
                 {"entropy", b.values(entropy), C + 64 + score, 1},
                 {"dhidden", b.values(dhidden), C + V + score, 2},
                 {"dweight", b.values(dw), C + M + score, 1}};
     });
+}
+
+TEST_CASE("conformance: the head's softmax, at low temperatures and of large logits") {
+    check_conformance(
+        [](Bench& b) -> Outputs {
+            const int M = b.between(1, 9),
+                      V = b.between(0, 1) ? 8 * b.between(1, 1300) : b.between(1, 999);
+            const float temperature = std::array{1.0f, 0.6f, 1e-3f, 1e-8f}[b.between(0, 3)];
+            // At a low one the quotients are too large to hold the differences.
+            const double scale = temperature < 0.01f && b.between(0, 1) ? 2500 : 2;
+            std::vector<double> z(static_cast<std::size_t>(M) * V);
+            std::normal_distribution<double> normal(0, scale);
+            for (double& x : z) x = static_cast<float>(normal(b.random));
+            std::vector<std::int32_t> target(M);  // the likeliest, as if it had been drawn
+            for (int m = 0; m < M; ++m)
+                target[m] =
+                    static_cast<int>(std::max_element(&z[m * V], &z[m * V] + V) - &z[m * V]);
+            const Tensor logits = b.from(z, M, V), logp = b.tensor(M), entropy = b.tensor(M),
+                         dlogp = b.normal(M), dentropy = b.between(0, 1) ? b.normal(M) : Tensor{},
+                         targets = b.ints(target);
+            b.backend->softmax_forward(logp, entropy, logits, targets, temperature);
+            b.backend->softmax_backward(logits, dlogp, dentropy, logp, entropy, targets,
+                                        temperature);
+            return {{"logp", b.values(logp), V + 64, 0},
+                    {"entropy", b.values(entropy), V + 64, 0},
+                    {"dlogits", b.values(logits), V + 64, 0}};
+        },
+        12);
 }
 
 TEST_CASE("conformance: the gradient's norm and AdamW") {

@@ -240,20 +240,21 @@ class Backend {
     virtual void softmax_forward(Tensor logp, Tensor entropy, Tensor logits, Tensor targets,
                                  float temperature) = 0;
     /// Gradient of sum_m (dlogp[m] logp[m] + dentropy[m] entropy[m]), in place of the logits:
-    /// dlogits = (dlogp (1[v = target] - p) - dentropy p (log p + entropy)) / temperature. dentropy
-    /// [M] or empty
-    virtual void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
-                                  float temperature) = 0;
+    /// dlogits = (dlogp (1[v = target] - p) - dentropy p (log p + entropy)) / temperature, where
+    /// log p[v] = (logits[v] - logits[target]) / temperature + logp: with logp and entropy of the
+    /// forward pass a row is read once. dentropy [M] or empty
+    virtual void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor logp,
+                                  Tensor entropy, Tensor targets, float temperature) = 0;
     /// softmax_forward() of hidden W^T, without N x V logits: rows of `logits`, scratch [chunk, V],
     /// are filled and forgotten chunk by chunk. hidden act [M, C], weight [V, C] a matrix.
     virtual void head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight,
                               Tensor targets, float temperature, Tensor logits);
-    /// dhidden = dlogits W, dweight += dlogits^T hidden, from logits computed once more, chunk by
-    /// chunk; if `logits` has room for all rows, it holds what head_forward() has left there.
-    /// dhidden act
+    /// dhidden = dlogits W, dweight += dlogits^T hidden, given logp and entropy of the forward
+    /// pass, from logits computed once more, chunk by chunk; if `logits` has room for all rows, it
+    /// holds what head_forward() has left there. dhidden act
     virtual void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy,
-                               Tensor hidden, Tensor weight, Tensor targets, float temperature,
-                               Tensor logits);
+                               Tensor logp, Tensor entropy, Tensor hidden, Tensor weight,
+                               Tensor targets, float temperature, Tensor logits);
 
     // ---- sampling ----
     /// tokens[b] ~ softmax(logits[b] / temperature), truncated to the top_k likeliest and then to

@@ -300,8 +300,11 @@ struct LogSoftmax {
     float shift, inverse_temperature, rest;
     float operator()(float logit) const { return (logit - shift) * inverse_temperature - rest; }
 };
+float inverse_of(float temperature) {
+    return std::min(1 / temperature, std::numeric_limits<float>::max());
+}
 LogSoftmax log_softmax(const float* logits, float temperature, int64_t vocab) {
-    const float inverse = std::min(1 / temperature, std::numeric_limits<float>::max());
+    const float inverse = inverse_of(temperature);
     float top = -std::numeric_limits<float>::infinity(), sum = 0;
 #pragma omp simd reduction(max : top)
     for (int64_t v = 0; v < vocab; ++v) top = std::max(top, logits[v]);
@@ -615,21 +618,20 @@ class CpuBackend final : public Reference<float> {
             entropy.as<float>()[r] = -mean;
         });
     }
-    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
-                          float temperature) override {
+    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor logp, Tensor entropy,
+                          Tensor targets, float temperature) override {
         const int64_t V = logits.cols;
         for_each(logits.rows, 8, [&](int64_t r) {
             float* row = logits.as<float>() + r * V;
-            const LogSoftmax log_p = log_softmax(row, temperature, V);
-            const float d = dlogp.as<float>()[r] * log_p.inverse_temperature;
-            const float h = dentropy ? dentropy.as<float>()[r] * log_p.inverse_temperature : 0.0f;
-            float entropy = 0;
-            if (h != 0)
-                for (int64_t v = 0; v < V; ++v) entropy -= fast_exp(log_p(row[v])) * log_p(row[v]);
+            const int32_t target = targets.as<int32_t>()[r];
+            const LogSoftmax log_p{row[target], inverse_of(temperature), -logp.as<float>()[r]};
+            const float d = dlogp.as<float>()[r] * log_p.inverse_temperature,
+                        h = dentropy ? dentropy.as<float>()[r] * log_p.inverse_temperature : 0.0f,
+                        mean = entropy.as<float>()[r];
 #pragma omp simd
             for (int64_t v = 0; v < V; ++v)
-                row[v] = -fast_exp(log_p(row[v])) * (d + h * (log_p(row[v]) + entropy));
-            row[targets.as<int32_t>()[r]] += d;
+                row[v] = -fast_exp(log_p(row[v])) * (d + h * (log_p(row[v]) + mean));
+            row[target] += d;
         });
     }
 

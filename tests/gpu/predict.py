@@ -28,7 +28,7 @@ NUMBERS = dict(tokens=8192, length=512, rows=256, context=512, prompts=64, group
 # The share of the bandwidth that a kernel reaches on large tensors.
 BANDWIDTH = {"rmsnorm_forward": 0.65, "rmsnorm_backward": 0.46, "head_norm": 0.5, "rope": 0.5, "rope_append": 0.5,
              "bias": 0.58, "bias_backward, delta": 0.44, "swiglu_forward": 0.80, "swiglu_backward": 0.82,
-             "round dx": 0.74, "softmax_forward": 0.60, "softmax_backward": 0.55, "optimizer": 0.835, "weights": 0.726,
+             "round dx": 0.74, "softmax_forward": 0.80, "softmax_backward": 0.80, "optimizer": 0.835, "weights": 0.726,
              "head": 0.85, "decode_attention": 0.67, "merge of the splits": 1, "gaps": 1, "sample": 0.39}
 # The share of the matrix peak that cuBLAS reaches: a C / (C + c), since short sums and few tiles cost most.
 PEAK = {"forward": (0.760, 208), "backward": (0.803, 344), "head": (0.814, 430), "decode": (0.95, 1344)}
@@ -97,7 +97,7 @@ def backward(m, N, T, M, recompute=False, keep_logits=False):
     q, qkv, layer, _ = shape(m)
     return (layers(m, N, T, m.L - 1) if recompute else []) + [
         product("logits, dhidden, dW", m, "head", 2 if keep_logits else 3, 6 * M * m.V, 2 * M * m.C * m.V),
-        stream("softmax_backward", 1, 10 * M * m.V),
+        stream("softmax_backward", 1, 6 * M * m.V),
         product("dx and dW", m, "backward", m.L, 10 * layer, 4 * N * layer),
         stream("swiglu_backward", m.L, 10 * N * m.F), stream("rmsnorm_backward", 2 * m.L, 14 * N * m.C),
         stream("round dx", 4 * m.L, 6 * N * m.C), attention("attention_backward: dq", m, 3, N, T, m.L),
