@@ -127,6 +127,9 @@ class CudaBackend final : public Backend {
     void gemm(Matrix c, Matrix a, Matrix b, Transposed transposed, bool accumulate);
     /// The same of factors of one type, in one order. In exact.cu.
     void exact_gemm(Matrix c, Matrix a, Matrix b, Transposed transposed, bool accumulate);
+    /// rope() and, with a cache, rope_append(). In rope.cu.
+    void rope(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, Tensor positions,
+              Tensor inv_freq, AttentionShape shape, bool inverse);
     /// Attention of every row of qkv over rows of k and v, `cols` elements apart, in their order:
     /// with lse those of its RowRange, else those of its span of the cache. In attention.cu.
     void attend(Tensor out, Tensor lse, Tensor qkv, Tensor k, Tensor v, Tensor spans,

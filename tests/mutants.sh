@@ -62,6 +62,8 @@ cuda-on-cpu|cuda/elementwise.cu|r1_rounding_bits(o.seed, |r1_rounding_bits(stati
 cuda-on-cpu|cuda/elementwise.cu|store_rounded(m + i, m_i, random >> 16);|store_rounded(m + i, m_i, random);|*AdamW with states*
 cuda-on-cpu|cuda/sample.cu|philox_uniform(options.seed,|philox_uniform(options.seed & 0xffffffffu,|*sampling*
 cuda-on-cpu|cuda/rope.cu|inverse ? -s : s|s|*RoPE*
+cuda-on-cpu|cuda/norm.cu|    __syncthreads();\n    for (int c = threadIdx.x * W|    for (int c = threadIdx.x * W|*RMSNorm with*
+cuda-on-cpu|cuda/norm.cu|n += gridDim.x * warps|n += gridDim.x|*RMSNorm with*
 cuda-on-cpu|cuda/backend_cuda.cu|const float one = 1, beta = accumulate ? 1 : 0;|const float one = 1, beta = 0;|*linear*
 cuda-on-cpu|cuda/exact.cu|from + k < end;|from + k <= end;|*linear*
 cuda-on-cpu|cuda/exact.cu|if (accumulate) for_each|if (false) for_each|*linear*

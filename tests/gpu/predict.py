@@ -26,7 +26,7 @@ MODELS = {"Qwen2.5-0.5B": Model(896, 4864, 24, 14, 2, 64, 151936, True, True, Fa
 NUMBERS = dict(tokens=8192, length=512, rows=256, context=512, prompts=64, group=8, prompt=128, new=384, slots=256)
 
 # The share of the bandwidth that a kernel reaches on large tensors.
-BANDWIDTH = {"rmsnorm_forward": 0.65, "rmsnorm_backward": 0.46, "head_norm": 0.5, "rope": 0.5, "rope_append": 0.5,
+BANDWIDTH = {"rmsnorm_forward": 0.65, "rmsnorm_backward": 0.70, "head_norm": 0.5, "rope": 0.75, "rope_append": 0.6,
              "bias": 0.58, "bias_backward, delta": 0.44, "swiglu_forward": 0.80, "swiglu_backward": 0.82,
              "round dx": 0.74, "softmax_forward": 0.80, "softmax_backward": 0.80, "optimizer": 0.835, "weights": 0.726,
              "head": 0.85, "decode_attention": 0.67, "merge of the splits": 1, "gaps": 1, "sample": 0.39}
