@@ -56,10 +56,10 @@ void CudaBackend::softmax_forward(Tensor logp, Tensor entropy, Tensor logits, Te
                                   float temperature) {
     if (!logits.size()) return;
     choose(eightfold(logits.cols, logits.data), [&](auto wide) {
+        constexpr int W = wide ? 8 : 1;
         launch(stream_, grid_of(logits.rows), kSoftmaxThreads, 32 * sizeof(float),
-               softmax_forward_kernel < wide ? 8 : 1 >, logp.as<float>(), entropy.as<float>(),
-               logits.as<float>(), targets.as<std::int32_t>(), temperature,
-               static_cast<int>(logits.cols));
+               softmax_forward_kernel<W>, logp.as<float>(), entropy.as<float>(), logits.as<float>(),
+               targets.as<std::int32_t>(), temperature, static_cast<int>(logits.cols));
     });
 }
 
@@ -73,10 +73,11 @@ void CudaBackend::softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy,
                                    Tensor entropy, Tensor targets, float temperature) {
     if (!logits.size()) return;
     choose(eightfold(logits.cols, logits.data), [&](auto wide) {
-        launch(stream_, grid_of(logits.rows), kSoftmaxThreads, 0, softmax_backward_kernel < T,
-               wide ? 8 : 1 >, logits.as<float>(), dlogp.as<float>(),
-               dentropy ? dentropy.as<float>() : nullptr, logp.as<float>(), entropy.as<float>(),
-               targets.as<std::int32_t>(), temperature, static_cast<int>(logits.cols));
+        constexpr int W = wide ? 8 : 1;
+        launch(stream_, grid_of(logits.rows), kSoftmaxThreads, 0, softmax_backward_kernel<T, W>,
+               logits.as<float>(), dlogp.as<float>(), dentropy ? dentropy.as<float>() : nullptr,
+               logp.as<float>(), entropy.as<float>(), targets.as<std::int32_t>(), temperature,
+               static_cast<int>(logits.cols));
     });
 }
 

@@ -65,11 +65,12 @@ void CudaBackend::rope(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, Te
     if (!qkv.size()) return;
     choose(qkv.dtype == DType::BF16, [&](auto is_bf16) {
         choose(eightfold(shape.head_dim / 2, qkv.data, k_pool.data, v_pool.data), [&](auto wide) {
+            constexpr int W = wide ? 8 : 1;
             using T = std::conditional_t<is_bf16, bf16, float>;
-            launch(stream_, grid_of(qkv.rows), 128, shape.head_dim * sizeof(float), rope_kernel < T,
-                   wide ? 8 : 1 >, qkv.as<T>(), positions.as<std::int32_t>(), inv_freq.as<float>(),
-                   shape, inverse, static_cast<T*>(k_pool.data), static_cast<T*>(v_pool.data),
-                   static_cast<std::int32_t*>(rows.data));
+            launch(stream_, grid_of(qkv.rows), 128, shape.head_dim * sizeof(float),
+                   rope_kernel<T, W>, qkv.as<T>(), positions.as<std::int32_t>(),
+                   inv_freq.as<float>(), shape, inverse, static_cast<T*>(k_pool.data),
+                   static_cast<T*>(v_pool.data), static_cast<std::int32_t*>(rows.data));
         });
     });
 }

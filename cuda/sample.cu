@@ -131,9 +131,9 @@ __device__ Kept truncate(const Row& row, int top_k, float top_p, float* candidat
     return kept;
 }
 
-/// A block draws for a row.
+/// A block draws for a row. Reads V logits twice, of a truncated distribution more often.
 template <int W>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     sample_kernel(std::int32_t* tokens, float* logp, const float* logits,
                   const std::uint32_t* counters, SampleOptions options, int V) {
     double* shared = dynamic_shared<double>();  // [32], then a segment's mass and ties for each
@@ -161,48 +161,58 @@ __global__ void __launch_bounds__(kThreads)
     const bool truncated = options.top_k > 0 || options.top_p < 1;
     if (truncated) kept = truncate(row, options.top_k, options.top_p, candidates, segment_ties);
 
-    // The first token, counted up, at which the cumulative probability exceeds u: each warp adds up
-    // a segment of the vocabulary, the segments are added up, and warp 0 walks through the one
-    // where it happens.
-    const double u = philox_uniform(options.seed, counters + blockIdx.x * 4) * kept.mass;
-    const int segment = (V + kThreads - 1) / kThreads * 32;
-    auto is_tie = [&](int v) {
-        return v < V && truncated && order_of(row.logits[v]) == kept.order;
-    };
-    auto is_above = [&](int v) {
-        return v < V && (!truncated || order_of(row.logits[v]) > kept.order);
-    };
-    double mass = 0;
-    int ties = 0, possible = -1;
-    for (int v = warp * segment + lane; v < (warp + 1) * segment; v += 32) {
-        if (is_above(v)) mass += row.p(row.logits[v]);
-        ties += is_tie(v);
-        if ((is_above(v) || is_tie(v)) && row.p(row.logits[v]) > 1e-37) possible = v;
+    // The first token, counted up, at which the cumulative probability exceeds u. Each warp adds up
+    // a sixteenth of the vocabulary, and the sixteenth where it happens is divided once more;
+    // through what is left warp 0 walks.
+    const double u = philox_uniform(options.seed, counters + blockIdx.x * 4) * kept.mass,
+                 each = truncated ? row.p(float_of(kept.order)) : 0;
+    auto is_tie = [&](float z) { return truncated && order_of(z) == kept.order; };
+    auto is_above = [&](float z) { return !truncated || order_of(z) > kept.order; };
+    int begin = 0, end = V, ties_before = 0, possible = 0;
+    double before = 0;
+    for (int level = 0; level < 2; ++level) {
+        const int segment = (end - begin + kThreads * W - 1) / (kThreads * W) * 32 * W,
+                  from = begin + warp * segment, to = min(from + segment, end);
+        double mass = 0;
+        int ties = 0;
+        for (int v = from + lane * W; v < to; v += 32 * W) {
+            const auto z = load<W>(logits + v);
+            for (int i = 0; i < W; ++i) {
+                const bool above = is_above(z.v[i]), tie = is_tie(z.v[i]);
+                const double p = row.p(z.v[i]);
+                if (above) mass += p;
+                ties += tie;
+                if ((above || tie) && p > 1e-37) possible = max(possible, v + i);
+            }
+        }
+        mass = warp_reduce(mass, Add());
+        ties = warp_reduce(ties, Add());
+        if (lane == 0) segment_mass[warp] = mass, segment_ties[warp] = ties;
+        possible =
+            block_reduce(possible, 0, reinterpret_cast<int*>(shared), Max());  // and a barrier
+        int at = 0;
+        for (; at < kWarps - 1; ++at) {
+            const int kept_ties = max(0, min(segment_ties[at], kept.ties - ties_before));
+            const double with = before + segment_mass[at] + kept_ties * each;
+            if (with > u) break;
+            before = with;
+            ties_before += segment_ties[at];
+        }
+        begin += at * segment;
+        end = min(begin + segment, end);
+        __syncthreads();  // the next sums take the place of these
     }
-    mass = warp_reduce(mass, Add());
-    ties = warp_reduce(ties, Add());
-    if (lane == 0) segment_mass[warp] = mass, segment_ties[warp] = ties;
-    possible = block_reduce(possible, -1, reinterpret_cast<int*>(shared), Max());  // and a barrier
     if (warp != 0) return;
 
-    const double each = truncated ? row.p(float_of(kept.order)) : 0;
-    double before = 0;
-    int at = 0, ties_before = 0;
-    for (; at < kWarps - 1; ++at) {
-        const int kept_ties = max(0, min(segment_ties[at], kept.ties - ties_before));
-        const double with = before + segment_mass[at] + kept_ties * each;
-        if (with > u) break;
-        before = with;
-        ties_before += segment_ties[at];
-    }
-    int token =
-        max(possible, 0);  // rounding may leave the sum just below u: then the last possible token
-    for (int base = at * segment; base < (at + 1) * segment; base += 32) {
-        const int v = base + lane;
-        const unsigned tied = __ballot_sync(kAllLanes, is_tie(v));
-        const bool in = is_above(v) ||
-                        (is_tie(v) && ties_before + __popc(tied & ((1u << lane) - 1)) < kept.ties);
-        double cumulative = in ? row.p(row.logits[v]) : 0;
+    int token = possible;  // rounding may leave the sum just below u: then the last possible token
+    for (int base = begin; base < end; base += 32) {
+        const bool inside = base + lane < end;
+        const float z = inside ? logits[base + lane] : 0;
+        const unsigned tied = __ballot_sync(kAllLanes, inside && is_tie(z));
+        const bool in =
+            inside && (is_above(z) ||
+                       (is_tie(z) && ties_before + __popc(tied & ((1u << lane) - 1)) < kept.ties));
+        double cumulative = in ? row.p(z) : 0;
         for (int offset = 1; offset < 32; offset *= 2) {
             const double other = __shfl_up_sync(kAllLanes, cumulative, offset);
             if (lane >= offset) cumulative += other;
@@ -228,11 +238,11 @@ void CudaBackend::sample(Tensor tokens, Tensor logp, Tensor logits, Tensor count
                          const SampleOptions& options) {
     if (!logits.size()) return;
     choose(eightfold(logits.cols, logits.data), [&](auto wide) {
+        constexpr int W = wide ? 8 : 1;
         launch(stream_, grid_of(logits.rows), kThreads,
                (32 + kWarps) * sizeof(double) + kWarps * sizeof(int) + kCandidates * sizeof(float),
-               sample_kernel < wide ? 8 : 1 >, tokens.as<std::int32_t>(), logp.as<float>(),
-               logits.as<float>(), counters.as<std::uint32_t>(), options,
-               static_cast<int>(logits.cols));
+               sample_kernel<W>, tokens.as<std::int32_t>(), logp.as<float>(), logits.as<float>(),
+               counters.as<std::uint32_t>(), options, static_cast<int>(logits.cols));
     });
 }
 

@@ -68,6 +68,8 @@ cuda-on-cpu|cuda/backend_cuda.cu|const float one = 1, beta = accumulate ? 1 : 0;
 cuda-on-cpu|cuda/exact.cu|from + k < end;|from + k <= end;|*linear*
 cuda-on-cpu|cuda/exact.cu|if (accumulate) for_each|if (false) for_each|*linear*
 cuda-on-cpu|cuda/attention.cu|if (!exact_ && on_tensor_cores|if (on_tensor_cores|*exact arithmetic*
+cuda-on-cpu|cuda/sample.cu|        __syncthreads();  // the next sums|        // the next sums|*sampling*
+cuda-on-cpu|cuda/sample.cu|end = min(begin + segment, end);|end = begin + segment;|*sampling*
 cuda-on-cpu|cuda/sample.cu|log_softmax<W>(logits, inverse,|log_softmax<1>(logits, inverse,|*exact arithmetic*
 cuda-on-cpu|cuda/backend_cuda.cu|if (a.dtype != b.dtype)|if (a.rows < 0)|*linear*
 cuda-on-cpu|cuda/backend_cuda.cu|CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION));|CUBLAS_DEFAULT_MATH));|*linear*
