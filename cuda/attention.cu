@@ -1,12 +1,12 @@
 // Causal attention over packed sequences, forward and backward.
 //
 // Two versions of each. The plain one stands first: a warp for each row, key by key, for any type
-// and head size. With exact arithmetic its forward pass is what trains and what decodes. The one on
-// tensor cores is for bfloat16 and heads of 64, 96 or 128
-// (FlashAttention-2, arXiv 2307.08691: tiles of 64 x 64 scores live in registers, nothing of size T
-// x T exists). The tiles ignore where sequences end: a tile of 64 rows of the packed batch may hold
-// pieces of several. It visits what its first row sees, a shared prompt and then everything from
-// the start of that row's sequence on, and every row masks the keys that it does not see itself.
+// and head size; with exact arithmetic its forward pass is what trains and what decodes. The one on
+// tensor cores is for bfloat16 and heads of 64, 96 or 128 (FlashAttention-2, arXiv 2307.08691: tiles
+// of 64 x 64 scores live in registers, nothing of size T x T exists). The tiles ignore where
+// sequences end: a tile of 64 rows of the packed batch may hold pieces of several. It visits what
+// its first row sees, a shared prompt and then everything from the start of that row's sequence on,
+// and every row masks the keys that it does not see itself.
 //
 // The backward pass recomputes scores twice, once for dK and dV (a block owns keys) and once for dQ
 // (a block owns queries): two products more than one pass would need, but no atomics and one order
@@ -54,7 +54,7 @@ __device__ float dot(const T* a, const T* b, int D) {
 /// A warp computes one head of one query, key by key, with the online softmax, over rows of a
 /// packed batch or, without lse, of the cache. It is one kernel for both, and multiplications and
 /// additions are fused where it says so: what is sampled and what is trained agree in every bit.
-/// Reads each key and value once for every query head.
+/// Reads 2 D elements for 4 D FLOPs, for each key that a query head sees.
 template <class T>
 __global__ void attend_kernel(T* out, float* lse, const T* qkv, const T* k_rows, const T* v_rows,
                               std::int64_t stride, const std::int32_t* spans, AttentionShape shape,

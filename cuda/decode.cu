@@ -4,7 +4,8 @@
 // tensor cores, and each key and value is read from memory once: B K L (2 D) elements for L cached
 // tokens, which is the kernel's cost. The keys of a sequence are split among the four warps of a
 // block, and, where there are few sequences, among several blocks (flash-decoding); partial
-// softmaxes are merged in a fixed order.
+// softmaxes are merged in a fixed order. Other types and head sizes, and exact arithmetic, take the
+// plain kernel of attention.cu.
 #include "cuda/backend_cuda.h"
 #include "cuda/tensor_core.cuh"
 

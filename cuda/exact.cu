@@ -28,8 +28,8 @@ struct Factor {
     }
 };
 
-/// c = a b or c += a b, one multiply-add after the other, the first onto 0 or onto c: a gradient
-/// does not depend on micro-batches. A block computes 64 x 64 elements, a thread 4 x 4. 2 M N K
+/// c = a b or c += a b, one multiply-add after the other, the first onto 0, or onto c as if what is
+/// in it came first. A block computes 64 x 64 elements, a thread 4 x 4. 2 M N K
 /// FLOPs without tensor cores; reads a once for every 64 columns, and b for every 64 rows.
 template <class In, class Out>
 __global__ void __launch_bounds__(kThreads, 2)

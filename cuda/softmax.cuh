@@ -37,8 +37,9 @@ struct RowSums {
         s += sum;
         w += weighted;
     }
-    /// Relative to `base`, which is not smaller. Of what has come before nothing is left where it
-    /// is smaller by 128 T, and nothing has come where `largest` is still infinite.
+    /// Relative to `base`, which is not smaller. exp(-128) is 0: of what came before nothing is
+    /// left where it was that much smaller, and there was nothing where `largest` is still
+    /// infinite.
     __device__ void rebase(float base) {
         const float shift = fmaxf((largest - base) * inverse, -128.0f), shrink = expf(shift);
         w = shrink * (w + s * shift);
@@ -47,9 +48,9 @@ struct RowSums {
     }
 };
 
-/// Of a row of V logits, in every thread of the block; reads them once. It is no inline function:
-/// in two kernels a compiler might fuse other pairs of its multiplications and additions. shared:
-/// 32 floats.
+/// Of a row of V logits, in every thread of the block; reads them once. It is not inlined: in two
+/// kernels a compiler might fuse other pairs of its multiplications and additions. shared: 32
+/// floats.
 template <int W>
 __device__ __attribute__((noinline)) LogSoftmax log_softmax(const float* row, float inverse, int V,
                                                             float* shared) {
