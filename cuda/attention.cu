@@ -2,8 +2,8 @@
 //
 // Two versions of each. The plain one stands first: a warp for each row, key by key, for any type
 // and head size; with exact arithmetic its forward pass is what trains and what decodes. The one on
-// tensor cores is for bfloat16 and heads of 64, 96 or 128 (FlashAttention-2, arXiv 2307.08691: tiles
-// of 64 x 64 scores live in registers, nothing of size T x T exists). The tiles ignore where
+// tensor cores is for bfloat16 and heads of 64, 96 or 128 (FlashAttention-2, arXiv 2307.08691:
+// tiles of 64 x 64 scores live in registers, nothing of size T x T exists). The tiles ignore where
 // sequences end: a tile of 64 rows of the packed batch may hold pieces of several. It visits what
 // its first row sees, a shared prompt and then everything from the start of that row's sequence on,
 // and every row masks the keys that it does not see itself.
