@@ -78,7 +78,7 @@ struct Options : Flags {
 
     Group machine = group("Device");
     DeviceFlags device{*this};
-    const bool& exact = flag("--exact", false, "on the CPU: sampling and training give a token the same log-probability to the last bit, at any size of model, and any number of ranks the same weights; it takes longer");
+    const bool& exact = flag("--exact", false, "on the CPU and on CUDA: sampling and training give a token the same log-probability to the last bit, at any size of model, and any number of ranks the same weights; it takes longer");
 
     Group run_folder = group("Run");
     RunFlags run{*this, "runs/grpo", "run folder: log.jsonl, samples.jsonl, checkpoint and the trained model", 50};

@@ -1,11 +1,12 @@
 // Causal attention over packed sequences, forward and backward.
 //
 // Two versions of each. The plain one stands first: a warp for each row, key by key, for any type
-// and head size. The one on tensor cores is for bfloat16 and heads of 64, 96 or 128
-// (FlashAttention-2, arXiv 2307.08691: tiles of 64 x 64 scores live in registers, nothing of size T
-// x T exists). The tiles ignore where sequences end: a tile of 64 rows of the packed batch may hold
-// pieces of several. It visits what its first row sees, a shared prompt and then everything from
-// the start of that row's sequence on, and every row masks the keys that it does not see itself.
+// and head size; with exact arithmetic its forward pass is what trains and what decodes. The one on
+// tensor cores is for bfloat16 and heads of 64, 96 or 128 (FlashAttention-2, arXiv 2307.08691:
+// tiles of 64 x 64 scores live in registers, nothing of size T x T exists). The tiles ignore where
+// sequences end: a tile of 64 rows of the packed batch may hold pieces of several. It visits what
+// its first row sees, a shared prompt and then everything from the start of that row's sequence on,
+// and every row masks the keys that it does not see itself.
 //
 // The backward pass recomputes scores twice, once for dK and dV (a block owns keys) and once for dQ
 // (a block owns queries): two products more than one pass would need, but no atomics and one order
@@ -50,30 +51,44 @@ __device__ float dot(const T* a, const T* b, int D) {
     return warp_reduce(sum, Add());
 }
 
-/// A warp computes one head of one row, key by key, with the online softmax.
+/// A warp computes one head of one query, key by key, with the online softmax, over rows of a
+/// packed batch or, without lse, of the cache. It is one kernel for both, and multiplications and
+/// additions are fused where it says so: what is sampled and what is trained agree in every bit.
+/// Reads 2 D elements for 4 D FLOPs, for each key that a query head sees.
 template <class T>
-__global__ void attention_forward_kernel(T* out, float* lse, const T* qkv, Packed in) {
+__global__ void attend_kernel(T* out, float* lse, const T* qkv, const T* k_rows, const T* v_rows,
+                              std::int64_t stride, const std::int32_t* spans, AttentionShape shape,
+                              std::int64_t items) {
     const std::int64_t item = warp_index();
-    if (item >= std::int64_t{in.tokens} * in.shape.heads) return;
-    const auto [n, head, group] = in.head_of_row(item);
-    const int D = in.shape.head_dim, lane = threadIdx.x % 32;
-    const std::int64_t width = in.width();
+    if (item >= items) return;
+    const int n = static_cast<int>(item / shape.heads), head = static_cast<int>(item % shape.heads),
+              D = shape.head_dim, lane = threadIdx.x % 32;
+    const std::int32_t* span = spans + 4 * std::int64_t{n};
+    // Rows [first, first + shared), then others from `own` on.
+    const int first = span[0], shared = lse ? span[1] - first : span[1], own = span[2],
+              count = shared + (lse ? n + 1 - own : span[3]);
+    const std::int64_t column = head / (shape.heads / shape.kv_heads) * D + lane;
     const float scale = 1 / sqrtf(static_cast<float>(D));
-    float o[kColumns] = {}, m = -INFINITY, l = 0;
-    const RowRange range = in.ranges[n];
-    for (int j = range.first(); j <= n; j = range.next(j)) {
-        const float s =
-            dot(qkv + n * width + in.query(head), qkv + j * width + in.key(group), D) * scale;
+    float q[kColumns] = {}, o[kColumns] = {}, m = -INFINITY, l = 0;
+    for (int i = 0; i < kColumns; ++i)
+        if (lane + 32 * i < D)
+            q[i] = to_float(qkv[n * std::int64_t{shape.qkv_cols()} + head * D + lane + 32 * i]) *
+                   scale;
+    for (int j = 0; j < count; ++j) {
+        const std::int64_t at = (j < shared ? first + j : own + j - shared) * stride + column;
+        float s = 0;
+        for (int i = 0; i < kColumns; ++i)
+            if (lane + 32 * i < D) s = fmaf(q[i], to_float(k_rows[at + 32 * i]), s);
+        s = warp_reduce(s, Add());
         const float largest = fmaxf(m, s), shrink = expf(m - largest), p = expf(s - largest);
         m = largest;
-        l = l * shrink + p;
-        const T* v = qkv + j * width + in.value(group);
+        l = fmaf(l, shrink, p);
         for (int i = 0; i < kColumns; ++i)
-            if (lane + 32 * i < D) o[i] = o[i] * shrink + p * to_float(v[lane + 32 * i]);
+            if (lane + 32 * i < D) o[i] = fmaf(p, to_float(v_rows[at + 32 * i]), o[i] * shrink);
     }
     for (int i = 0; i < kColumns; ++i)
-        if (lane + 32 * i < D) out[item * D + lane + 32 * i] = from_float<T>(o[i] / l);
-    if (lane == 0) lse[item] = m + logf(l);
+        if (lane + 32 * i < D) out[item * D + lane + 32 * i] = from_float<T>(l == 0 ? 0 : o[i] / l);
+    if (lse && lane == 0) lse[item] = m + logf(l);
 }
 
 /// delta[n, h] = sum_d dout out: what the softmax's gradient subtracts. A warp takes a head of a
@@ -359,9 +374,6 @@ __global__ void __launch_bounds__(128)
 }
 
 Packed packed(Tensor qkv, Tensor ranges, AttentionShape shape) {
-    if (shape.head_dim > kLargestHead)
-        fail("heads of ", shape.head_dim, " elements are more than the CUDA backend's ",
-             kLargestHead);
     return {row_ranges(ranges), static_cast<int>(qkv.rows), shape};
 }
 
@@ -388,17 +400,30 @@ void CudaBackend::attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor r
                                     AttentionShape shape) {
     if (!qkv.size()) return;
     const Packed in = packed(qkv, ranges, shape);
-    if (on_tensor_cores(qkv, shape, [&](auto d) {
+    if (!exact_ && on_tensor_cores(qkv, shape, [&](auto d) {
             constexpr int D = d;
             launch(stream_, dim3(grid_of(ceil_div(qkv.rows, kRows)), grid_of(shape.heads)), 128,
                    3 * kRows * kStride<D> * sizeof(bf16), flash_forward_kernel<D>, out.as<bf16>(),
                    lse.as<float>(), qkv.as<bf16>(), in);
         }))
         return;
+    Tensor k = qkv, v = qkv;
+    k.data = static_cast<char*>(qkv.data) + shape.q_cols() * bytes_of(qkv.dtype);
+    v.data = static_cast<char*>(k.data) + shape.kv_cols() * bytes_of(qkv.dtype);
+    attend(out, lse, qkv, k, v, ranges, shape);
+}
+
+void CudaBackend::attend(Tensor out, Tensor lse, Tensor qkv, Tensor k, Tensor v, Tensor spans,
+                         AttentionShape shape) {
+    if (shape.head_dim > kLargestHead)
+        fail("heads of ", shape.head_dim, " elements are more than the CUDA backend's ",
+             kLargestHead);
+    const std::int64_t items = out.rows * shape.heads;
     choose(qkv.dtype == DType::BF16, [&](auto is_bf16) {
         using T = std::conditional_t<is_bf16, bf16, float>;
-        launch(stream_, grid_of(ceil_div(qkv.rows * shape.heads, 4)), 128, 0,
-               attention_forward_kernel<T>, out.as<T>(), lse.as<float>(), qkv.as<T>(), in);
+        launch(stream_, grid_of(ceil_div(items, 4)), 128, 0, attend_kernel<T>, out.as<T>(),
+               lse ? lse.as<float>() : nullptr, qkv.as<T>(), k.as<T>(), v.as<T>(), k.cols,
+               spans.as<std::int32_t>(), shape, items);
     });
 }
 

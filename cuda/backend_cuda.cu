@@ -269,6 +269,7 @@ void CudaBackend::gemm(Matrix c, Matrix a, Matrix b, Transposed transposed, bool
         Matrix& wide = a.dtype == DType::F32 ? a : b;
         wide = rounded(wide, Slot::Rounded);
     }
+    if (exact_) return exact_gemm(c, a, b, transposed, accumulate);
 
     // Row-major C = A B is column-major C^T = B^T A^T: the factors change places, and nothing is
     // moved.

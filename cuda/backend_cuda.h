@@ -41,6 +41,7 @@ class CudaBackend final : public Backend {
     }
 
     // backend_cuda.cu
+    bool make_exact() override { return exact_ = true; }
     std::size_t available_memory() const override;
     std::size_t used_memory() const override;
     /// Nothing is given back while a program runs.
@@ -97,10 +98,11 @@ class CudaBackend final : public Backend {
     // head.cu
     void softmax_forward(Tensor logp, Tensor entropy, Tensor logits, Tensor targets,
                          float temperature) override;
-    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
-                          float temperature) override;
-    void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy, Tensor hidden,
-                       Tensor weight, Tensor targets, float temperature, Tensor logits) override;
+    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor logp, Tensor entropy,
+                          Tensor targets, float temperature) override;
+    void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy, Tensor logp,
+                       Tensor entropy, Tensor hidden, Tensor weight, Tensor targets,
+                       float temperature, Tensor logits) override;
 
     // ranks.cu
     void all_reduce_sum(Tensor t, const Comm& ranks) override;
@@ -127,11 +129,20 @@ class CudaBackend final : public Backend {
     /// c = a b, with one of them transposed, or c += a b. If one is BF16 the other is rounded to it
     /// first.
     void gemm(Matrix c, Matrix a, Matrix b, Transposed transposed, bool accumulate);
+    /// The same of factors of one type, in one order. In exact.cu.
+    void exact_gemm(Matrix c, Matrix a, Matrix b, Transposed transposed, bool accumulate);
+    /// rope() and, with a cache, rope_append(). In rope.cu.
+    void rope(Tensor k_pool, Tensor v_pool, Tensor qkv, Tensor rows, Tensor positions,
+              Tensor inv_freq, AttentionShape shape, bool inverse);
+    /// Attention of every row of qkv over rows of k and v, `cols` elements apart, in their order:
+    /// with lse those of its RowRange, else those of its span of the cache. In attention.cu.
+    void attend(Tensor out, Tensor lse, Tensor qkv, Tensor k, Tensor v, Tensor spans,
+                AttentionShape shape);
     /// The gradient of the logits in place, as T: a bfloat16 row fills the first half of its
     /// float32 row. In head.cu.
     template <class T>
-    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
-                          float temperature);
+    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor logp, Tensor entropy,
+                          Tensor targets, float temperature);
     /// out[c] += sum_r partial[r, c] for c < cols, rows `stride` apart, in order of r. In
     /// elementwise.cu.
     void add_column_sums(Tensor out, const float* partial, std::int64_t rows, std::int64_t stride);
@@ -151,6 +162,7 @@ class CudaBackend final : public Backend {
     };
 
     DType activation_;
+    bool exact_ = false;
     std::string name_;
     cudaStream_t stream_ = nullptr;
     std::array<Piece, 4> ring_;  ///< which upload() goes through, a piece after the other

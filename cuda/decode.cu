@@ -4,7 +4,8 @@
 // tensor cores, and each key and value is read from memory once: B K L (2 D) elements for L cached
 // tokens, which is the kernel's cost. The keys of a sequence are split among the four warps of a
 // block, and, where there are few sequences, among several blocks (flash-decoding); partial
-// softmaxes are merged in a fixed order.
+// softmaxes are merged in a fixed order. Other types and head sizes, and exact arithmetic, take the
+// plain kernel of attention.cu.
 #include "cuda/backend_cuda.h"
 #include "cuda/tensor_core.cuh"
 
@@ -141,38 +142,6 @@ __global__ void merge_splits_kernel(bf16* out, const float* partial, std::int64_
     }
 }
 
-/// For any type and head size: a warp takes a head of a sequence, key by key.
-template <class T>
-__global__ void decode_attention_kernel(T* out, const T* qkv, const T* k_pool, const T* v_pool,
-                                        const std::int32_t* spans, AttentionShape shape,
-                                        std::int64_t items) {
-    constexpr int kColumns = 8;  // heads of up to 256 elements
-    const std::int64_t item = warp_index();
-    if (item >= items) return;
-    const std::int64_t b = item / shape.heads, cols = shape.kv_cols();
-    const int head = static_cast<int>(item % shape.heads), D = shape.head_dim,
-              lane = threadIdx.x % 32;
-    const int column = head / (shape.heads / shape.kv_heads) * D;
-    const Keys keys(spans + b * 4);
-    const T* q = qkv + b * shape.qkv_cols() + head * D;
-    const float scale = kLog2e / sqrtf(static_cast<float>(D));
-    float o[kColumns] = {}, m = -INFINITY, l = 0;
-    for (int i = 0; i < keys.count; ++i) {
-        const T *k = k_pool + keys.row(i) * cols + column,
-                *v = v_pool + keys.row(i) * cols + column;
-        float s = 0;
-        for (int d = lane; d < D; d += 32) s += to_float(q[d]) * to_float(k[d]);
-        s = warp_reduce(s, Add()) * scale;
-        const float largest = fmaxf(m, s), shrink = weight_of(m, largest), p = exp2f(s - largest);
-        m = largest;
-        l = l * shrink + p;
-        for (int c = 0; c < kColumns; ++c)
-            if (lane + 32 * c < D) o[c] = o[c] * shrink + p * to_float(v[lane + 32 * c]);
-    }
-    for (int c = 0; c < kColumns; ++c)
-        if (lane + 32 * c < D) out[item * D + lane + 32 * c] = from_float<T>(l > 0 ? o[c] / l : 0);
-}
-
 __global__ void advance_kernel(std::int32_t* positions, std::int32_t* rows, std::int32_t* spans,
                                std::int32_t* counters, int B) {
     const int b = blockIdx.x * blockDim.x + threadIdx.x;
@@ -207,17 +176,12 @@ void CudaBackend::decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor
             launch(stream_, grid_of(ceil_div(items, 4)), 128, 0, merge_splits_kernel,
                    out.as<bf16>(), partial, items, static_cast<int>(splits), D);
     };
-    if (qkv.dtype == DType::BF16 && shape.heads / shape.kv_heads <= kHeads) {
+    if (!exact_ && qkv.dtype == DType::BF16 && shape.heads / shape.kv_heads <= kHeads) {
         if (shape.head_dim == 64) return on_tensor_cores(std::integral_constant<int, 64>());
         if (shape.head_dim == 96) return on_tensor_cores(std::integral_constant<int, 96>());
         if (shape.head_dim == 128) return on_tensor_cores(std::integral_constant<int, 128>());
     }
-    choose(qkv.dtype == DType::BF16, [&](auto is_bf16) {
-        using T = std::conditional_t<is_bf16, bf16, float>;
-        launch(stream_, grid_of(ceil_div(items, 4)), 128, 0, decode_attention_kernel<T>,
-               out.as<T>(), qkv.as<T>(), k_pool.as<T>(), v_pool.as<T>(), spans.as<std::int32_t>(),
-               shape, items);
-    });
+    attend(out, {}, qkv, k_pool, v_pool, spans, shape);
 }
 
 }  // namespace r1::cuda

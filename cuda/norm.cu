@@ -34,26 +34,26 @@ __global__ void rmsnorm_forward_kernel(T* y, float* rstd, float* sum, const floa
 }
 
 /// dx += rstd (w dy - x rstd^2 mean(w dy x)); partial[block, :] = the block's share of sum_n dy x
-/// rstd. A block takes every gridDim-th row. Moves 4 + 4 + 4 bytes an element for dx and x, and 2
-/// for dy.
+/// rstd. A warp takes a row at a time, and adds to dweight in shared memory of its own. Moves 4 + 4
+/// + 4 bytes an element for dx and x, and 2 for dy.
 template <class T, int W>
 __global__ void rmsnorm_backward_kernel(float* dx, float* partial, const T* dy, const float* x,
                                         const float* rstd, const float* weight, int N, int C) {
+    const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
     float *shared = dynamic_shared<float>(),
-          *dweight = shared + 32;  // [32], [C]: each thread its own columns
-    for (int c = threadIdx.x * W; c < C; c += blockDim.x * W)
-        store<W>(dweight + c, Pack<float, W>{});
-    for (int n = blockIdx.x; n < N; n += gridDim.x) {
-        const std::int64_t row = n * std::int64_t{C};
+          *dweight = shared + threadIdx.x / 32 * C;  // [warps, C]
+    for (int c = lane * W; c < C; c += 32 * W) store<W>(dweight + c, Pack<float, W>{});
+    for (std::int64_t n = warp_index(); n < N; n += gridDim.x * warps) {
+        const std::int64_t row = n * C;
         float dot = 0;
-        for (int c = threadIdx.x * W; c < C; c += blockDim.x * W) {
+        for (int c = lane * W; c < C; c += 32 * W) {
             const auto d = load<W>(dy + row + c), in = load<W>(x + row + c),
                        w = load<W>(weight + c);
             for (int i = 0; i < W; ++i) dot += w.v[i] * d.v[i] * in.v[i];
         }
-        dot = block_sum(dot, shared);
+        dot = warp_reduce(dot, Add());
         const float r = rstd[n], scale = r * r * dot / C;
-        for (int c = threadIdx.x * W; c < C; c += blockDim.x * W) {
+        for (int c = lane * W; c < C; c += 32 * W) {  // dy, x and weight from the cache
             const auto d = load<W>(dy + row + c), in = load<W>(x + row + c),
                        w = load<W>(weight + c);
             auto out = load<W>(dx + row + c), dw = load<W>(dweight + c);
@@ -65,8 +65,15 @@ __global__ void rmsnorm_backward_kernel(float* dx, float* partial, const T* dy, 
             store<W>(dweight + c, dw);
         }
     }
-    for (int c = threadIdx.x * W; c < C; c += blockDim.x * W)
-        store<W>(partial + blockIdx.x * std::int64_t{C} + c, load<W>(dweight + c));
+    __syncthreads();
+    for (int c = threadIdx.x * W; c < C; c += blockDim.x * W) {
+        auto sum = load<W>(shared + c);
+        for (int w = 1; w < warps; ++w) {
+            const auto other = load<W>(shared + w * C + c);
+            for (int i = 0; i < W; ++i) sum.v[i] += other.v[i];
+        }
+        store<W>(partial + blockIdx.x * std::int64_t{C} + c, sum);
+    }
 }
 
 /// A warp takes one head of one row. Reads and writes N (H + 2K) D elements.
@@ -146,16 +153,19 @@ void CudaBackend::rmsnorm_forward(Tensor y, Tensor rstd, Tensor sum, Tensor x, T
 void CudaBackend::rmsnorm_backward(Tensor dx, Tensor dweight, Tensor dy, Tensor x, Tensor rstd,
                                    Tensor weight) {
     if (!dy.size()) return;
-    const std::int64_t blocks = std::min<std::int64_t>(dy.rows, 512);
+    // Four blocks of eight warps fill a multiprocessor, where their rows of dweight leave room.
+    std::size_t warps = 8, row_bytes = dy.cols * sizeof(float);
+    while (warps > 1 && warps * row_bytes > 64 * 1024) warps /= 2;
+    const std::int64_t blocks = std::min<std::int64_t>(ceil_div(dy.rows, warps), 512);
     auto* partial = scratch<float>(Slot::Partial, blocks * dy.cols);
     choose(dy.dtype == DType::BF16, [&](auto is_bf16) {
         choose(eightfold(dy.cols, dx.data, dy.data, x.data, weight.data), [&](auto wide) {
             using T = std::conditional_t<is_bf16, bf16, float>;
             constexpr int W = wide ? 8 : 1;
-            launch(stream_, grid_of(blocks), threads_for(dy.cols / W),
-                   (32 + dy.cols) * sizeof(float), rmsnorm_backward_kernel<T, W>, dx.as<float>(),
-                   partial, dy.as<T>(), x.as<float>(), rstd.as<float>(), weight.as<float>(),
-                   static_cast<int>(dy.rows), static_cast<int>(dy.cols));
+            launch(stream_, grid_of(blocks), static_cast<unsigned>(warps * 32), warps * row_bytes,
+                   rmsnorm_backward_kernel<T, W>, dx.as<float>(), partial, dy.as<T>(),
+                   x.as<float>(), rstd.as<float>(), weight.as<float>(), static_cast<int>(dy.rows),
+                   static_cast<int>(dy.cols));
         });
     });
     add_column_sums(dweight, partial, blocks, dy.cols);

@@ -4,14 +4,13 @@
 // it, the first few. That logit is found by bisection over the 2^32 possible floats, 32 passes over
 // those tokens that can be among them: with a real vocabulary a few hundred, which fit into shared
 // memory.
-#include <cfloat>
-
 #include "cuda/backend_cuda.h"
+#include "cuda/softmax.cuh"
 
 namespace r1::cuda {
 namespace {
 
-constexpr int kThreads = 512, kWarps = kThreads / 32;
+constexpr int kThreads = kSoftmaxThreads, kWarps = kThreads / 32;
 constexpr int kCandidates = 4096;  // logits that shared memory holds
 
 /// Unsigned integers in the order of the floats; adding 0 makes one of the two zeros.
@@ -27,11 +26,9 @@ __device__ float float_of(std::uint32_t order) {
 struct Row {
     const float* logits;
     int V;
-    float inverse;                   ///< 1 / temperature
-    double* shared;                  ///< [32]
-    float largest = 0, log_sum = 0;  ///< log softmax is (logit - largest) / temperature - log_sum
+    LogSoftmax log_p;
+    double* shared;  ///< [32]
 
-    __device__ float log_p(float logit) const { return (logit - largest) * inverse - log_sum; }
     __device__ double p(float logit) const { return expf(log_p(logit)); }
     /// Count and mass of the tokens whose logit is above that of `order`.
     __device__ int count_above(std::uint32_t order) const {
@@ -134,8 +131,9 @@ __device__ Kept truncate(const Row& row, int top_k, float top_p, float* candidat
     return kept;
 }
 
-/// A block draws for a row.
-__global__ void __launch_bounds__(kThreads)
+/// A block draws for a row. Reads V logits twice, of a truncated distribution more often.
+template <int W>
+__global__ void __launch_bounds__(kThreads, 2)
     sample_kernel(std::int32_t* tokens, float* logp, const float* logits,
                   const std::uint32_t* counters, SampleOptions options, int V) {
     double* shared = dynamic_shared<double>();  // [32], then a segment's mass and ties for each
@@ -144,21 +142,16 @@ __global__ void __launch_bounds__(kThreads)
     int* segment_ties = reinterpret_cast<int*>(segment_mass + kWarps);
     float* candidates = reinterpret_cast<float*>(segment_ties + kWarps);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    Row row{logits + blockIdx.x * std::int64_t{V}, V,
-            options.temperature > 0 ? fminf(1 / options.temperature, FLT_MAX) : 1, shared};
-
-    float largest = -INFINITY;
-    int best = V;
-    for (int v = threadIdx.x; v < V; v += kThreads)
-        if (row.logits[v] > largest) largest = row.logits[v], best = v;
-    row.largest = block_reduce(largest, -INFINITY, reinterpret_cast<float*>(shared), Max());
-    float sum = 0;
-    for (int v = threadIdx.x; v < V; v += kThreads) sum += expf(row.log_p(row.logits[v]));
-    row.log_sum = logf(block_sum(sum, reinterpret_cast<float*>(shared)));
+    logits += blockIdx.x * std::int64_t{V};
+    const float inverse = options.temperature > 0 ? inverse_of(options.temperature) : 1;
+    const Row row{logits, V, log_softmax<W>(logits, inverse, V, reinterpret_cast<float*>(shared)),
+                  shared};
 
     if (options.temperature == 0) {  // the first of the largest
-        int first = largest == row.largest ? -best : -V;
-        first = -block_reduce(first, -V, reinterpret_cast<int*>(shared), Max());
+        int first = V;
+        for (int v = threadIdx.x; v < V && first == V; v += kThreads)
+            if (row.logits[v] == row.log_p.largest) first = v;
+        first = -block_reduce(-first, -V, reinterpret_cast<int*>(shared), Max());
         first = min(first, V - 1);  // logits that are all NaN have no largest
         if (threadIdx.x == 0)
             tokens[blockIdx.x] = first, logp[blockIdx.x] = row.log_p(row.logits[first]);
@@ -168,48 +161,58 @@ __global__ void __launch_bounds__(kThreads)
     const bool truncated = options.top_k > 0 || options.top_p < 1;
     if (truncated) kept = truncate(row, options.top_k, options.top_p, candidates, segment_ties);
 
-    // The first token, counted up, at which the cumulative probability exceeds u: each warp adds up
-    // a segment of the vocabulary, the segments are added up, and warp 0 walks through the one
-    // where it happens.
-    const double u = philox_uniform(options.seed, counters + blockIdx.x * 4) * kept.mass;
-    const int segment = (V + kThreads - 1) / kThreads * 32;
-    auto is_tie = [&](int v) {
-        return v < V && truncated && order_of(row.logits[v]) == kept.order;
-    };
-    auto is_above = [&](int v) {
-        return v < V && (!truncated || order_of(row.logits[v]) > kept.order);
-    };
-    double mass = 0;
-    int ties = 0, possible = -1;
-    for (int v = warp * segment + lane; v < (warp + 1) * segment; v += 32) {
-        if (is_above(v)) mass += row.p(row.logits[v]);
-        ties += is_tie(v);
-        if ((is_above(v) || is_tie(v)) && row.p(row.logits[v]) > 1e-37) possible = v;
+    // The first token, counted up, at which the cumulative probability exceeds u. Each warp adds up
+    // a sixteenth of the vocabulary, and the sixteenth where it happens is divided once more;
+    // through what is left warp 0 walks.
+    const double u = philox_uniform(options.seed, counters + blockIdx.x * 4) * kept.mass,
+                 each = truncated ? row.p(float_of(kept.order)) : 0;
+    auto is_tie = [&](float z) { return truncated && order_of(z) == kept.order; };
+    auto is_above = [&](float z) { return !truncated || order_of(z) > kept.order; };
+    int begin = 0, end = V, ties_before = 0, possible = 0;
+    double before = 0;
+    for (int level = 0; level < 2; ++level) {
+        const int segment = (end - begin + kThreads * W - 1) / (kThreads * W) * 32 * W,
+                  from = begin + warp * segment, to = min(from + segment, end);
+        double mass = 0;
+        int ties = 0;
+        for (int v = from + lane * W; v < to; v += 32 * W) {
+            const auto z = load<W>(logits + v);
+            for (int i = 0; i < W; ++i) {
+                const bool above = is_above(z.v[i]), tie = is_tie(z.v[i]);
+                const double p = row.p(z.v[i]);
+                if (above) mass += p;
+                ties += tie;
+                if ((above || tie) && p > 1e-37) possible = max(possible, v + i);
+            }
+        }
+        mass = warp_reduce(mass, Add());
+        ties = warp_reduce(ties, Add());
+        if (lane == 0) segment_mass[warp] = mass, segment_ties[warp] = ties;
+        possible =
+            block_reduce(possible, 0, reinterpret_cast<int*>(shared), Max());  // and a barrier
+        int at = 0;
+        for (; at < kWarps - 1; ++at) {
+            const int kept_ties = max(0, min(segment_ties[at], kept.ties - ties_before));
+            const double with = before + segment_mass[at] + kept_ties * each;
+            if (with > u) break;
+            before = with;
+            ties_before += segment_ties[at];
+        }
+        begin += at * segment;
+        end = min(begin + segment, end);
+        __syncthreads();  // the next sums take the place of these
     }
-    mass = warp_reduce(mass, Add());
-    ties = warp_reduce(ties, Add());
-    if (lane == 0) segment_mass[warp] = mass, segment_ties[warp] = ties;
-    possible = block_reduce(possible, -1, reinterpret_cast<int*>(shared), Max());  // and a barrier
     if (warp != 0) return;
 
-    const double each = truncated ? row.p(float_of(kept.order)) : 0;
-    double before = 0;
-    int at = 0, ties_before = 0;
-    for (; at < kWarps - 1; ++at) {
-        const int kept_ties = max(0, min(segment_ties[at], kept.ties - ties_before));
-        const double with = before + segment_mass[at] + kept_ties * each;
-        if (with > u) break;
-        before = with;
-        ties_before += segment_ties[at];
-    }
-    int token =
-        max(possible, 0);  // rounding may leave the sum just below u: then the last possible token
-    for (int base = at * segment; base < (at + 1) * segment; base += 32) {
-        const int v = base + lane;
-        const unsigned tied = __ballot_sync(kAllLanes, is_tie(v));
-        const bool in = is_above(v) ||
-                        (is_tie(v) && ties_before + __popc(tied & ((1u << lane) - 1)) < kept.ties);
-        double cumulative = in ? row.p(row.logits[v]) : 0;
+    int token = possible;  // rounding may leave the sum just below u: then the last possible token
+    for (int base = begin; base < end; base += 32) {
+        const bool inside = base + lane < end;
+        const float z = inside ? logits[base + lane] : 0;
+        const unsigned tied = __ballot_sync(kAllLanes, inside && is_tie(z));
+        const bool in =
+            inside && (is_above(z) ||
+                       (is_tie(z) && ties_before + __popc(tied & ((1u << lane) - 1)) < kept.ties));
+        double cumulative = in ? row.p(z) : 0;
         for (int offset = 1; offset < 32; offset *= 2) {
             const double other = __shfl_up_sync(kAllLanes, cumulative, offset);
             if (lane >= offset) cumulative += other;
@@ -234,10 +237,13 @@ __global__ void __launch_bounds__(kThreads)
 void CudaBackend::sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters,
                          const SampleOptions& options) {
     if (!logits.size()) return;
-    launch(stream_, grid_of(logits.rows), kThreads,
-           (32 + kWarps) * sizeof(double) + kWarps * sizeof(int) + kCandidates * sizeof(float),
-           sample_kernel, tokens.as<std::int32_t>(), logp.as<float>(), logits.as<float>(),
-           counters.as<std::uint32_t>(), options, static_cast<int>(logits.cols));
+    choose(eightfold(logits.cols, logits.data), [&](auto wide) {
+        constexpr int W = wide ? 8 : 1;
+        launch(stream_, grid_of(logits.rows), kThreads,
+               (32 + kWarps) * sizeof(double) + kWarps * sizeof(int) + kCandidates * sizeof(float),
+               sample_kernel<W>, tokens.as<std::int32_t>(), logp.as<float>(), logits.as<float>(),
+               counters.as<std::uint32_t>(), options, static_cast<int>(logits.cols));
+    });
 }
 
 }  // namespace r1::cuda

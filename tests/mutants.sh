@@ -51,18 +51,26 @@ cuda-on-cpu|cuda/attention.cu|dp[t][i] - row_delta[half]) * scale|dp[t][i]) * sc
 cuda-on-cpu|cuda/attention.cu|const float largest = fmaxf(m, s)|const float largest = 0|*attention over*
 cuda-on-cpu|cuda/attention.cu|largest == -INFINITY ? 0 : largest;|0;|*attention over*
 cuda-on-cpu|cuda/decode.cu|total += weight * row[1];|total += row[1];|*decoding*
-cuda-on-cpu|cuda/decode.cu|const float largest = fmaxf(m, s)|const float largest = 0|*decoding*
+cuda-on-cpu|cuda/attention.cu|count = shared + (lse ? n + 1 - own : span[3]);|count = (lse ? n + 1 - own : span[3]);|*decoding*
 cuda-on-cpu|cuda/decode.cu|    ++positions[b];|    positions[b] += 0;|*advance*
 cuda-on-cpu|cuda/norm.cu|scale = r * r * dot / C;|scale = r * dot / C;|*RMSNorm with*
-cuda-on-cpu|cuda/head.cu|w = shrink * (w + s * shift);|w = shrink * w;|*the head*
-cuda-on-cpu|cuda/head.cu|sums.rebase(largest);|(void)largest;|*the head*
+cuda-on-cpu|cuda/softmax.cuh|w = shrink * (w + s * shift);|w = shrink * w;|*the head*
+cuda-on-cpu|cuda/softmax.cuh|sums.rebase(block_reduce(sums.largest, -INFINITY, shared, Max()));|;|*the head*
 cuda-on-cpu|cuda/elementwise.cu|s * (1 + g * (1 - s))|s * (1 + g * s)|*SwiGLU*
 cuda-on-cpu|cuda/elementwise.cu|(1 - o.beta2) * g * g|(1 - o.beta2) * g|*AdamW*
 cuda-on-cpu|cuda/elementwise.cu|r1_rounding_bits(o.seed, |r1_rounding_bits(static_cast<std::uint32_t>(o.seed), |*AdamW with states*
 cuda-on-cpu|cuda/elementwise.cu|store_rounded(m + i, m_i, random >> 16);|store_rounded(m + i, m_i, random);|*AdamW with states*
 cuda-on-cpu|cuda/sample.cu|philox_uniform(options.seed,|philox_uniform(options.seed & 0xffffffffu,|*sampling*
 cuda-on-cpu|cuda/rope.cu|inverse ? -s : s|s|*RoPE*
+cuda-on-cpu|cuda/norm.cu|    __syncthreads();\n    for (int c = threadIdx.x * W|    for (int c = threadIdx.x * W|*RMSNorm with*
+cuda-on-cpu|cuda/norm.cu|n += gridDim.x * warps|n += gridDim.x|*RMSNorm with*
 cuda-on-cpu|cuda/backend_cuda.cu|const float one = 1, beta = accumulate ? 1 : 0;|const float one = 1, beta = 0;|*linear*
+cuda-on-cpu|cuda/exact.cu|from + k < end;|from + k <= end;|*linear*
+cuda-on-cpu|cuda/exact.cu|if (accumulate) for_each|if (false) for_each|*linear*
+cuda-on-cpu|cuda/attention.cu|if (!exact_ && on_tensor_cores|if (on_tensor_cores|*exact arithmetic*
+cuda-on-cpu|cuda/sample.cu|        __syncthreads();  // the next sums|        // the next sums|*sampling*
+cuda-on-cpu|cuda/sample.cu|end = min(begin + segment, end);|end = begin + segment;|*sampling*
+cuda-on-cpu|cuda/sample.cu|log_softmax<W>(logits, inverse,|log_softmax<1>(logits, inverse,|*exact arithmetic*
 cuda-on-cpu|cuda/backend_cuda.cu|if (a.dtype != b.dtype)|if (a.rows < 0)|*linear*
 cuda-on-cpu|cuda/backend_cuda.cu|CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION));|CUBLAS_DEFAULT_MATH));|*linear*
 cuda-on-cpu|cuda/backend_cuda.cu|to.data) + done, piece.data, bytes,|to.data) + done, static_cast<const std::byte*>(host) + done, bytes,|*memory*
@@ -79,7 +87,7 @@ cpu|src/device/reference.cpp|int64_t m = 0; m < in.rows; ++m)|int64_t m = in.row
 cpu|src/device/reference.cpp|z[v] > z[w]|z[v] >= z[w]|*sampling*
 cpu|src/device/reference.cpp|mass < o.top_p * total|mass <= o.top_p|*sampling*
 cpu|src/device/reference.cpp|(1 + gate[f] * (1 - sigmoid))|(1 + gate[f] * sigmoid)|*SwiGLU*
-cpu|src/device/reference.cpp|d_entropy * p * (z[v] + entropy)|d_entropy * p * z[v]|*head*
+cpu|src/device/reference.cpp|d_entropy * p * (log_p + entropy.as<Real>()[m])|d_entropy * p * log_p|*head*
 cpu|src/device/reference.cpp|Real sum = bias ? bias.as<Real>()[o] : 0;|Real sum = 0;|*linear*
 cpu|src/device/reference.cpp|        ++counters.as<int32_t>()[4 * b + 3];|        ;|*advance*
 cpu|src/device/reference.cpp|(1 - o.beta1) * g|o.beta1 * g|*AdamW*
@@ -91,7 +99,7 @@ cpu|src/device/cpu.cpp|if (j % 2 && left) add(sums[1]);|;|*decode attention on*
 cpu|src/device/cpu.cpp|j += kKvBlock) {|j += kKvBlock + 1) {|*decoding*
 cpu|src/device/cpu.cpp|std::fill(to + rows * cols, to + padded * cols, 0);|;|*linear*
 cpu|src/device/cpu.cpp|(padded * cols), r1::to_bfloat16)|(padded * cols), [](float f) { return static_cast<bf16>(std::bit_cast<std::uint32_t>(f) >> 16); })|*linear*
-cpu|src/device/cpu.cpp|const float h = dentropy ? |const float h = !dentropy ? |*the head*
+cpu|src/device/cpu.cpp|h = dentropy ? |h = !dentropy ? |*the head*
 cpu|src/device/cpu.cpp|if ((cumulative += p[v]) > u) break;|if ((cumulative += p[v]) > mass - u) break;|*sampling*
 cpu|src/device/cpu.cpp|if (kept + half < o.top_p * total) {|if (kept + half <= o.top_p) {|*sampling*
 cpu|src/device/cpu.cpp|0.999 * (1 - o.top_p) * total|2000 * (1 - o.top_p) * total|*sampling*
@@ -102,6 +110,7 @@ skeleton|src/device/formulas.h|0x7fffu + (bits >> 16 & 1u)|0x8000u|*rounding to*
 skeleton|src/device/formulas.h|k1 = (r1_u32)(seed >> 32)|k1 = 0|*Philox*
 skeleton|src/device/backend.cpp|i < changed.size()|i + 1 < changed.size()|*sampling*,*advance*
 skeleton|src/device/backend.cpp|softmax_backward(chunk, dlogp.slice(m, rows)|softmax_backward(chunk, dlogp.slice(0, rows)|*head*
+skeleton|src/device/backend.cpp|logp.slice(m, rows), entropy.slice(m, rows), targets|logp.slice(0, rows), entropy.slice(m, rows), targets|*head*
 skeleton|src/device/backend.cpp|upload(t, std::vector<std::byte>(t.bytes()).data());|upload(t, std::vector<std::byte>(t.bytes(), std::byte{1}).data());|*memory*
 # the plugin
 skeleton|tests/port/skeleton.cpp|gate / (1 + std::exp(-gate)) * up|1 / (1 + std::exp(-gate)) * up|*SwiGLU*

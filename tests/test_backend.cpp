@@ -441,8 +441,8 @@ TEST_CASE("head: log-probability, entropy and their gradients, at any temperatur
             CHECK(lp[m] == doctest::Approx(logit[target[m]] - std::log(sum)).epsilon(1e-9));
             CHECK(en[m] == doctest::Approx(expected_entropy).epsilon(1e-9));
         }
-        b.backend->head_backward(dhidden, dw, dlogp, dentropy, hidden, w, targets, temperature,
-                                 chunk);
+        b.backend->head_backward(dhidden, dw, dlogp, dentropy, logp, entropy, hidden, w, targets,
+                                 temperature, chunk);
         check_gradient(b, hidden, b.values(dhidden), loss);
         check_gradient(b, w, b.values(dw), loss);
     }
@@ -456,7 +456,8 @@ TEST_CASE("head: log-probability, entropy and their gradients, at any temperatur
             Tensor chunk = b.tensor(64, V), dlogp = b.normal(M), dentropy = b.normal(M),
                    dhidden = b.tensor(M, C), dw = b.normal(V, C);
             b.backend->head_forward(logp, entropy, hidden, w, targets, 1, chunk);
-            b.backend->head_backward(dhidden, dw, dlogp, dentropy, hidden, w, targets, 1, chunk);
+            b.backend->head_backward(dhidden, dw, dlogp, dentropy, logp, entropy, hidden, w,
+                                     targets, 1, chunk);
             return join({b.values(logp), b.values(entropy), b.values(dhidden), b.values(dw)});
         },
         500 * kEps32);

@@ -6,8 +6,8 @@
 // (cuda-on-cpu is the CUDA kernels run by tests/cuda_on_cpu, skeleton is tests/port).
 // R1_BACKEND=NAME tries that one alone, R1_SEEDS=1 the first random shapes only. Each is tried with
 // activations in float32, with matrices in bfloat16 beside them, and, where it has them, with
-// activations in bfloat16. What an output holds beforehand is NaN, and what was uploaded is
-// scribbled over on the host (tests/support.h).
+// activations in bfloat16; those that have exact arithmetic, with it too. What an output holds
+// beforehand is NaN, and what was uploaded is scribbled over on the host (tests/support.h).
 //
 // Tolerances are not tuned. An output may err, relative to its largest element, by 2 length 2^-24
 // for the float32 sum of `length` terms behind it, and by 2^-8 for each rounding to bfloat16 on the
@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <numeric>
 
 #include "src/device/device.h"
 #include "src/rl/generate.h"
@@ -39,27 +40,36 @@ struct Subject {
     bool bf16_matrices;  ///< beside activations in float32, or as they are
 };
 
+std::vector<Subject> find_subjects(bool exact) {
+    std::vector<Subject> found;
+    const char* only = std::getenv("R1_BACKEND");  // a porter's, or the one to be debugged
+    std::string why_not;
+    for (const std::string& name : only ? std::vector<std::string>{only} : backend_names())
+        for (bool bf16 : {false, true}) {
+            const auto probe = open_backend(name, bf16, why_not);
+            if (!probe || (exact && !probe->make_exact())) continue;
+            const auto make = [=] {
+                std::string ignored;
+                auto backend = open_backend(name, bf16, ignored);
+                if (exact) backend->make_exact();
+                return backend;
+            };
+            if (!bf16) found.push_back({name + " float32", make, false});
+            found.push_back(
+                {name + (bf16 ? " bfloat16" : " float32, matrices bfloat16"), make, true});
+            if (bf16 && probe->activation() != DType::BF16) found.pop_back();
+        }
+    if (found.empty() && !exact)
+        FAIL("the backend that R1_BACKEND names cannot be used here: ", why_not);
+    return found;
+}
 const std::vector<Subject>& subjects() {
-    static const std::vector<Subject> all = [] {
-        std::vector<Subject> found;
-        const char* only = std::getenv("R1_BACKEND");  // a porter's, or the one to be debugged
-        std::string why_not;
-        for (const std::string& name : only ? std::vector<std::string>{only} : backend_names())
-            for (bool bf16 : {false, true}) {
-                const auto probe = open_backend(name, bf16, why_not);
-                if (!probe) continue;
-                const auto make = [=] {
-                    std::string ignored;
-                    return open_backend(name, bf16, ignored);
-                };
-                if (!bf16) found.push_back({name + " float32", make, false});
-                found.push_back(
-                    {name + (bf16 ? " bfloat16" : " float32, matrices bfloat16"), make, true});
-                if (bf16 && probe->activation() != DType::BF16) found.pop_back();
-            }
-        if (found.empty()) FAIL("the backend that R1_BACKEND names cannot be used here: ", why_not);
-        return found;
-    }();
+    static const std::vector<Subject> all = find_subjects(false);
+    return all;
+}
+/// Those that have it, with exact arithmetic.
+const std::vector<Subject>& exact_subjects() {
+    static const std::vector<Subject> all = find_subjects(true);
     return all;
 }
 
@@ -85,9 +95,10 @@ Tensor nothing(Bench& b, std::int64_t rows, std::int64_t cols) {
                   cols, b.backend->activation());
 }
 
-void check_conformance(const std::function<Outputs(Bench&)>& body, int seeds = 6) {
+void check_conformance(const std::function<Outputs(Bench&)>& body, int seeds = 6,
+                       const std::vector<Subject>& subjects = ::subjects()) {
     if (const char* limit = std::getenv("R1_SEEDS")) seeds = std::min(seeds, std::atoi(limit));
-    for (const Subject& subject : subjects())
+    for (const Subject& subject : subjects)
         for (int seed = 0; seed < seeds; ++seed) {
             INFO(subject.name, ", seed ", seed);
             const bool bf16 = subject.bf16_matrices;
@@ -208,31 +219,33 @@ TEST_CASE("conformance: RoPE and its inverse") {
 }
 
 TEST_CASE("conformance: linear layers") {
-    check_conformance(
-        [](Bench& b) -> Outputs {
-            const int N = std::vector{1, 3, 5, 63, 64, 129}[b.between(0, 5)], I = b.between(1, 150),
-                      O = b.between(1, 300);
-            const Tensor x = b.normal_activation(N, I), w = weights(b, O, I), bias = b.parameter(O),
-                         y = b.activation(N, O), logits = b.tensor(N, O), wide_dy = b.normal(N, O),
-                         dy = b.normal_activation(N, O), dx = b.activation(N, I),
-                         wide_dx = b.activation(N, I), dw = b.parameter(O, I),
-                         dbias = b.parameter(O), wide_dw = b.parameter(O, I);
-            b.backend->linear_forward(y, x, w, bias);
-            b.backend->linear_forward(logits, x, w, {});
-            b.backend->linear_backward(dx, dw, dbias, dy, x, w);
-            // The gradient of the residual stream is float32.
-            b.backend->linear_backward(wide_dx, wide_dw, {}, wide_dy, x, w);
-            // Factors that are bfloat16 already are not rounded again.
-            const int rounds = b.backend->activation() != DType::BF16;
-            return {{"y", b.values(y), I, 2},
-                    {"logits", b.values(logits), I, 1},
-                    {"dx", b.values(dx), O, 2},
-                    {"dx of float32", b.values(wide_dx), O, 2},
-                    {"dweight", b.values(dw), N, 2 * rounds},
-                    {"dbias", b.values(dbias), N, 0},
-                    {"dweight of float32", b.values(wide_dw), N, 1 + rounds}};
-        },
-        8);
+    for (const auto* some : {&subjects(), &exact_subjects()})
+        check_conformance(
+            [](Bench& b) -> Outputs {
+                const int N = std::vector{1, 3, 5, 63, 64, 129}[b.between(0, 5)],
+                          I = b.between(1, 150), O = b.between(1, 300);
+                const Tensor x = b.normal_activation(N, I), w = weights(b, O, I),
+                             bias = b.parameter(O), y = b.activation(N, O), logits = b.tensor(N, O),
+                             wide_dy = b.normal(N, O), dy = b.normal_activation(N, O),
+                             dx = b.activation(N, I), wide_dx = b.activation(N, I),
+                             dw = b.parameter(O, I), dbias = b.parameter(O),
+                             wide_dw = b.parameter(O, I);
+                b.backend->linear_forward(y, x, w, bias);
+                b.backend->linear_forward(logits, x, w, {});
+                b.backend->linear_backward(dx, dw, dbias, dy, x, w);
+                // The gradient of the residual stream is float32.
+                b.backend->linear_backward(wide_dx, wide_dw, {}, wide_dy, x, w);
+                // Factors that are bfloat16 already are not rounded again.
+                const int rounds = b.backend->activation() != DType::BF16;
+                return {{"y", b.values(y), I, 2},
+                        {"logits", b.values(logits), I, 1},
+                        {"dx", b.values(dx), O, 2},
+                        {"dx of float32", b.values(wide_dx), O, 2},
+                        {"dweight", b.values(dw), N, 2 * rounds},
+                        {"dbias", b.values(dbias), N, 0},
+                        {"dweight of float32", b.values(wide_dw), N, 1 + rounds}};
+            },
+            8, *some);
 }
 
 TEST_CASE("conformance: linear layers round to bfloat16 where they may, and to the nearest") {
@@ -266,76 +279,137 @@ TEST_CASE("conformance: linear layers round to bfloat16 where they may, and to t
 TEST_CASE("conformance: attention over packed sequences") {
     for (int D : {0, 64, 96, 128}) {  // 0: any
         INFO("head size: ", D ? std::to_string(D) : "any");
-        check_conformance(
-            [D](Bench& b) -> Outputs {
-                const int K = b.between(1, 2);
-                const AttentionShape shape{K * b.between(1, 4 - K), K,
-                                           D ? D : 2 * b.between(1, 40)};
-                const auto packing = b.packing(2, D ? 66 : 50);
-                const int N = static_cast<int>(packing.size());
-                // Scores of 8^2 in their standard deviation: exp() of the largest is no float. A
-                // score s is rounded to s 2^-24, which exp() turns into a relative error, as a sum
-                // of that length would.
-                const double scale = b.between(0, 1) ? 1 : 8;
-                const int score = static_cast<int>(5 * scale * scale);
-                const Tensor qkv = b.normal_activation(N, shape.qkv_cols(), scale),
-                             out = b.activation(N, shape.q_cols()), lse = b.tensor(N, shape.heads),
-                             ranges = b.ranges(packing),
-                             dout = b.normal_activation(N, shape.q_cols()),
-                             dqkv = b.activation(N, shape.qkv_cols());
-                b.backend->attention_forward(out, lse, qkv, ranges, shape);
-                b.backend->attention_backward(dqkv, dout, out, lse, qkv, ranges, shape);
-                // roundings: probabilities and output; backward also the output it is given, and dS
-                return {
-                    {"out", b.values(out), N + shape.head_dim + score, 2},
-                    {"lse", b.values(lse), N + shape.head_dim + score, 0},
-                    {"dqkv", b.values(dqkv), (N + shape.head_dim + score) * shape.heads / K, 4}};
-            },
-            D ? 2 : 4);
+        for (const auto* some : {&subjects(), &exact_subjects()})
+            check_conformance(
+                [D](Bench& b) -> Outputs {
+                    const int K = b.between(1, 2);
+                    const AttentionShape shape{K * b.between(1, 4 - K), K,
+                                               D ? D : 2 * b.between(1, 40)};
+                    const auto packing = b.packing(2, D ? 66 : 50);
+                    const int N = static_cast<int>(packing.size());
+                    // Scores of 8^2 in their standard deviation: exp() of the largest is no float.
+                    // A score s is rounded to s 2^-24, which exp() turns into a relative error, as
+                    // a sum of that length would.
+                    const double scale = b.between(0, 1) ? 1 : 8;
+                    const int score = static_cast<int>(5 * scale * scale);
+                    const Tensor qkv = b.normal_activation(N, shape.qkv_cols(), scale),
+                                 out = b.activation(N, shape.q_cols()),
+                                 lse = b.tensor(N, shape.heads), ranges = b.ranges(packing),
+                                 dout = b.normal_activation(N, shape.q_cols()),
+                                 dqkv = b.activation(N, shape.qkv_cols());
+                    b.backend->attention_forward(out, lse, qkv, ranges, shape);
+                    b.backend->attention_backward(dqkv, dout, out, lse, qkv, ranges, shape);
+                    // roundings: probabilities and output; backward also the output it is given,
+                    // and dS
+                    return {{"out", b.values(out), N + shape.head_dim + score, 2},
+                            {"lse", b.values(lse), N + shape.head_dim + score, 0},
+                            {"dqkv", b.values(dqkv), (N + shape.head_dim + score) * shape.heads / K,
+                             4}};
+                },
+                D ? 2 : 4, *some);
     }
 }
 
 TEST_CASE("conformance: decoding over a shared prompt and own rows") {
     for (int D : {0, 64, 96, 128}) {  // 0: any
         INFO("head size: ", D ? std::to_string(D) : "any");
-        check_conformance(
-            [D](Bench& b) -> Outputs {
-                const int K = b.between(1, 2);
-                const AttentionShape shape{K * b.between(1, 7), K, D ? D : 2 * b.between(1, 40)};
-                const int B = b.between(1, 5), prefix = b.between(0, 1) ? b.between(0, 200) : 0;
-                const int own_blocks = 3, rows = (7 + B * own_blocks) * kKvBlock;
-                std::vector<std::int32_t> append, position, spans, ends;
-                // Large scores, as above, at position 0: there rotated keys are not rounded to
-                // bfloat16 once more.
-                const bool large = b.between(0, 1);
-                const int score = large ? 320 : 5;
-                auto place = [&](int t) { return large ? 0 : t; };
-                for (int t = 0; t < prefix; ++t) append.push_back(t), position.push_back(place(t));
-                for (int s = 0; s < B; ++s) {
-                    const int own = b.between(1, own_blocks * kKvBlock),
-                              base = (7 + s * own_blocks) * kKvBlock;
-                    for (int t = 0; t < own; ++t)
-                        append.push_back(base + t), position.push_back(place(prefix + t));
-                    ends.push_back(static_cast<int>(append.size()) - 1);
-                    spans.insert(spans.end(), {0, prefix, base, own});
-                }
-                append.push_back(-1),
-                    position.push_back(place(3));  // a free slot: rotated, not stored
-                const int N = static_cast<int>(append.size());
-                const Tensor packed = b.normal_activation(N, shape.qkv_cols(), large ? 8 : 1),
-                             keys = nothing(b, rows, shape.kv_cols()),
-                             values = nothing(b, rows, shape.kv_cols()),
-                             query = b.activation(B, shape.qkv_cols()),
-                             out = b.activation(B, shape.q_cols());
-                b.backend->rope_append(keys, values, packed, b.ints(append), b.ints(position),
-                                       frequencies(b, shape), shape);
-                b.backend->gather_rows(query, packed, b.ints(ends));
-                b.backend->decode_attention(out, query, keys, values, b.ints(spans, 4), shape);
-                return {{"rotated", b.values(packed), 4, 1},
-                        {"out", b.values(out), 300 + shape.head_dim + score, 4}};
-            },
-            D ? 3 : 5);
+        for (const auto* some : {&subjects(), &exact_subjects()})
+            check_conformance(
+                [D](Bench& b) -> Outputs {
+                    const int K = b.between(1, 2);
+                    const AttentionShape shape{K * b.between(1, 7), K,
+                                               D ? D : 2 * b.between(1, 40)};
+                    const int B = b.between(1, 5), prefix = b.between(0, 1) ? b.between(0, 200) : 0;
+                    const int own_blocks = 3, rows = (7 + B * own_blocks) * kKvBlock;
+                    std::vector<std::int32_t> append, position, spans, ends;
+                    // Large scores, as above, at position 0: there rotated keys are not rounded to
+                    // bfloat16 once more.
+                    const bool large = b.between(0, 1);
+                    const int score = large ? 320 : 5;
+                    auto place = [&](int t) { return large ? 0 : t; };
+                    for (int t = 0; t < prefix; ++t)
+                        append.push_back(t), position.push_back(place(t));
+                    for (int s = 0; s < B; ++s) {
+                        const int own = b.between(1, own_blocks * kKvBlock),
+                                  base = (7 + s * own_blocks) * kKvBlock;
+                        for (int t = 0; t < own; ++t)
+                            append.push_back(base + t), position.push_back(place(prefix + t));
+                        ends.push_back(static_cast<int>(append.size()) - 1);
+                        spans.insert(spans.end(), {0, prefix, base, own});
+                    }
+                    append.push_back(-1),
+                        position.push_back(place(3));  // a free slot: rotated, not stored
+                    const int N = static_cast<int>(append.size());
+                    const Tensor packed = b.normal_activation(N, shape.qkv_cols(), large ? 8 : 1),
+                                 keys = nothing(b, rows, shape.kv_cols()),
+                                 values = nothing(b, rows, shape.kv_cols()),
+                                 query = b.activation(B, shape.qkv_cols()),
+                                 out = b.activation(B, shape.q_cols());
+                    b.backend->rope_append(keys, values, packed, b.ints(append), b.ints(position),
+                                           frequencies(b, shape), shape);
+                    b.backend->gather_rows(query, packed, b.ints(ends));
+                    b.backend->decode_attention(out, query, keys, values, b.ints(spans, 4), shape);
+                    return {{"rotated", b.values(packed), 4, 1},
+                            {"out", b.values(out), 300 + shape.head_dim + score, 4}};
+                },
+                D ? 3 : 5, *some);
     }
+}
+
+TEST_CASE("conformance: exact arithmetic gives a row the same bits alone and among others") {
+    for (const Subject& subject : exact_subjects())
+        for (int D : {64, 22}) {
+            INFO(subject.name, ", heads of ", D);
+            Bench b(subject.make(), D, true);
+            b.bf16_matrices = subject.bf16_matrices;
+            Backend& backend = *b.backend;
+            const int K = 2, O = 211;
+            const AttentionShape shape{6, K, D};
+            const auto packing = b.packing(3, 66);
+            const int N = static_cast<int>(packing.size());
+
+            const Tensor packed = b.normal_activation(N, shape.qkv_cols()), bias = b.parameter(O),
+                         w = weights(b, O, shape.qkv_cols()), y = b.activation(N, O);
+            backend.linear_forward(y, packed, w, bias);
+            const auto together = b.values(y);
+            for (int n = 0; n < N; n += 7) {
+                const int rows = std::min(N - n, b.between(1, 5));
+                const Tensor few = b.activation(rows, O);
+                backend.linear_forward(few, packed.slice(n, rows), w, bias);
+                CHECK(b.values(few) == b.values(y.slice(n, rows)));
+            }
+
+            // Every row once more as a query over the cache, where a sequence begins a block.
+            std::vector<std::int32_t> rows, positions, spans, all;
+            for (int n = 0, at = 0; n < N; ++n, ++at) {
+                const auto [prompt_begin, prompt_end, begin, end] = packing[n];
+                if (begin == n) at = (at + kKvBlock - 1) / kKvBlock * kKvBlock;
+                all.push_back(n), rows.push_back(at);
+                positions.push_back(prompt_end - prompt_begin + n - begin);
+                spans.insert(spans.end(), {prompt_end > prompt_begin ? rows[prompt_begin] : 0,
+                                           prompt_end - prompt_begin, rows[begin], n + 1 - begin});
+            }
+            const std::int64_t pool = (rows.back() / kKvBlock + 1) * kKvBlock;
+            const Tensor keys = nothing(b, pool, shape.kv_cols()),
+                         values = nothing(b, pool, shape.kv_cols()),
+                         out = b.activation(N, shape.q_cols()), lse = b.tensor(N, shape.heads),
+                         one = b.activation(N, shape.q_cols());
+            backend.rope_append(keys, values, packed, b.ints(rows), b.ints(positions),
+                                frequencies(b, shape), shape);
+            backend.attention_forward(out, lse, packed, b.ranges(packing), shape);
+            backend.decode_attention(one, packed, keys, values, b.ints(spans, 4), shape);
+            CHECK(b.values(one) == b.values(out));
+
+            for (int V : {720, 701}) {
+                const Tensor logits = b.normal(N, V, 3), tokens = b.ints(all),
+                             sampled = b.tensor(N), scored = b.tensor(N), entropy = b.tensor(N);
+                std::vector<std::int32_t> counters(4 * N);
+                std::iota(counters.begin(), counters.end(), 0);
+                backend.sample(tokens, sampled, logits, b.ints(counters, 4), {.temperature = 0.7f});
+                backend.softmax_forward(scored, entropy, logits, tokens, 0.7f);
+                CHECK(b.values(sampled) == b.values(scored));
+            }
+        }
 }
 
 TEST_CASE("conformance: SwiGLU") {
@@ -364,13 +438,41 @@ TEST_CASE("conformance: the head") {
                      dentropy = b.between(0, 1) ? b.normal(M) : Tensor{},
                      dhidden = b.activation(M, C), dw = b.parameter(V, C);
         b.backend->head_forward(logp, entropy, hidden, w, targets, temperature, chunk);
-        b.backend->head_backward(dhidden, dw, dlogp, dentropy, hidden, w, targets, temperature,
-                                 chunk);
+        b.backend->head_backward(dhidden, dw, dlogp, dentropy, logp, entropy, hidden, w, targets,
+                                 temperature, chunk);
         return {{"logp", b.values(logp), C + 64 + score, 1},
                 {"entropy", b.values(entropy), C + 64 + score, 1},
                 {"dhidden", b.values(dhidden), C + V + score, 2},
                 {"dweight", b.values(dw), C + M + score, 1}};
     });
+}
+
+TEST_CASE("conformance: the head's softmax, at low temperatures and of large logits") {
+    check_conformance(
+        [](Bench& b) -> Outputs {
+            const int M = b.between(1, 9),
+                      V = b.between(0, 1) ? 8 * b.between(1, 1300) : b.between(1, 999);
+            const float temperature = std::array{1.0f, 0.6f, 1e-3f, 1e-8f}[b.between(0, 3)];
+            // At a low one the quotients are too large to hold the differences.
+            const double scale = temperature < 0.01f && b.between(0, 1) ? 2500 : 2;
+            std::vector<double> z(static_cast<std::size_t>(M) * V);
+            std::normal_distribution<double> normal(0, scale);
+            for (double& x : z) x = static_cast<float>(normal(b.random));
+            std::vector<std::int32_t> target(M);  // the likeliest, as if it had been drawn
+            for (int m = 0; m < M; ++m)
+                target[m] =
+                    static_cast<int>(std::max_element(&z[m * V], &z[m * V] + V) - &z[m * V]);
+            const Tensor logits = b.from(z, M, V), logp = b.tensor(M), entropy = b.tensor(M),
+                         dlogp = b.normal(M), dentropy = b.between(0, 1) ? b.normal(M) : Tensor{},
+                         targets = b.ints(target);
+            b.backend->softmax_forward(logp, entropy, logits, targets, temperature);
+            b.backend->softmax_backward(logits, dlogp, dentropy, logp, entropy, targets,
+                                        temperature);
+            return {{"logp", b.values(logp), V + 64, 0},
+                    {"entropy", b.values(entropy), V + 64, 0},
+                    {"dlogits", b.values(logits), V + 64, 0}};
+        },
+        12);
 }
 
 TEST_CASE("conformance: the gradient's norm and AdamW") {

@@ -220,16 +220,20 @@ TEST_CASE("any number of ranks samples the same tokens and trains the same weigh
     }
 }
 
-TEST_CASE("--exact: any number of ranks trains the same weights, to the last bit") {
-    const TemporaryFolder f;
-    if (launch(1).empty()) return;
-    const std::string flags = "train_grpo --exact --model " + kBase + " --train " + kTrain +
-                              " --prompts 5 --group 4 --max-new-tokens 32 --lr 1e-3 --mini-batches 2 --inner-epochs 2 "
-                              "--beta 0.04 --steps 3 --threads 1 --device cpu --token-budget 400 ";
-    REQUIRE(run(f, flags + "--out " + (f / "1")).status == 0);
-    for (const std::string ranks : {"2", "3"}) {
-        REQUIRE(run(f, flags + "--out " + (f / ranks), launch(std::stoi(ranks))).status == 0);
-        CHECK(read_file(f / ("1/model.safetensors")) == read_file(f / (ranks + "/model.safetensors")));
+TEST_CASE("--exact: what samples is what trains, and any number of ranks trains the same weights, to the last bit") {
+    for (const std::string device : {"cpu --steps 3 --max-new-tokens 32", "cuda-on-cpu --dtype bfloat16 --steps 1 --max-new-tokens 10"}) {
+        CAPTURE(device);
+        const TemporaryFolder f;
+        const std::string flags = "train_grpo --exact --model " + kBase + " --train " + kTrain +
+                                  " --prompts 5 --group 4 --lr 1e-3 --mini-batches 2 --inner-epochs 2 --beta 0.04 "
+                                  "--threads 1 --token-budget 400 --device " + device + " ";
+        REQUIRE(run(f, flags + "--out " + (f / "1")).status == 0);
+        for (const auto& line : log_of(f / "1")) CHECK(line["logp_gap_max"].get<double>() == 0);
+        if (launch(1).empty()) continue;
+        for (const std::string ranks : {"2", "3"}) {
+            REQUIRE(run(f, flags + "--out " + (f / ranks), launch(std::stoi(ranks))).status == 0);
+            CHECK(read_file(f / ("1/model.safetensors")) == read_file(f / (ranks + "/model.safetensors")));
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 #include "src/rl/generate.h"
 #include "src/model/checkpoint.h"
 #include "src/model/optimizer.h"
+#include "src/device/device.h"
 #include "src/device/parallel.h"
 #include "src/device/reference.h"
 #include "tests/support.h"
@@ -538,31 +539,47 @@ TEST_CASE("memory plans of real models: Qwen2.5-1.5B trains in 24 GB, 3B in 80 G
     CHECK(planned(large, false, 2 + 4 + 4 + 8, 64) < 80e9);
 }
 
-TEST_CASE(
-    "exact arithmetic: sampled and trained log-probabilities agree to the last bit where matrices are "
-    "large") {
-    Bench bench(make_cpu_backend(true), 4);
-    Config config;
-    config.hidden_size = 512, config.intermediate_size = 1024, config.num_hidden_layers = 2;
-    config.num_attention_heads = 8, config.num_key_value_heads = 2, config.head_dim = 64,
-    config.vocab_size = 700;
-    config.max_position_embeddings = 128;
-    Transformer model(*bench.backend, config, {.trainable = false, .max_tokens = 128, .max_decode_rows = 6});
-    model.parameters().initialize(5);
-    for (const auto& e : model.parameters().layout().entries)
-        if (e.is_matrix) REQUIRE(e.rows * e.cols >= 1 << 16);
-    for (int slots : {1, 6}) {
-        Generator generator(model, slots, 8, 30);
-        const std::vector<Prompt> prompts{{0, {1, 2, 3}}, {1, {4}}};
-        const auto responses =
-            generator.generate(prompts, {.samples_per_prompt = 3, .max_new_tokens = 30});
-        for (std::size_t i = 0; i < responses.size(); ++i) {
-            const auto& prompt = prompts[i / 3].tokens;
-            auto tokens = prompt;
-            tokens.insert(tokens.end(), responses[i].tokens.begin(), responses[i].tokens.end());
-            PackedBatch batch;
-            batch.add(tokens, prompt.size());
-            CHECK(model.forward(batch).logp == responses[i].sampled_logp);
+TEST_CASE("exact arithmetic: sampled and trained log-probabilities agree to the last bit") {
+    for (const std::string name : {"cpu", "cuda-on-cpu"})
+        for (const std::string dtype : {"float32", "bfloat16"}) {
+            CAPTURE(name);
+            CAPTURE(dtype);
+            Device device = make_device(name, dtype, true);
+            Bench bench(std::move(device.backend), 4);
+            const bool large = name == "cpu";  // where it is exact in small matrices anyway
+            Config config;
+            config.hidden_size = large ? 512 : 72, config.intermediate_size = large ? 1024 : 136;
+            config.num_attention_heads = large ? 8 : 4, config.num_key_value_heads = 2, config.head_dim = 64;
+            config.num_hidden_layers = 2, config.vocab_size = large ? 700 : 704;
+            config.max_position_embeddings = 128;
+            Transformer model(*bench.backend, config,
+                              {.trainable = false,
+                               .bf16_matrices = device.bf16_matrices,
+                               .max_tokens = 512,
+                               .max_decode_rows = 6});
+            model.parameters().initialize(5);
+            for (const auto& e : model.parameters().layout().entries)
+                if (e.is_matrix && large) REQUIRE(e.rows * e.cols >= 1 << 16);
+            std::vector<Prompt> prompts{{0, {}}, {1, {4}}};
+            for (std::size_t t = 0; t < PackedBatch::kShortestShared; ++t)
+                prompts[0].tokens.push_back(static_cast<std::int32_t>(t));
+            for (int slots : {1, 6}) {
+                Generator generator(model, slots, 40, 30);
+                const auto responses =
+                    generator.generate(prompts, {.samples_per_prompt = 3, .max_new_tokens = 30});
+                std::vector<float> sampled;
+                PackedBatch batch, alone;
+                for (std::size_t i = 0; i < responses.size(); ++i) {
+                    const auto& [id, prompt] = prompts[i / 3];
+                    auto tokens = prompt;
+                    std::ranges::copy(responses[i].tokens, std::back_inserter(tokens));
+                    batch.add(tokens, prompt.size());
+                    std::ranges::copy(responses[i].sampled_logp, std::back_inserter(sampled));
+                    alone.clear();
+                    alone.add(tokens, prompt.size());
+                    CHECK(model.forward(alone).logp == responses[i].sampled_logp);
+                }
+                CHECK(model.forward(batch).logp == sampled);
+            }
         }
-    }
 }

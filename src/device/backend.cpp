@@ -55,14 +55,15 @@ void Backend::head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor we
 }
 
 void Backend::head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy,
-                            Tensor hidden, Tensor weight, Tensor targets, float temperature,
-                            Tensor logits) {
+                            Tensor logp, Tensor entropy, Tensor hidden, Tensor weight,
+                            Tensor targets, float temperature, Tensor logits) {
     for (std::int64_t m = 0; m < hidden.rows; m += logits.rows) {
         const std::int64_t rows = std::min(logits.rows, hidden.rows - m);
         const Tensor chunk = logits.slice(0, rows);
         if (rows < hidden.rows) linear_forward(chunk, hidden.slice(m, rows), weight, {});
         softmax_backward(chunk, dlogp.slice(m, rows), dentropy ? dentropy.slice(m, rows) : Tensor{},
-                         targets.slice(m, rows), temperature);
+                         logp.slice(m, rows), entropy.slice(m, rows), targets.slice(m, rows),
+                         temperature);
         linear_backward(dhidden.slice(m, rows), dweight, {}, chunk, hidden.slice(m, rows), weight);
     }
 }

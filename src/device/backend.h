@@ -112,6 +112,12 @@ class Backend {
     virtual DType real() const = 0;
     virtual DType activation() const { return real(); }
     virtual Preferences preferences() const { return {}; }
+    /// From now on a row's result does not depend, not even in its last bit, on how many rows there
+    /// are, so that sampling and training give a token the same log-probability: every row is
+    /// summed in one order in linear_forward(), in attention_forward() and decode_attention() over
+    /// the same keys, in softmax_forward() and sample(). Called before anything is computed; false
+    /// where a backend has no such arithmetic.
+    virtual bool make_exact() { return false; }
 
     // ---- memory ----
     /// 64-byte aligned; throws Error when there is not enough. allocate(0) returns something that
@@ -233,20 +239,21 @@ class Backend {
     virtual void softmax_forward(Tensor logp, Tensor entropy, Tensor logits, Tensor targets,
                                  float temperature) = 0;
     /// Gradient of sum_m (dlogp[m] logp[m] + dentropy[m] entropy[m]), in place of the logits:
-    /// dlogits = (dlogp (1[v = target] - p) - dentropy p (log p + entropy)) / temperature. dentropy
-    /// [M] or empty
-    virtual void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
-                                  float temperature) = 0;
+    /// dlogits = (dlogp (1[v = target] - p) - dentropy p (log p + entropy)) / temperature, where
+    /// log p[v] = (logits[v] - logits[target]) / temperature + logp: with logp and entropy of the
+    /// forward pass a row is read once. dentropy [M] or empty
+    virtual void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor logp,
+                                  Tensor entropy, Tensor targets, float temperature) = 0;
     /// softmax_forward() of hidden W^T, without N x V logits: rows of `logits`, scratch [chunk, V],
     /// are filled and forgotten chunk by chunk. hidden act [M, C], weight [V, C] a matrix.
     virtual void head_forward(Tensor logp, Tensor entropy, Tensor hidden, Tensor weight,
                               Tensor targets, float temperature, Tensor logits);
-    /// dhidden = dlogits W, dweight += dlogits^T hidden, from logits computed once more, chunk by
-    /// chunk; if `logits` has room for all rows, it holds what head_forward() has left there.
-    /// dhidden act
+    /// dhidden = dlogits W, dweight += dlogits^T hidden, given logp and entropy of the forward
+    /// pass, from logits computed once more, chunk by chunk; if `logits` has room for all rows, it
+    /// holds what head_forward() has left there. dhidden act
     virtual void head_backward(Tensor dhidden, Tensor dweight, Tensor dlogp, Tensor dentropy,
-                               Tensor hidden, Tensor weight, Tensor targets, float temperature,
-                               Tensor logits);
+                               Tensor logp, Tensor entropy, Tensor hidden, Tensor weight,
+                               Tensor targets, float temperature, Tensor logits);
 
     // ---- sampling ----
     /// tokens[b] ~ softmax(logits[b] / temperature), truncated to the top_k likeliest and then to
@@ -285,11 +292,9 @@ class Backend {
     std::size_t used_ = 0, peak_ = 0;  ///< bytes in Buffers
 };
 
-/// float32, fast: src/device/cpu.cpp. exact: a row's result does not depend, not even in its last
-/// bit, on how many rows there are, so that sampling and training give a token the same
-/// log-probability. Without it that holds for matrices of up to 2^18 weights; larger ones are
-/// multiplied in whatever blocks are fastest.
-std::unique_ptr<Backend> make_cpu_backend(bool exact = false);
+/// float32, fast: src/device/cpu.cpp. It is exact for matrices of up to 2^18 weights without being
+/// told; larger ones are then multiplied in whatever blocks are fastest.
+std::unique_ptr<Backend> make_cpu_backend();
 /// Plain loops in float32, or in float64 for tests: src/device/reference.cpp.
 std::unique_ptr<Backend> make_reference_backend(DType real = DType::F32);
 

@@ -415,8 +415,8 @@ double keep_likeliest(float* p, const float* logits, int64_t vocab, const Sample
 
 class CpuBackend final : public Reference<float> {
   public:
-    explicit CpuBackend(bool exact) : exact_(exact) {}
     const char* name() const override { return "cpu"; }
+    bool make_exact() override { return exact_ = true; }
 
     // What follows was measured beside the reference on two cores, for 512 tokens of a layer of
     // Qwen2.5-0.5B's width; the factor is how many times as fast an override is.
@@ -658,8 +658,10 @@ class CpuBackend final : public Reference<float> {
             entropy.as<float>()[r] = -mean;
         });
     }
-    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
-                          float temperature) override {
+    /// Finds the row's log softmax again, though logp is given: a pass over a row in the cache
+    /// costs little, and the runs that are recorded (data/r1/RESULTS.md) keep their bits.
+    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor, Tensor,
+                          Tensor targets, float temperature) override {
         const int64_t V = logits.cols;
         for_each(logits.rows, 8, [&](int64_t r) {
             float* row = logits.as<float>() + r * V;
@@ -744,7 +746,7 @@ class CpuBackend final : public Reference<float> {
     }
 
   private:
-    const bool exact_;
+    bool exact_ = false;
 
     /// The gradient of a sequence's own queries, keys and values for key/value head g, written to
     /// dqkv; that of a shared prompt's keys and values is added to what is there.
@@ -841,8 +843,6 @@ class CpuBackend final : public Reference<float> {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cpu_backend(bool exact) {
-    return std::make_unique<CpuBackend>(exact);
-}
+std::unique_ptr<Backend> make_cpu_backend() { return std::make_unique<CpuBackend>(); }
 
 }  // namespace r1

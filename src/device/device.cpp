@@ -82,14 +82,11 @@ std::unique_ptr<Backend> open_backend(const std::string& name, bool bfloat16,
 
 Device make_device(const std::string& name, const std::string& dtype, bool exact) {
     const auto device = [&](std::unique_ptr<Backend> backend, const std::string& note = "") {
+        if (exact && name != "reference" && !backend->make_exact())  // the reference always is
+            fail("--exact: --device ", name, " has no exact arithmetic; choose --device cpu");
         const bool bf16 = backend->activation() == DType::BF16 || dtype == "bfloat16";
         return Device{std::move(backend), bf16, note};
     };
-    if (exact) {
-        if (name == "reference") return device(make_reference_backend());
-        if (name == "cpu" || name == "auto") return device(make_cpu_backend(true));
-        fail("--exact: --device ", name, " has no exact arithmetic; choose --device cpu");
-    }
     std::string why_not, note;
     if (name != "auto") {
         if (auto backend = open_backend(name, dtype != "float32", why_not))

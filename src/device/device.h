@@ -26,7 +26,7 @@ struct Device {
 };
 /// name: a backend's, or "auto": a GPU if there is one, else the CPU. dtype: "float32", "bfloat16"
 /// or "auto" (bfloat16 where activations can be), the type for matrix products. exact: see
-/// make_cpu_backend(). Throws Error.
+/// Backend::make_exact(). Throws Error.
 Device make_device(const std::string& name, const std::string& dtype, bool exact = false);
 
 }  // namespace r1

@@ -411,20 +411,16 @@ void Reference<Real>::softmax_forward(Tensor logp, Tensor entropy, Tensor logits
     });
 }
 template <class Real>
-void Reference<Real>::softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
-                                       float temperature) {
+void Reference<Real>::softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor logp,
+                                       Tensor entropy, Tensor targets, float temperature) {
     for_each(logits.rows, [&](int64_t m) {
         Real *z = row<Real>(logits, m), d = dlogp.as<Real>()[m],
              d_entropy = dentropy ? dentropy.as<Real>()[m] : 0;
-        const LogSoftmax<Real> log_p(z, logits.cols, temperature);
-        Real entropy = 0;
+        const Real z_target = z[at(targets, m)];
         for (int64_t v = 0; v < logits.cols; ++v) {
-            z[v] = log_p(z[v]);
-            entropy -= std::exp(z[v]) * z[v];
-        }
-        for (int64_t v = 0; v < logits.cols; ++v) {
-            const Real p = std::exp(z[v]), hit = v == at(targets, m) ? 1 : 0;
-            z[v] = (d * (hit - p) - d_entropy * p * (z[v] + entropy)) / temperature;
+            const Real log_p = (z[v] - z_target) / temperature + logp.as<Real>()[m];
+            const Real p = std::exp(log_p), hit = v == at(targets, m) ? 1 : 0;
+            z[v] = (d * (hit - p) - d_entropy * p * (log_p + entropy.as<Real>()[m])) / temperature;
         }
     });
 }

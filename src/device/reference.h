@@ -51,8 +51,8 @@ class Reference : public Backend {
     void swiglu_backward(Tensor dgate_up, Tensor dout, Tensor gate_up) override;
     void softmax_forward(Tensor logp, Tensor entropy, Tensor logits, Tensor targets,
                          float temperature) override;
-    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor targets,
-                          float temperature) override;
+    void softmax_backward(Tensor logits, Tensor dlogp, Tensor dentropy, Tensor logp, Tensor entropy,
+                          Tensor targets, float temperature) override;
     void sample(Tensor tokens, Tensor logp, Tensor logits, Tensor counters,
                 const SampleOptions& options) override;
     double sum_of_squares(Tensor t) override;

@@ -105,6 +105,7 @@ void Transformer::backward(const std::vector<float>& dlogp, const std::vector<fl
 
     const Tensor dhidden = work_.dhidden.slice(0, M), dscored = work_.dscored.slice(0, M);
     backend_.head_backward(dhidden, weights_.gradient(weights_.layout().head, V, C), d, de,
+                           work_.logp.slice(0, M), work_.entropy.slice(0, M),
                            work_.hidden.slice(0, M), weights_.matrix(weights_.layout().head, V, C),
                            batch_.targets, temperature_, work_.logits);
     backend_.zero(dscored);

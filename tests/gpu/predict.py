@@ -26,10 +26,10 @@ MODELS = {"Qwen2.5-0.5B": Model(896, 4864, 24, 14, 2, 64, 151936, True, True, Fa
 NUMBERS = dict(tokens=8192, length=512, rows=256, context=512, prompts=64, group=8, prompt=128, new=384, slots=256)
 
 # The share of the bandwidth that a kernel reaches on large tensors.
-BANDWIDTH = {"rmsnorm_forward": 0.65, "rmsnorm_backward": 0.46, "head_norm": 0.5, "rope": 0.5, "rope_append": 0.5,
+BANDWIDTH = {"rmsnorm_forward": 0.65, "rmsnorm_backward": 0.70, "head_norm": 0.5, "rope": 0.75, "rope_append": 0.6,
              "bias": 0.58, "bias_backward, delta": 0.44, "swiglu_forward": 0.80, "swiglu_backward": 0.82,
-             "round dx": 0.74, "softmax_forward": 0.60, "softmax_backward": 0.55, "optimizer": 0.835, "weights": 0.726,
-             "head": 0.85, "decode_attention": 0.67, "merge of the splits": 1, "gaps": 1, "sample": 0.39}
+             "round dx": 0.74, "softmax_forward": 0.80, "softmax_backward": 0.80, "optimizer": 0.835, "weights": 0.726,
+             "head": 0.85, "decode_attention": 0.67, "merge of the splits": 1, "gaps": 1, "sample": 0.65}
 # The share of the matrix peak that cuBLAS reaches: a C / (C + c), since short sums and few tiles cost most.
 PEAK = {"forward": (0.760, 208), "backward": (0.803, 344), "head": (0.814, 430), "decode": (0.95, 1344)}
 # Attention at D = 64; wider heads do better, by (D / 64)^0.75.
@@ -37,7 +37,7 @@ ATTENTION = {"attention_forward": 0.172, "attention_backward: dq": 0.210, "atten
 # Microseconds between two launches in a stream and in a graph, and that a small kernel of a decoding step takes.
 GAP, GRAPH_GAP = 1.4, 0.73
 BEGIN = {"rmsnorm_forward": 2.2, "head_norm": 2.2, "bias": 1.8, "rope_append": 2.8, "decode_attention": 4.1,
-         "merge of the splits": 2.3, "swiglu_forward": 2.0, "gemm": 3.2, "sample": 150}
+         "merge of the splits": 2.3, "swiglu_forward": 2.0, "gemm": 3.2, "sample": 45}
 
 Kernel = namedtuple("Kernel", "what times bytes flops bandwidth peak begin")
 
@@ -97,7 +97,7 @@ def backward(m, N, T, M, recompute=False, keep_logits=False):
     q, qkv, layer, _ = shape(m)
     return (layers(m, N, T, m.L - 1) if recompute else []) + [
         product("logits, dhidden, dW", m, "head", 2 if keep_logits else 3, 6 * M * m.V, 2 * M * m.C * m.V),
-        stream("softmax_backward", 1, 10 * M * m.V),
+        stream("softmax_backward", 1, 6 * M * m.V),
         product("dx and dW", m, "backward", m.L, 10 * layer, 4 * N * layer),
         stream("swiglu_backward", m.L, 10 * N * m.F), stream("rmsnorm_backward", 2 * m.L, 14 * N * m.C),
         stream("round dx", 2 * m.L, 6 * N * m.C), attention("attention_backward: dq", m, 3, N, T, m.L),
@@ -119,7 +119,7 @@ def decode(m, B, S):
              ("head_norm", m.L * m.norm, 4 * B * qkv), ("rope_append", m.L, 4 * B * qkv),
              ("decode_attention", m.L, 4 * B * S * m.K * m.D),
              ("merge of the splits", m.L * (512 // (B * m.K) > 1), 0), ("swiglu_forward", m.L, 6 * B * m.F),
-             ("sample", 1, 4 * B * m.V)]
+             ("sample", 1, 8 * B * m.V)]
     return [product(what, m, "decode", m.L, 2 * size, 2 * B * size, BANDWIDTH["weights"], BEGIN["gemm"])
             for what, size in weights.items()] + [
         product("logits", m, "head", 1, 2 * m.V * m.C + 4 * B * m.V, 2 * B * m.C * m.V, BANDWIDTH["head"]),
