@@ -237,7 +237,7 @@ TEST_CASE("--exact: any number of ranks trains the same weights, to the last bit
     if (launch(1).empty()) return;
     const std::string flags = "train_grpo --exact --model " + kBase + " --train " + kTrain +
                               " --prompts 5 --group 4 --max-new-tokens 32 --lr 1e-3 --mini-batches 2 --inner-epochs 2 "
-                              "--beta 0.04 --steps 3 --threads 1 --device cpu --token-budget 400 ";
+                              "--beta 0.04 --importance-cap 2 --steps 3 --threads 1 --device cpu --token-budget 400 ";
     REQUIRE(run(f, flags + "--out " + (f / "1")).status == 0);
     for (const std::string ranks : {"2", "3"}) {
         REQUIRE(run(f, flags + "--out " + (f / ranks), launch(std::stoi(ranks))).status == 0);

@@ -123,6 +123,10 @@ Comm::Comm() {
 }
 std::vector<std::string> Comm::all_gather(const std::string& own) const {
     if (size_ == 1) return {own};
+    if (own.size() > std::size_t(std::numeric_limits<int>::max() / size_))
+        fail(
+            "a rank has more to tell the others than MPI can count; lower --prompts, --group or "
+            "--max-new-tokens");
     const int bytes = static_cast<int>(own.size());
     std::vector<int> sizes(size_), begins(size_ + 1);
     MPI_Allgather(&bytes, 1, MPI_INT, sizes.data(), 1, MPI_INT, MPI_COMM_WORLD);
