@@ -140,6 +140,7 @@ int train(const Options& o, const Comm& comm, TrainingRun& run) {
         Metrics metrics;
         std::vector<Response> responses = rollout(s, state, o, metrics);
         set_advantages(responses, s, o, metrics);
+        share_by_length(responses, s.train, o.prompts, o.mini_batches, s.comm);
         // pi_old and pi_ref, where they are not the policy itself.
         const int updates = o.inner_epochs * o.mini_batches;
         if (updates > 1) score(s.model(), responses, o.scoring(), &Response::old_logp);

@@ -1,6 +1,7 @@
 // GRPO's mathematics against the formulas written out again in float64, and against finite differences.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -8,6 +9,7 @@
 
 #include "src/run/error.h"
 #include "src/rl/grpo.h"
+#include "src/rl/rollout.h"
 
 using namespace r1;
 
@@ -188,4 +190,40 @@ TEST_CASE("the gradient of a sequence's ratio under truncated importance samplin
         down[t] -= 0x1p-10f;
         CHECK(terms[t].dloss_dlogp == doctest::Approx((loss(up) - loss(down)) / 0x1p-9).epsilon(1e-4));
     }
+}
+
+TEST_CASE("groups are dealt by length: each once, and the busiest rank has less to do than if they were dealt in turn") {
+    std::mt19937 random(1);
+    std::lognormal_distribution<double> length(6, 1);
+    for (const int ranks : {1, 2, 3, 8})
+        for (const int updates : {1, 2, 5}) {
+            double busiest = 0, busiest_in_turn = 0;
+            for (int trial = 0; trial < 50; ++trial) {
+                INFO(ranks, " ranks, ", updates, " updates, trial ", trial);
+                std::vector<double> tokens(32);
+                for (double& t : tokens) t = std::floor(length(random));
+                const auto rank_of = deal_by_length(tokens, updates, ranks);
+                REQUIRE(rank_of.size() == tokens.size());
+                CHECK(rank_of[0] == 0);
+                for (int u = 0; u < updates; ++u) {
+                    std::vector<double> load(ranks), in_turn(ranks);
+                    double all = 0, longest = 0;
+                    for (int g = 32 * u / updates; g < 32 * (u + 1) / updates; ++g) {
+                        REQUIRE((rank_of[g] >= 0 && rank_of[g] < ranks));
+                        load[rank_of[g]] += tokens[g];
+                        in_turn[g % ranks] += tokens[g];
+                        all += tokens[g];
+                        longest = std::max(longest, tokens[g]);
+                    }
+                    CHECK(std::ranges::max(load) <= all / ranks + longest);
+                    if (updates == 1) CHECK(std::ranges::max(load) <= std::ranges::max(in_turn));  // of many groups
+                    busiest += std::ranges::max(load);
+                    busiest_in_turn += std::ranges::max(in_turn);
+                }
+            }
+            CAPTURE(busiest / busiest_in_turn);
+            CHECK(busiest <= (ranks > 1 && 32 / updates >= 2 * ranks ? 0.9 : 1) * busiest_in_turn);
+        }
+    // Equal groups go round; masked ones, of no tokens, change nothing.
+    CHECK(deal_by_length(std::vector<double>{4, 4, 4, 4, 0}, 1, 2) == std::vector<int>{0, 1, 0, 1, 0});
 }

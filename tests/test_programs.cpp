@@ -191,6 +191,18 @@ std::string launch(int ranks) {
            std::to_string(ranks) + " ";
 }
 
+/// Runs train_grpo in f / out, each rank of which writes down its process id in f / its number, and, once it is at
+/// work, a shell command beside it.
+Result run_beside(const TemporaryFolder& f, const std::string& mpirun, const std::string& flags, const std::string& out,
+                  const std::string& command) {
+    const std::string wait = "while [ ! -s " + (f / (out + "/log.jsonl")) + " ]; do sleep 0.05; done; ";
+    std::thread other([&] { CHECK(std::system((wait + command).c_str()) == 0); });
+    const auto result = shell(f, mpirun + "sh -c 'echo $$ >" + (f / "$OMPI_COMM_WORLD_RANK") + "; exec " + kBin +
+                                     flags + "--out " + (f / out) + "'");
+    other.join();
+    return result;
+}
+
 }  // namespace
 
 TEST_CASE("any number of ranks samples the same tokens and trains the same weights, within rounding") {
@@ -225,7 +237,7 @@ TEST_CASE("--exact: what samples is what trains, and any number of ranks trains 
         CAPTURE(device);
         const TemporaryFolder f;
         const std::string flags = "train_grpo --exact --model " + kBase + " --train " + kTrain +
-                                  " --prompts 5 --group 4 --lr 1e-3 --mini-batches 2 --inner-epochs 2 --beta 0.04 "
+                                  " --prompts 5 --group 4 --lr 1e-3 --mini-batches 2 --inner-epochs 2 --beta 0.04 --importance-cap 2 "
                                   "--threads 1 --token-budget 400 --device " + device + " ";
         REQUIRE(run(f, flags + "--out " + (f / "1")).status == 0);
         for (const auto& line : log_of(f / "1")) CHECK(line["logp_gap_max"].get<double>() == 0);
@@ -340,15 +352,36 @@ TEST_CASE("an error on one rank ends them all with its sentence, as does the dea
     CHECK(locked.err.find("another run is going on in it") != std::string::npos);
     CHECK(run(f, flags + "--dry-run", mpirun).status == 0);
 
-    // Each rank writes down its number; the third is killed once it is at work.
-    const std::string killer =
-        "while [ ! -s " + (f / "c/log.jsonl") + " ]; do sleep 0.05; done; kill -9 $(cat " + (f / "2") + ")";
-    std::thread kill_one([&] { CHECK(std::system(killer.c_str()) == 0); });
-    const auto died = shell(f, mpirun + "sh -c 'echo $$ >" + (f / "$OMPI_COMM_WORLD_RANK") + "; exec " + kBin +
-                                   flags + "--out " + (f / "c") + "'");
-    kill_one.join();
-    CHECK(died.status > 0);
+    CHECK(run_beside(f, mpirun, flags, "c", "kill -9 $(cat " + (f / "2") + ")").status > 0);
     CHECK(clock.seconds() < 60);
+}
+
+TEST_CASE("a rank that hangs ends the run, which names it and can be resumed; one that is suspended as a whole goes on") {
+    const TemporaryFolder f;
+    std::string mpirun = launch(3);
+    if (mpirun.empty()) return;
+    mpirun.insert(0, "env R1_RANK_TIMEOUT=5 ");
+    const std::string flags = "train_grpo --model " + kBase + " --train " + kTrain +
+                              " --prompts 4 --group 2 --max-new-tokens 16 --threads 1 --save-every 1 ";
+    for (const std::string rank : {"0", "2"}) {
+        const r1::Stopwatch clock;
+        const auto hung = run_beside(f, mpirun, flags + "--steps 100000 ", "hung_" + rank,
+                                     "sleep 1; kill -STOP $(cat " + (f / rank) + ")");
+        CHECK(hung.status > 0);
+        CHECK(has(hung.out, "rank " + rank + " (host "));
+        CHECK(has(hung.out, "has not been heard from for 5 s"));
+        CHECK(clock.seconds() < 30);
+        const auto resumed = run(f, flags + "--steps 1 --resume --out " + (f / ("hung_" + rank)));
+        CHECK(resumed.status == 0);
+        CHECK(has(resumed.out, "resumed at step"));
+    }
+    const std::string all = " $(cat " + (f / "[012]") + ")";
+    CHECK(run_beside(f, mpirun, flags + "--steps 60 ", "suspended", "kill -STOP" + all + "; sleep 8; kill -CONT" + all)
+              .status == 0);
+    CHECK(log_of(f / "suspended").size() == 60);
+    const auto wrong = run(f, flags + "--out " + (f / "wrong"), "env R1_RANK_TIMEOUT=soon " + launch(2));
+    CHECK(wrong.status == 2);
+    CHECK(has(wrong.err, "R1_RANK_TIMEOUT=soon: must be a number of seconds from 1 on, or inf"));
 }
 
 TEST_CASE("what does not fit is said before it is taken: memory and threads") {

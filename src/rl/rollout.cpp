@@ -1,5 +1,8 @@
 #include "src/rl/rollout.h"
 
+#include <cstring>
+#include <numeric>
+
 #include "src/run/log.h"
 
 namespace r1 {
@@ -49,31 +52,48 @@ std::vector<Response> sample_responses(Generator& generator, const ModelFolder& 
 
 namespace {
 
-/// What a rank tells the others of its responses, and what they make of it; first: its first
-/// problem.
-std::string packed(std::span<const Response> responses) {
+/// Numbers as they are in memory: they are many, and keep their last bit.
+template <class T>
+nlohmann::json bytes_of(const std::vector<T>& numbers) {
+    const auto* begin = reinterpret_cast<const std::uint8_t*>(numbers.data());
+    return nlohmann::json::binary({begin, begin + numbers.size() * sizeof(T)});
+}
+template <class T>
+void get_numbers(const nlohmann::json& bytes, std::vector<T>& numbers) {
+    numbers.resize(bytes.get_binary().size() / sizeof(T));
+    std::memcpy(numbers.data(), bytes.get_binary().data(), numbers.size() * sizeof(T));
+}
+
+/// What a rank tells the others of its responses, whose problems are among these.
+std::string packed(std::span<const Response> responses, std::span<const Problem> problems) {
     auto all = nlohmann::json::array();
     for (const Response& r : responses)
-        all.push_back({r.tokens, r.stopped, r.stop_token, r.text, r.accuracy.value,
-                       r.accuracy.reason, r.format.value, r.format.reason, r.measures, r.reward});
+        all.push_back({r.problem - problems.data(), bytes_of(r.tokens), bytes_of(r.sampled_logp),
+                       r.stopped, r.stop_token, r.text, r.accuracy.value, r.accuracy.reason,
+                       r.format.value, r.format.reason, r.measures, r.reward, r.group, r.advantage,
+                       r.masked});
     std::string bytes;
     nlohmann::json::to_cbor(all, bytes);
     return bytes;
 }
-void unpack(const std::string& bytes, const Problem* first, int samples_each,
+/// What they make of it.
+void unpack(const std::string& bytes, std::span<const Problem> problems,
             std::vector<Response>& responses) {
-    int count = 0;
     for (const auto& one : nlohmann::json::from_cbor(bytes)) {
         Response& r = responses.emplace_back();
-        one[0].get_to(r.tokens);
-        one[1].get_to(r.stopped);
-        one[2].get_to(r.stop_token);
-        one[3].get_to(r.text);
-        r.accuracy = {one[4], one[5]};
-        r.format = {one[6], one[7]};
-        one[8].get_to(r.measures);
-        r.reward = one[9];
-        r.problem = first + count++ / samples_each;
+        r.problem = &problems[one[0]];
+        get_numbers(one[1], r.tokens);
+        get_numbers(one[2], r.sampled_logp);
+        one[3].get_to(r.stopped);
+        one[4].get_to(r.stop_token);
+        one[5].get_to(r.text);
+        r.accuracy = {one[6], one[7]};
+        r.format = {one[8], one[9]};
+        one[10].get_to(r.measures);
+        r.reward = one[11];
+        r.group = one[12];
+        r.advantage = one[13];
+        r.masked = one[14];
     }
 }
 
@@ -95,9 +115,9 @@ void for_each_chunk(Generator& generator, const ModelFolder& model, Judge& judge
         auto responses = sample_responses(generator, model, own, options);
         judge(responses);
         if (ranks > 1) {
-            const auto parts = comm.all_gather(packed(responses));
+            const auto parts = comm.all_gather(packed(responses, problems));
             responses.clear();
-            for (int r = 0; r < ranks; ++r) unpack(parts[r], first_of(r), each, responses);
+            for (const auto& part : parts) unpack(part, problems, responses);
         }
         if (comm.any(!body(responses))) break;
     }
@@ -123,6 +143,46 @@ std::vector<Response> ChosenGroups::take() {
     for (Response& r : own_)
         if (r.group >= wanted_) r.group -= missing;
     return std::move(own_);
+}
+
+std::vector<int> deal_by_length(std::span<const double> tokens, int updates, int ranks) {
+    const auto groups = static_cast<std::int64_t>(tokens.size());
+    std::vector<int> rank_of(tokens.size());
+    std::vector<std::pair<double, double>> load(ranks);  // in this update, and in all so far
+    for (int update = 0; update < updates; ++update) {
+        const auto first = groups * update / updates;
+        std::vector<std::int64_t> longest_first(groups * (update + 1) / updates - first);
+        std::iota(longest_first.begin(), longest_first.end(), first);
+        std::ranges::stable_sort(longest_first, std::greater(), [&](auto g) { return tokens[g]; });
+        for (auto& [here, all] : load) here = 0;
+        for (const auto group : longest_first) {
+            const auto least = std::ranges::min_element(load);
+            least->first += tokens[group];
+            least->second += tokens[group];
+            rank_of[group] = static_cast<int>(least - load.begin());
+        }
+    }
+    // The rank that has the first group changes its name with the root.
+    for (const int firsts = rank_of.at(0); int& rank : rank_of)
+        if (rank == 0 || rank == firsts) rank = firsts - rank;
+    return rank_of;
+}
+
+void share_by_length(std::vector<Response>& responses, std::span<const Problem> problems,
+                     int groups, int updates, const Comm& comm) {
+    std::vector<double> tokens(groups);
+    for (const Response& r : responses) tokens[r.group] += r.masked ? 0 : r.length();
+    comm.all_reduce_sum(tokens);
+    const std::vector<int> rank_of = deal_by_length(tokens, updates, comm.size());
+    const auto is_own = [&](const Response& r) { return rank_of[r.group] == comm.rank(); };
+    const auto leaving = std::ranges::stable_partition(responses, is_own);
+    const std::string sent = packed(leaving, problems);
+    responses.erase(leaving.begin(), leaving.end());
+    for (const std::string& part : comm.all_gather(sent)) {
+        unpack(part, problems, responses);
+        std::erase_if(responses, std::not_fn(is_own));
+    }
+    std::ranges::stable_sort(responses, {}, &Response::group);
 }
 
 }  // namespace r1

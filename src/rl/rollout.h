@@ -31,8 +31,8 @@ std::vector<Response> sample_responses(Generator& generator, const ModelFolder& 
                                        GenerateOptions options);
 
 /// Samples and grades problems, some at a time, which the ranks share, and calls body(responses to
-/// all of those) on each rank while that returns true. Log-probabilities are not among what ranks
-/// tell each other. Shows how far it has come, where `progress` says what it is.
+/// all of those) on each rank while that returns true. Shows how far it has come, where `progress`
+/// says what it is.
 void for_each_chunk(Generator& generator, const ModelFolder& model, Judge& judge, const Comm& comm,
                     std::span<const Problem> problems, const GenerateOptions& options,
                     const std::string& progress,
@@ -56,5 +56,15 @@ class ChosenGroups {
     std::size_t group_size_;
     std::vector<Response> own_;
 };
+
+/// The rank that trains on each of a step's groups, which have so many tokens: for each update of
+/// a pass anew, the longest group first, to whoever has the fewest tokens. The root, which shows
+/// responses, gets the first group.
+std::vector<int> deal_by_length(std::span<const double> tokens, int updates, int ranks);
+
+/// Deals the groups of a step, each of which some rank has, by their lengths: in training the ranks
+/// wait for the one that has most to do. `problems`: those that the responses are to.
+void share_by_length(std::vector<Response>& responses, std::span<const Problem> problems,
+                     int groups, int updates, const Comm& comm);
 
 }  // namespace r1

@@ -1,6 +1,13 @@
 // Collectives among the ranks of a data-parallel run: one process each, launched by mpirun. Only
 // rank 0, the root, is heard on stdout. A process that was not launched so is rank 0 of 1, and
 // every call does nothing.
+//
+// A rank that hangs, or whose machine is gone, ends them all: each has a thread that hears ten
+// times a second from the same thread of the rank before it, and after 20 seconds of silence says
+// so and aborts. What the main thread computes or waits for does not matter to it, so it does not
+// notice a main thread that hangs alone. The environment variable R1_RANK_TIMEOUT sets other
+// seconds, or `inf`, with which a rank can be halted in a debugger. A run that is suspended as a
+// whole goes on.
 #pragma once
 #include <limits>
 #include <span>

@@ -98,11 +98,12 @@ def rollouts(o, ranks, questions, rng):
     length = lambda z: o.table[min(size - 1, int(0.5 * math.erfc(-z / math.sqrt(2)) * size))]
     drawn = [(z := rng.gauss(0, 1), [(length(own * z + other * rng.gauss(0, 1)), q) for _ in range(o.group)]) for q in range(questions)]
     levels, groups = zip(*drawn)
-    single = [[response] for group in groups for response in group]
-    units = groups if ranks <= questions else single  # more ranks than questions tear groups apart
+    units = groups  # more ranks than questions tear groups apart
+    if ranks > questions:
+        units = [[response] for group in groups for response in group]
     expected = [sum(length(own * z + other * NormalDist().inv_cdf((i + 0.5) / 9)) for i in range(9)) for z in levels]
-    known, exact = [expected[unit[0][1]] for unit in units], [response[0] for [response] in single]
-    for units, weights in ((units, [1] * len(units)), (units, known), (single, exact)):
+    known, exact = [expected[unit[0][1]] for unit in units], [sum(length for length, _ in unit) for unit in units]
+    for weights in ([1] * len(units), known, exact):
         dealt, load = [[] for _ in range(ranks)], [(0, rank) for rank in range(ranks)]
         for i in sorted(range(len(units)), key=lambda i: -weights[i]):  # the heaviest that is left goes to whoever has least
             dealt[load[0][1]] += units[i]
@@ -197,8 +198,8 @@ def main():
 - Lengths: {said}; cut at {o.limit}: mean {fmean(o.table):.0f}.
 - A step: {o.group} responses a question, prompts of {o.prompt} tokens, a reference; updates: {o.updates}. Waiting: the slowest less mean.
 - Saved, each on top of the one before, in % of the plain step: questions dealt by expected length, longest first, where {o.rho} of the
-  variance of log length is known; responses dealt anew for training, by what they came to; ZeRO-1, 6 bytes a parameter for 8; overlap
-  with the last backward pass, which is not slowed. Efficiency: against {o.gpus[0]} GPUs with the same measures.
+  variance of log length is known; groups dealt anew for training, by what they came to (train_grpo does this one); ZeRO-1, 6 bytes a
+  parameter for 8; overlap with the last backward pass, which is not slowed. Efficiency: against {o.gpus[0]} GPUs with the same measures.
 - Memory: float32 states; *: more than the {CARD_GIB} GiB of a card. Given up so that ZeRO-1 on {NODE} GPUs fits (activations are
   then recomputed, and the reference stays on the host): {'; '.join(f'{name}: {words}' for name, words in given.items())}.""")
     show(o, f"weak scaling, {own} responses a GPU", True)

@@ -30,4 +30,5 @@ printf '10.213.0.1 slots=%d\n10.213.0.2 slots=%d\n' "$each" "$each" >"$work/host
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 ip netns exec r1_here unshare --uts sh -c 'hostname r1-here; exec "$@"' - \
     mpirun --hostfile "$work/hosts" -n $((2 * each)) --mca plm_rsh_agent "$work/agent" --mca btl tcp,self \
-    --mca oob_tcp_if_include 10.213.0.0/24 --mca btl_tcp_if_include 10.213.0.0/24 "$@"
+    --mca oob_tcp_if_include 10.213.0.0/24 --mca btl_tcp_if_include 10.213.0.0/24 \
+    --mca oob_tcp_keepalive_time 10 --mca oob_tcp_keepalive_intvl 2 --mca oob_tcp_keepalive_probes 3 "$@"
