@@ -38,7 +38,8 @@ def run(*command):
 
 def our_training(model, dtype, sequences, length):
     """Tokens a second of a forward and backward pass, and the share of the GEMM peak of the same run."""
-    out = run(BUILD / "r1_bench", "--model", model, "--dtype", dtype, "--sequences", sequences, "--length", length, "--rows", 1)
+    out = run(BUILD / "r1_bench", "--model", model, "--dtype", dtype, "--sequences", sequences, "--length", length,
+              "--rows", 1, "--group", 1)  # fmt: skip
     speed, share = re.search(r"train .* (\d+) tokens/s .*= *([\d.]+)% of the GEMM", out).groups()
     return float(speed), f"{share}% of GEMM peak"
 
@@ -62,10 +63,11 @@ def our_sampling(model, data, dtype, options):
 
 
 def our_step(model, data, dtype):
-    """Seconds of a GRPO step, the median of those after the first."""
+    """Seconds of a GRPO step, the median of those after the first; micro-batches are about as large as TRL's below."""
     out = WORK / "run"
     run(BUILD / "train_grpo", "--model", model, "--train", data, "--prompts", PROMPTS, "--group", GROUP, "--max-new-tokens",
-        NEW, "--steps", 3, "--lr", 1e-6, "--dtype", dtype, "--save-every", 1000, "--out", out, "--overwrite")  # fmt: skip
+        NEW, "--token-budget", 2048, "--steps", 3, "--lr", 1e-6, "--dtype", dtype, "--save-every", 1000, "--out", out,
+        "--overwrite")  # fmt: skip
     steps = [json.loads(line) for line in open(out / "log.jsonl")][2:]
     tokens = statistics.median(s["sampled_tokens"] for s in steps)
     memory = max(s["memory"]["peak"] for s in steps) / 2**30
