@@ -491,9 +491,10 @@ TEST_CASE("conformance: the gradient's norm and AdamW") {
             gradients = b.values(g);
         }
         const auto weights = b.values(p), copied = b.values(copy);
-        for (int i = 0; copies && i < n; ++i)
-            off_nearest.push_back(copied[i] -
-                                  from_bfloat16(to_bfloat16(static_cast<float>(weights[i]))));
+        for (int i = 0; i < n; ++i)
+            off_nearest.push_back(
+                copies ? copied[i] - from_bfloat16(to_bfloat16(static_cast<float>(weights[i])))
+                       : 0);
         return {{"squares", squares, 1, 0}, {"gradients", gradients, 0, 0},
                 {"param", weights, 8, 0},   {"copy", off_nearest, 0, 0},
                 {"m", b.values(m), 8, 0},   {"v", b.values(v), 8, 0}};
