@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -261,4 +262,33 @@ TEST_CASE("the script: every stage, from base to report; stopped, it goes on; do
         INFO(file);
         CHECK(read_file(f / ("run/" + file)) == read_file(f / ("killed/" + file)));
     }
+}
+
+TEST_CASE("the stories: every worked step is right and leads to the answer, and no problem comes twice") {
+    const TemporaryFolder f;
+    const std::string script = "python3 " + kSource + "/data/r1/make_stories.py " + (f / "data") + " --train 60 --test 20 --worked 40";
+    if (shell(f, "python3 --version").status != 0) return skip("python3 is not installed");
+    REQUIRE(shell(f, script).status == 0);
+    std::set<std::string> questions;
+    for (const auto& line : lines_of(f / "data/worked.jsonl")) {
+        const std::string text = line["messages"][1]["content"];
+        CAPTURE(text);
+        std::istringstream in(text);
+        std::vector<std::string> words{std::istream_iterator<std::string>(in), {}};
+        long last = -1;
+        for (std::size_t i = 3; i + 1 < words.size(); ++i) {
+            if (words[i] != "=") continue;
+            const long a = std::stol(words[i - 3]), b = std::stol(words[i - 1]);
+            const char op = words[i - 2][0];
+            last = std::stol(words[i + 1]);
+            CHECK((op == '/' ? b * last == a : last == (op == '+' ? a + b : op == '-' ? a - b : a * b)));
+        }
+        CHECK(text.ends_with("<answer> " + std::to_string(last) + " </answer>"));
+        const std::string prompt = line["messages"][0]["content"];
+        CHECK(questions.insert(prompt.substr(0, prompt.find('\n'))).second);
+    }
+    for (const char* file : {"train", "test"})
+        for (const auto& line : lines_of(f / (std::string("data/") + file + ".jsonl")))
+            CHECK(questions.insert(line["question"]).second);
+    CHECK(questions.size() == 120);
 }
