@@ -112,11 +112,10 @@ void bench_step(Backend& backend, const Case& c, Transformer& model, double upda
               L = std::min(128, c.config.max_position_embeddings / 2), R = c.prompts * c.group;
     if (model.max_tokens() < P + L) return;
     std::vector<Prompt> prompts;
-    for (int p = 0; p < c.prompts; ++p)
-        for (int t = 0; t < P; ++t) {
-            if (t == 0) prompts.push_back({static_cast<std::uint32_t>(p), {}});
-            prompts[p].tokens.push_back((t * 7919 + p) % c.config.vocab_size);
-        }
+    for (int p = 0; p < c.prompts; ++p) {
+        Prompt& prompt = prompts.emplace_back(Prompt{static_cast<std::uint32_t>(p), {}});
+        for (int t = 0; t < P; ++t) prompt.tokens.push_back((t * 7919 + p) % c.config.vocab_size);
+    }
     Generator generator(model, std::min(R, *std::ranges::max_element(c.rows)), P, L);
     std::vector<Response> responses;
     const double rollout = median_seconds(backend, c.repeats, [&] {

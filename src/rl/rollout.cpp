@@ -54,7 +54,7 @@ namespace {
 
 /// Numbers as they are in memory: they are many, and keep their last bit.
 template <class T>
-nlohmann::json bytes_of(const std::vector<T>& numbers) {
+nlohmann::json binary(const std::vector<T>& numbers) {
     const auto* begin = reinterpret_cast<const std::uint8_t*>(numbers.data());
     return nlohmann::json::binary({begin, begin + numbers.size() * sizeof(T)});
 }
@@ -68,7 +68,7 @@ void get_numbers(const nlohmann::json& bytes, std::vector<T>& numbers) {
 std::string packed(std::span<const Response> responses, std::span<const Problem> problems) {
     auto all = nlohmann::json::array();
     for (const Response& r : responses)
-        all.push_back({r.problem - problems.data(), bytes_of(r.tokens), bytes_of(r.sampled_logp),
+        all.push_back({r.problem - problems.data(), binary(r.tokens), binary(r.sampled_logp),
                        r.stopped, r.stop_token, r.text, r.accuracy.value, r.accuracy.reason,
                        r.format.value, r.format.reason, r.measures, r.reward, r.group, r.advantage,
                        r.masked});
@@ -178,10 +178,8 @@ void share_by_length(std::vector<Response>& responses, std::span<const Problem> 
     const auto leaving = std::ranges::stable_partition(responses, is_own);
     const std::string sent = packed(leaving, problems);
     responses.erase(leaving.begin(), leaving.end());
-    for (const std::string& part : comm.all_gather(sent)) {
-        unpack(part, problems, responses);
-        std::erase_if(responses, std::not_fn(is_own));
-    }
+    for (const std::string& part : comm.all_gather(sent)) unpack(part, problems, responses);
+    std::erase_if(responses, std::not_fn(is_own));
     std::ranges::stable_sort(responses, {}, &Response::group);
 }
 
