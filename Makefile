@@ -3,7 +3,7 @@
 export DEBIAN_FRONTEND = noninteractive
 JOBS ?= $(shell nproc)
 PACKAGES = g++ cmake make ninja-build pkg-config nlohmann-json3-dev libpcre2-dev libutf8proc-dev libcli11-dev \
-           libdnnl-dev libssl-dev libmpc-dev doctest-dev
+           libdnnl-dev nettle-dev libmpc-dev doctest-dev
 PROGRAMS = train_grpo train_sft infer make_world
 
 DEMO_FLAGS ?= --steps 300 --lr 4e-4 --warmup 20 --schedule cosine --eval-samples 4 --eval-every 50

@@ -169,62 +169,104 @@ __device__ bool sees(const RowRange& range, int n, int j) {
     return (j >= range.begin && j <= n) || (j >= range.prompt_begin && j < range.prompt_end);
 }
 
+/// Takes from a warp's scores, 16 queries by 64 keys from row j on, the keys that a query does not
+/// see, and those from `keys` on, which are not there. Of most tiles nothing is taken.
+__device__ void mask_keys(float (&s)[kTiles][4], const RowRange (&seen)[2], const int (&mine)[2],
+                          int j, int keys) {
+    const int end = j + kRows;
+    bool whole = keys == kRows;
+    for (int half = 0; half < 2; ++half)
+        whole = whole && ((j >= seen[half].begin && end <= mine[half] + 1) ||
+                          (j >= seen[half].prompt_begin && end <= seen[half].prompt_end));
+    if (__ballot_sync(kAllLanes, whole) == kAllLanes) return;
+    for (int t = 0; t < kTiles; ++t)
+        for (int i = 0; i < 4; ++i) {
+            const int half = i / 2, column = t * 8 + threadIdx.x % 4 * 2 + i % 2;
+            if (column >= keys || !sees(seen[half], mine[half], j + column)) s[t][i] = -INFINITY;
+        }
+}
+
+/// The same where rows are keys and columns 64 queries from row n on: a key is read by the queries
+/// in [mine, end).
+__device__ void mask_queries(float (&s)[kTiles][4], const int (&mine)[2], const int (&end)[2],
+                             int n) {
+    const bool whole = n >= max(mine[0], mine[1]) && n + kRows <= min(end[0], end[1]);
+    if (__ballot_sync(kAllLanes, whole) == kAllLanes) return;
+    for (int t = 0; t < kTiles; ++t)
+        for (int i = 0; i < 4; ++i) {
+            const int half = i / 2, query = n + t * 8 + threadIdx.x % 4 * 2 + i % 2;
+            if (query < mine[half] || query >= end[half]) s[t][i] = -INFINITY;
+        }
+}
+
+/// The 64 rows of qkv, or fewer, that a block's tile begins with.
+struct Tile {
+    int first, rows;
+    __device__ Tile(const Packed& in)
+        : first(static_cast<int>(blockIdx.x) * kRows), rows(min(kRows, in.tokens - first)) {}
+    /// How many keys the tile from row j on holds: a shared prompt ends where its keys do.
+    __device__ int keys(const RowRange& range, int j) const {
+        return min(kRows, (j < range.prompt_end ? range.prompt_end : first + rows) - j);
+    }
+};
+
 /// A block computes 64 rows of one head. The online softmax keeps, for each row, the largest score
 /// m so far and the sum l of exp(score - m); when m grows, what was summed shrinks by exp(old m -
-/// new m). Reads K and V of a head once for every 64 queries.
+/// new m). Reads K and V of a head once for every 64 queries; while one is multiplied, the other is
+/// on its way.
 template <int D>
 __global__ void __launch_bounds__(128)
     flash_forward_kernel(bf16* out, float* lse, const bf16* qkv, Packed in) {
     bf16 *q_tile = dynamic_shared<bf16>(), *k_tile = q_tile + kRows * kStride<D>,
          *v_tile = k_tile + kRows * kStride<D>;
     const int head = blockIdx.y, group = head / (in.shape.heads / in.shape.kv_heads),
-              first = blockIdx.x * kRows;
-    const int rows = min(kRows, in.tokens - first), lane = threadIdx.x % 32,
-              warp = threadIdx.x / 32;
-    const int mine[2] = {first + warp * 16 + lane / 4,
-                         first + warp * 16 + lane / 4 + 8};  // rows of this lane
+              lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const Tile tile(in);
+    const int end = tile.first + tile.rows,
+              mine[2] = {tile.first + warp * 16 + lane / 4,
+                         tile.first + warp * 16 + lane / 4 + 8};  // rows of this lane
     const RowRange seen[2] = {in.ranges[min(mine[0], in.tokens - 1)],
                               in.ranges[min(mine[1], in.tokens - 1)]};
     const float scale = kLog2e / sqrtf(static_cast<float>(D));  // exp2 is what the hardware has
 
     const std::int64_t width = in.width();
-    load_rows<D>(q_tile, qkv + first * width + in.query(head), width, rows, kRows, threadIdx.x,
-                 128);
+    auto load = [&](bf16* to, int column, int row, int rows) {
+        load_rows<D>(to, qkv + row * width + column, width, rows, kRows, threadIdx.x, 128);
+    };
+    const RowRange range = in.ranges[tile.first];
+    int j = range.first(), keys = tile.keys(range, j);
+    load(q_tile, in.query(head), tile.first, tile.rows);
+    load(k_tile, in.key(group), j, keys);
     float o[D / 8][4] = {}, m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0};
-    const RowRange range = in.ranges[first];
-    for (int j = range.first(), keys; j < first + rows; j = range.next(j, keys)) {
-        __syncthreads();
-        keys = min(kRows, (j < range.prompt_end ? range.prompt_end : first + rows) - j);
-        load_rows<D>(k_tile, qkv + j * width + in.key(group), width, keys, kRows, threadIdx.x, 128);
-        load_rows<D>(v_tile, qkv + j * width + in.value(group), width, keys, kRows, threadIdx.x,
-                     128);
-        __syncthreads();
-
+    while (j < end) {
+        wait_for_copies();
+        __syncthreads();  // K is there, and nobody needs the last V
+        load(v_tile, in.value(group), j, keys);
         float s[kTiles][4] = {};
         multiply_transposed<D>(s, q_tile + warp * 16 * kStride<D>, k_tile);
+        mask_keys(s, seen, mine, j, keys);
         for (int half = 0; half < 2; ++half) {  // the two rows of this lane
             float largest = m[half];
             for (int t = 0; t < kTiles; ++t)
-                for (int i = 2 * half; i < 2 * half + 2; ++i) {
-                    const int column = t * 8 + lane % 4 * 2 + i % 2;
-                    const bool visible = column < keys && sees(seen[half], mine[half], j + column);
-                    s[t][i] = visible ? s[t][i] * scale : -INFINITY;
-                    largest = fmaxf(largest, s[t][i]);
-                }
+                largest = fmaxf(largest, fmaxf(s[t][2 * half], s[t][2 * half + 1]));
             largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
             largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
             const float base =
                 largest == -INFINITY ? 0 : largest;  // no key of this row has come yet
-            const float shrink = exp2f(m[half] - base);
+            const float shrink = exp2f((m[half] - base) * scale);
             m[half] = largest;
             float sum = 0;
             for (int t = 0; t < kTiles; ++t)
                 for (int i = 2 * half; i < 2 * half + 2; ++i)
-                    sum += s[t][i] = exp2f(s[t][i] - base);
+                    sum += s[t][i] = exp2f((s[t][i] - base) * scale);
             l[half] =
                 l[half] * shrink + sum;  // of this lane's columns; lanes are added up at the end
             for (int d = 0; d < D / 8; ++d) o[d][2 * half] *= shrink, o[d][2 * half + 1] *= shrink;
         }
+        j = range.next(j, keys);
+        wait_for_copies();
+        __syncthreads();  // V is there, and nobody needs this K
+        if (j < end) load(k_tile, in.key(group), j, keys = tile.keys(range, j));
         multiply<D>(o, s, v_tile);
     }
     for (int half = 0; half < 2; ++half) {
@@ -238,7 +280,7 @@ __global__ void __launch_bounds__(128)
                 pack_bf16(o[d][2 * half] / l[half], o[d][2 * half + 1] / l[half]);
         if (lane % 4 == 0)
             lse[mine[half] * std::int64_t{in.shape.heads} + head] =
-                (m[half] + log2f(l[half])) / kLog2e;
+                (m[half] * scale + log2f(l[half])) / kLog2e;
     }
 }
 
@@ -251,44 +293,48 @@ __global__ void __launch_bounds__(128)
     bf16 *q_tile = dynamic_shared<bf16>(), *do_tile = q_tile + kRows * kStride<D>,
          *k_tile = do_tile + kRows * kStride<D>, *v_tile = k_tile + kRows * kStride<D>;
     const int head = blockIdx.y, group = head / (in.shape.heads / in.shape.kv_heads),
-              first = blockIdx.x * kRows;
-    const int rows = min(kRows, in.tokens - first), lane = threadIdx.x % 32,
-              warp = threadIdx.x / 32;
+              lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const Tile tile(in);
+    const int end = tile.first + tile.rows;
     const float scale = 1 / sqrtf(static_cast<float>(D));
     int mine[2];
     RowRange seen[2];
     float row_lse[2], row_delta[2];
     for (int half = 0; half < 2; ++half) {
-        mine[half] = first + warp * 16 + lane / 4 + 8 * half;
+        mine[half] = tile.first + warp * 16 + lane / 4 + 8 * half;
         const int n = min(mine[half], in.tokens - 1);
         seen[half] = in.ranges[n];
         row_lse[half] = lse[n * std::int64_t{in.shape.heads} + head] * kLog2e;
         row_delta[half] = delta[n * std::int64_t{in.shape.heads} + head];
     }
     const std::int64_t width = in.width();
-    load_rows<D>(q_tile, qkv + first * width + in.query(head), width, rows, kRows, threadIdx.x,
-                 128);
-    load_rows<D>(do_tile, dout + first * std::int64_t{in.shape.q_cols()} + in.query(head),
-                 in.shape.q_cols(), rows, kRows, threadIdx.x, 128);
+    auto load = [&](bf16* to, int column, int row, int rows) {
+        load_rows<D>(to, qkv + row * width + column, width, rows, kRows, threadIdx.x, 128);
+    };
+    const RowRange range = in.ranges[tile.first];
+    int j = range.first(), keys = tile.keys(range, j);
+    load(q_tile, in.query(head), tile.first, tile.rows);
+    load_rows<D>(do_tile, dout + tile.first * std::int64_t{in.shape.q_cols()} + in.query(head),
+                 in.shape.q_cols(), tile.rows, kRows, threadIdx.x, 128);
+    load(v_tile, in.value(group), j, keys);
     float dq[D / 8][4] = {};
-    const RowRange range = in.ranges[first];
-    for (int j = range.first(), keys; j < first + rows; j = range.next(j, keys)) {
-        __syncthreads();
-        keys = min(kRows, (j < range.prompt_end ? range.prompt_end : first + rows) - j);
-        load_rows<D>(k_tile, qkv + j * width + in.key(group), width, keys, kRows, threadIdx.x, 128);
-        load_rows<D>(v_tile, qkv + j * width + in.value(group), width, keys, kRows, threadIdx.x,
-                     128);
-        __syncthreads();
-
+    while (j < end) {
+        wait_for_copies();
+        __syncthreads();  // V is there, and nobody needs the last K
+        load(k_tile, in.key(group), j, keys);
         float s[kTiles][4] = {}, dp[kTiles][4] = {};
-        multiply_transposed<D>(s, q_tile + warp * 16 * kStride<D>, k_tile);
         multiply_transposed<D>(dp, do_tile + warp * 16 * kStride<D>, v_tile);
+        const int here = j, there = keys;
+        j = range.next(j, keys);
+        wait_for_copies();
+        __syncthreads();  // K is there, and nobody needs this V
+        if (j < end) load(v_tile, in.value(group), j, keys = tile.keys(range, j));
+        multiply_transposed<D>(s, q_tile + warp * 16 * kStride<D>, k_tile);
+        mask_keys(s, seen, mine, here, there);
         for (int t = 0; t < kTiles; ++t)
             for (int i = 0; i < 4; ++i) {
-                const int half = i / 2, column = t * 8 + lane % 4 * 2 + i % 2;
-                const bool visible = column < keys && sees(seen[half], mine[half], j + column);
-                const float p = visible ? exp2f(s[t][i] * scale * kLog2e - row_lse[half]) : 0;
-                s[t][i] = p * (dp[t][i] - row_delta[half]) * scale;
+                const float p = exp2f(s[t][i] * (scale * kLog2e) - row_lse[i / 2]);
+                s[t][i] = p * (dp[t][i] - row_delta[i / 2]) * scale;
             }
         multiply<D>(dq, s, k_tile);
     }
@@ -314,53 +360,58 @@ __global__ void __launch_bounds__(128)
         reinterpret_cast<float*>(do_tile + kRows * kStride<D>);  // [64] of the queries at hand
     float* column_delta = column_lse + kRows;
     const int group = blockIdx.y, heads = in.shape.heads / in.shape.kv_heads,
-              first = blockIdx.x * kRows;
-    const int rows = min(kRows, in.tokens - first), lane = threadIdx.x % 32,
-              warp = threadIdx.x / 32;
+              lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const Tile tile(in);
     int mine[2], end[2];
     for (int half = 0; half < 2; ++half) {
-        mine[half] = first + warp * 16 + lane / 4 + 8 * half;
+        mine[half] = tile.first + warp * 16 + lane / 4 + 8 * half;
         end[half] = mine[half] < in.tokens ? in.ranges[mine[half]].end : 0;
     }
     int last = 0;  // of the rows that read one of these keys
-    for (int n = first; n < first + rows; ++n) last = max(last, in.ranges[n].end);
+    for (int n = tile.first; n < tile.first + tile.rows; ++n) last = max(last, in.ranges[n].end);
     const float scale = 1 / sqrtf(static_cast<float>(D));
     const std::int64_t width = in.width(), out_width = in.shape.q_cols();
-    load_rows<D>(k_tile, qkv + first * width + in.key(group), width, rows, kRows, threadIdx.x, 128);
-    load_rows<D>(v_tile, qkv + first * width + in.value(group), width, rows, kRows, threadIdx.x,
-                 128);
-
+    auto load = [&](bf16* to, int column, int row, int rows) {
+        load_rows<D>(to, qkv + row * width + column, width, rows, kRows, threadIdx.x, 128);
+    };
+    auto load_dout = [&](int head, int n) {
+        load_rows<D>(do_tile, dout + n * out_width + in.query(head), out_width,
+                     min(kRows, last - n), kRows, threadIdx.x, 128);
+    };
+    int head = group * heads, n = tile.first;
+    load(k_tile, in.key(group), tile.first, tile.rows);
+    load(v_tile, in.value(group), tile.first, tile.rows);
+    load_dout(head, n);
     float dk[D / 8][4] = {}, dv[D / 8][4] = {};
-    for (int head = group * heads; head < (group + 1) * heads; ++head)
-        for (int n = first; n < last; n += kRows) {
-            __syncthreads();
-            const int queries = min(kRows, last - n);
-            load_rows<D>(q_tile, qkv + n * width + in.query(head), width, queries, kRows,
-                         threadIdx.x, 128);
-            load_rows<D>(do_tile, dout + n * out_width + in.query(head), out_width, queries, kRows,
-                         threadIdx.x, 128);
-            if (threadIdx.x < kRows) {
-                const std::int64_t at =
-                    min(n + static_cast<int>(threadIdx.x), last - 1) * std::int64_t{in.shape.heads};
-                column_lse[threadIdx.x] = lse[at + head] * kLog2e;
-                column_delta[threadIdx.x] = delta[at + head];
-            }
-            __syncthreads();
-
-            float s[kTiles][4] = {}, dp[kTiles][4] = {};
-            multiply_transposed<D>(s, k_tile + warp * 16 * kStride<D>, q_tile);
-            multiply_transposed<D>(dp, v_tile + warp * 16 * kStride<D>, do_tile);
-            for (int t = 0; t < kTiles; ++t)
-                for (int i = 0; i < 4; ++i) {
-                    const int half = i / 2, column = t * 8 + lane % 4 * 2 + i % 2;
-                    const bool seen = n + column >= mine[half] && n + column < end[half];
-                    const float p = seen ? exp2f(s[t][i] * scale * kLog2e - column_lse[column]) : 0;
-                    s[t][i] = p;
-                    dp[t][i] = p * (dp[t][i] - column_delta[column]) * scale;
-                }
-            multiply<D>(dv, s, do_tile);
-            multiply<D>(dk, dp, q_tile);
+    while (head < (group + 1) * heads) {
+        wait_for_copies();
+        __syncthreads();  // dO is there, and nobody needs the last Q
+        load(q_tile, in.query(head), n, min(kRows, last - n));
+        if (threadIdx.x < kRows) {
+            const std::int64_t at =
+                min(n + static_cast<int>(threadIdx.x), last - 1) * std::int64_t{in.shape.heads};
+            column_lse[threadIdx.x] = lse[at + head] * kLog2e;
+            column_delta[threadIdx.x] = delta[at + head];
         }
+        float s[kTiles][4] = {}, dp[kTiles][4] = {};
+        multiply_transposed<D>(dp, v_tile + warp * 16 * kStride<D>, do_tile);
+        wait_for_copies();
+        __syncthreads();  // Q is there
+        multiply_transposed<D>(s, k_tile + warp * 16 * kStride<D>, q_tile);
+        mask_queries(s, mine, end, n);
+        for (int t = 0; t < kTiles; ++t)
+            for (int i = 0; i < 4; ++i) {
+                const int column = t * 8 + lane % 4 * 2 + i % 2;
+                const float p = exp2f(s[t][i] * (scale * kLog2e) - column_lse[column]);
+                s[t][i] = p;
+                dp[t][i] = p * (dp[t][i] - column_delta[column]) * scale;
+            }
+        multiply<D>(dv, s, do_tile);
+        if ((n += kRows) >= last) n = tile.first, ++head;
+        __syncthreads();  // nobody needs this dO
+        if (head < (group + 1) * heads) load_dout(head, n);
+        multiply<D>(dk, dp, q_tile);
+    }
     for (int half = 0; half < 2; ++half) {
         if (mine[half] >= in.tokens) continue;
         bf16* row = dqkv + mine[half] * width + lane % 4 * 2;

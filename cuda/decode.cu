@@ -46,6 +46,7 @@ __global__ void __launch_bounds__(128)
     bf16 *k_tile = tiles + warp * 2 * kKeys * kStride<D>, *v_tile = k_tile + kKeys * kStride<D>;
     load_rows<D>(q_tile, qkv + b * static_cast<std::int64_t>(shape.qkv_cols()) + group * heads * D,
                  D, heads, kHeads, threadIdx.x, 128);
+    wait_for_copies();
     __syncthreads();
 
     const float scale = kLog2e / sqrtf(static_cast<float>(D));

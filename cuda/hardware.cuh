@@ -27,6 +27,16 @@ __device__ T* dynamic_shared() {
     return reinterpret_cast<T*>(shared_bytes);
 }
 
+/// Begins to copy 16 bytes into shared memory, or zeros where there is nothing to copy; they are
+/// there after wait_for_copies(), and for other threads after a barrier behind it.
+__device__ inline void copy_async(void* to, const void* from, bool there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                     static_cast<std::uint32_t>(__cvta_generic_to_shared(to))),
+                 "l"(from), "r"(there ? 16 : 0)
+                 : "memory");
+}
+__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 /// Two floats as the bfloat16 halves of a register, the first in the lower half.
 __device__ inline std::uint32_t pack_bf16(float low, float high) {
     const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);

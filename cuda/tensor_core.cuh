@@ -54,16 +54,17 @@ __device__ void multiply(float (&c)[D / 8][4], const float (&p)[Tiles][4], const
     }
 }
 
-/// Rows [0, rows) of D elements, `stride` apart in global memory, into shared memory; rows up to
-/// `capacity` are zero. `threads` threads, this one the `thread`th, take 16 bytes each.
+/// Begins to copy rows [0, rows) of D elements, `stride` apart in global memory, into shared
+/// memory; rows up to `capacity` become zero. `threads` threads, this one the `thread`th, take 16
+/// bytes each.
 template <int D>
 __device__ void load_rows(bf16* to, const bf16* from, std::int64_t stride, int rows, int capacity,
                           int thread, int threads) {
-    using Chunk = Pack<bf16, 8>;
+#pragma unroll 2  // and no more: addresses would take the registers of sums
     for (int i = thread; i < capacity * (D / 8); i += threads) {
         const int row = i / (D / 8), d = i % (D / 8) * 8;
-        auto* chunk = reinterpret_cast<Chunk*>(to + row * kStride<D> + d);
-        *chunk = row < rows ? *reinterpret_cast<const Chunk*>(from + row * stride + d) : Chunk{};
+        copy_async(to + row * kStride<D> + d, from + (row < rows ? row * stride + d : 0),
+                   row < rows);
     }
 }
 

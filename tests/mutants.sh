@@ -22,8 +22,11 @@ mutants=$(grep -v '^#' <<'LIST' | grep -e "${2:-.}"
 # CUDA kernels: missing barriers
 cuda-on-cpu|cuda/common.cuh|    if (lane == 0) shared[warp] = value;\n    __syncthreads();|    if (lane == 0) shared[warp] = value;|*RMSNorm with*
 cuda-on-cpu|cuda/common.cuh|identity, operation);\n    __syncthreads();|identity, operation);|*the head*
-cuda-on-cpu|cuda/attention.cu|        __syncthreads();\n        keys =|        keys =|*attention over*
-cuda-on-cpu|cuda/attention.cu|column_delta[threadIdx.x] = delta[at + head];\n            }\n            __syncthreads();|column_delta[threadIdx.x] = delta[at + head];\n            }|*attention over*
+cuda-on-cpu|cuda/attention.cu|        __syncthreads();  // K is there, and nobody needs the last V\n||*attention over*
+cuda-on-cpu|cuda/attention.cu|        __syncthreads();  // nobody needs this dO\n||*attention over*
+cuda-on-cpu|cuda/attention.cu|end <= mine[half] + 1)|end <= mine[half] + 2)|*attention over*
+cuda-on-cpu|cuda/attention.cu|n + kRows <= min(end[0], end[1])|n + kRows <= min(end[0], end[1]) + 1|*attention over*
+cuda-on-cpu|cuda/attention.cu|        wait_for_copies();\n        __syncthreads();  // V is there|        __syncthreads();  // V is there|*attention over*
 cuda-on-cpu|cuda/decode.cu|    __syncthreads();\n\n    const float scale|    const float scale|*decoding*
 cuda-on-cpu|cuda/decode.cu|    __syncthreads();\n    constexpr int kRow|    constexpr int kRow|*decoding*
 cuda-on-cpu|cuda/rope.cu|    __syncthreads();\n    T* token|    T* token|*RoPE*
@@ -32,11 +35,11 @@ cuda-on-cpu|cuda/embedding.cu|        if (lane == 0) found[warp] = __popc(votes)
 # CUDA kernels: indices out of range, or one off
 cuda-on-cpu|cuda/attention.cu|range.begin && j <= n)|range.begin && j < n)|*attention over*
 cuda-on-cpu|cuda/attention.cu|j < range.prompt_end);|j <= range.prompt_end);|*attention over*
-cuda-on-cpu|cuda/attention.cu|column < keys && sees|sees|*attention over*
+cuda-on-cpu|cuda/attention.cu|if (column >= keys |if (column > keys |*attention over*
 cuda-on-cpu|cuda/attention.cu|last = max(last, in.ranges[n].end)|last = in.ranges[n].end|*attention over*
 cuda-on-cpu|cuda/attention.cu|        if (mine[half] >= in.tokens) continue;\n        bf16* row =\n            out|        bf16* row =\n            out|*attention over*
-cuda-on-cpu|cuda/attention.cu|n + column < end[half]|n + column <= end[half]|*attention over*
-cuda-on-cpu|cuda/tensor_core.cuh|row < rows ? |row <= rows ? |*attention over*
+cuda-on-cpu|cuda/attention.cu|query >= end[half])|query > end[half])|*attention over*
+cuda-on-cpu|cuda/tensor_core.cuh|row < rows);|row <= rows);|*attention over*
 cuda-on-cpu|cuda/decode.cu|first + key < keys.count|first + key <= keys.count|*decoding*
 cuda-on-cpu|cuda/norm.cu|float r = 1 / sqrtf(squares / C + eps)|float r = 1 / sqrtf(squares / C)|*RMSNorm with*
 cuda-on-cpu|cuda/elementwise.cu| c = blockIdx.x * 32 + lane;| c = blockIdx.x * 32 + lane + 1;|*RMSNorm with*
@@ -47,7 +50,7 @@ cuda-on-cpu|cuda/common.cuh|pointers) % 32 == 0|pointers) % 2 == 0|*RMSNorm*
 # CUDA kernels: wrong arithmetic
 cuda-on-cpu|cuda/attention.cu|kLog2e / sqrtf(static_cast<float>(D))|kLog2e / sqrtf(static_cast<float>(D + 1))|*attention over*
 cuda-on-cpu|cuda/attention.cu|l[half] * shrink + sum;|l[half] + sum;|*attention over*
-cuda-on-cpu|cuda/attention.cu|dp[t][i] - row_delta[half]) * scale|dp[t][i]) * scale|*attention over*
+cuda-on-cpu|cuda/attention.cu|dp[t][i] - row_delta[i / 2]) * scale|dp[t][i]) * scale|*attention over*
 cuda-on-cpu|cuda/attention.cu|const float largest = fmaxf(m, s)|const float largest = 0|*attention over*
 cuda-on-cpu|cuda/attention.cu|largest == -INFINITY ? 0 : largest;|0;|*attention over*
 cuda-on-cpu|cuda/decode.cu|total += weight * row[1];|total += row[1];|*decoding*

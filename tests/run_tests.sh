@@ -8,14 +8,21 @@ export UBSAN_OPTIONS=${UBSAN_OPTIONS:-halt_on_error=1:print_stacktrace=1}
 export ASAN_OPTIONS=${ASAN_OPTIONS:-allocator_may_return_null=1}  # so that an impossible request is refused
 
 passed=0 failed=0 skipped=0 reasons=
-output=$(mktemp)
-trap 'rm -f "$output"' EXIT
+folder=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$folder"' EXIT
 pattern='s/^\[doctest\] test cases: *[0-9]* | *\([0-9]*\) passed | *\([0-9]*\) failed | *\([0-9]*\) skipped.*/\1 \2 \3/p'
 
+for binary in "$@"; do # all at once: each has one thread most of the time
+    "$binary" </dev/null >"$folder/${binary//\//_}" 2>&1 &
+done
+running=($(jobs -p))
 for binary in "$@"; do
     echo "== $binary"
-    "$binary" </dev/null 2>&1 | tee "$output"
-    status=${PIPESTATUS[0]}
+    output=$folder/${binary//\//_}
+    tail -n +1 -f --pid "${running[0]}" "$output"
+    wait "${running[0]}"
+    status=$?
+    running=("${running[@]:1}")
     read -r p f s < <(sed -n "$pattern" "$output" | tail -n 1; echo) # the echo: empty where it crashed
     p=${p:-0} f=${f:-0} s=${s:-0}
     if ((f == 0 && (status != 0 || p == 0))); then

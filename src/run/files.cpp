@@ -1,7 +1,6 @@
 #include "src/run/files.h"
 
 #include <fcntl.h>
-#include <openssl/evp.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -79,20 +78,16 @@ std::string read_input(const fs::path& file, std::uint64_t limit) {
     return bytes;
 }
 
-Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
-    if (!context_ || !EVP_DigestInit_ex(context_, EVP_sha256(), nullptr))
-        fail("OpenSSL has no SHA-256");
+void Sha256::add(std::string_view bytes) {
+    sha256_update(&context_, bytes.size(), reinterpret_cast<const std::uint8_t*>(bytes.data()));
 }
-Sha256::~Sha256() { EVP_MD_CTX_free(context_); }
-void Sha256::add(std::string_view bytes) { EVP_DigestUpdate(context_, bytes.data(), bytes.size()); }
 std::string Sha256::hex() {
-    std::array<unsigned char, EVP_MAX_MD_SIZE> digest;
-    unsigned size = 0;
-    EVP_DigestFinal_ex(context_, digest.data(), &size);
+    std::array<std::uint8_t, SHA256_DIGEST_SIZE> digest;
+    sha256_digest(&context_, digest.size(), digest.data());
     std::string text;
-    for (unsigned i = 0; i < size; ++i) {
+    for (std::uint8_t byte : digest) {
         constexpr const char* kDigits = "0123456789abcdef";
-        text += {kDigits[digest[i] >> 4], kDigits[digest[i] & 15]};
+        text += {kDigits[byte >> 4], kDigits[byte & 15]};
     }
     return text;
 }

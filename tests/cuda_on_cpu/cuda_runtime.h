@@ -33,6 +33,9 @@ void launch(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function
 void* shared_memory();
 /// The last of a warp's lanes to arrive runs operation(the arguments of all 32) for all of them.
 void warp_collective(void* argument, void (*operation)(void* const arguments[32]));
+/// Copies 16 bytes, of which all but `bytes` are zero, now or when the thread waits: by chance.
+void copy_async(void* to, const void* from, int bytes);
+void wait_for_copies();
 /// Queues work for when someone waits. While a stream is captured it is kept instead.
 void submit(std::function<void()> work);
 

@@ -57,14 +57,24 @@ r1_switch_stack:
     popq %r12
     popq %rbx
     popq %rbp
-    ret
+    popq %rcx
+    jmp *%rcx  # not `ret`, whose target the processor would predict wrongly
 .size r1_switch_stack, .-r1_switch_stack
 )");
 #endif
 
 constexpr std::size_t kStackBytes = 128 * 1024;
 
-enum class State { Ready, AtBarrier, AtWarp, Done };
+
+struct Copy {
+    void* to;
+    const void* from;
+    int bytes;
+    void make() const {
+        std::memset(to, 0, 16);
+        std::memcpy(to, from, bytes);
+    }
+};
 
 struct Fiber {
 #ifdef __x86_64__
@@ -72,13 +82,14 @@ struct Fiber {
 #else
     ucontext_t context;
 #endif
-    std::unique_ptr<std::byte[]> stack{new std::byte[kStackBytes]};
+    std::unique_ptr<std::byte[]> stack;  ///< none for the scheduler's
     void* fake_stack = nullptr;
-    State state = State::Done;
+    std::vector<Copy> copies;  ///< that it has begun
 };
 
 struct Warp {
-    unsigned ready = 0;  ///< a bit for each lane that can run
+    unsigned alive = ~0u, ready = ~0u;  ///< bits of the lanes that have not ended, and that can run
+    unsigned first = 0;  ///< the lane that runs first, drawn anew whenever they become ready
     int arrived = 0;
     void* arguments[32];
     void (*operation)(void* const[32]) = nullptr;
@@ -88,57 +99,95 @@ struct Warp {
 struct Block {
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
-    std::vector<int>
-        priority;  ///< warps, the one that runs first first: drawn anew at every barrier
+    std::vector<int> priority;  ///< of warps, the first first: drawn anew at every barrier
+    std::size_t turn = 0;       ///< in `priority`: those before it wait at the barrier, or have ended
     std::size_t threads = 0, running = 0, done = 0, at_barrier = 0;
     const std::function<void()>* body = nullptr;
     std::unique_ptr<void, void (*)(void*)> shared{nullptr, std::free};
     std::minstd_rand random{1};
-#ifdef __x86_64__
-    void* scheduler = nullptr;
-#else
-    ucontext_t scheduler;
-#endif
-    void* scheduler_fake_stack = nullptr;
+    Fiber scheduler;
     const void* scheduler_stack = nullptr;
     std::size_t scheduler_bytes = 0;
 } block;
 
-void entered_fiber([[maybe_unused]] void* fake_stack) {
+constexpr std::size_t kScheduler = -1;
+Fiber& fiber(std::size_t index) { return index == kScheduler ? block.scheduler : block.fibers[index]; }
+
+void make_ready(Warp& warp, unsigned lanes) {
+    warp.ready |= lanes;
+    warp.first = block.random() % 32;
+}
+
+void release_barrier() {
+    block.at_barrier = block.turn = 0;
+    std::shuffle(block.priority.begin(), block.priority.end(), block.random);
+    for (Warp& warp : block.warps) make_ready(warp, warp.alive);
+}
+
+/// The thread that runs next; the scheduler when all have ended.
+std::size_t choose() {
+    for (;; release_barrier()) {
+        for (; block.turn < block.priority.size(); ++block.turn) {
+            const std::size_t w = block.priority[block.turn];
+            Warp& warp = block.warps[w];
+            if (!warp.ready) continue;
+            const unsigned later = warp.ready >> warp.first << warp.first;
+            const int lane = __builtin_ctz(later ? later : warp.ready);
+            warp.ready &= ~(1u << lane);
+            return w * 32 + lane;
+        }
+        if (block.done == block.threads) return kScheduler;
+        if (block.at_barrier == 0 || block.at_barrier + block.done < block.threads)
+            die("deadlock: some threads wait at a barrier or a warp operation that others never reach");
+    }
+}
+
+/// AddressSanitizer wants to know of a new stack, where it is entered, and says which was left. A local variable for it
+/// would stay forbidden memory on a stack that is left for good.
+void arrive([[maybe_unused]] void* fake_stack) {
 #ifdef __SANITIZE_ADDRESS__
-    __sanitizer_finish_switch_fiber(fake_stack, &block.scheduler_stack, &block.scheduler_bytes);
+    const bool first = !block.scheduler_stack;
+    __sanitizer_finish_switch_fiber(fake_stack, first ? &block.scheduler_stack : nullptr,
+                                    first ? &block.scheduler_bytes : nullptr);
 #endif
 }
 
-/// From a fiber back to the scheduler; returns when the fiber is chosen again.
-void leave_fiber() {
-    Fiber& fiber = block.fibers[block.running];
+/// Lets others run, and returns when the caller is chosen again.
+void leave([[maybe_unused]] bool for_good = false) {
+    const std::size_t index = block.running;
+    block.running = choose();
+    if (block.running == index) return;
+    threadIdx = dim3(static_cast<unsigned>(block.running), 0, 0);
+    Fiber &from = fiber(index), &to = fiber(block.running);
 #ifdef __SANITIZE_ADDRESS__
-    __sanitizer_start_switch_fiber(fiber.state == State::Done ? nullptr : &fiber.fake_stack,
-                                   block.scheduler_stack, block.scheduler_bytes);
+    __sanitizer_start_switch_fiber(for_good ? nullptr : &from.fake_stack,
+                                   to.stack ? to.stack.get() : block.scheduler_stack,
+                                   to.stack ? kStackBytes : block.scheduler_bytes);
 #endif
 #ifdef __x86_64__
-    r1_switch_stack(&fiber.stack_pointer, block.scheduler);
+    r1_switch_stack(&from.stack_pointer, to.stack_pointer);
 #else
-    swapcontext(&fiber.context, &block.scheduler);
+    swapcontext(&from.context, &to.context);
 #endif
-    entered_fiber(block.fibers[block.running].fake_stack);
+    arrive(from.fake_stack);
 }
 
 void fiber_main() {
-    entered_fiber(nullptr);
+    arrive(nullptr);
     (*block.body)();
-    block.fibers[block.running].state = State::Done;
+    if (!fiber(block.running).copies.empty()) die("nobody waits for a copy that was begun");
+    block.warps[block.running / 32].alive &= ~(1u << block.running % 32);
     ++block.done;
-    leave_fiber();
+    leave(true);
 }
 
 void prepare(Fiber& fiber) {
-    fiber.state = State::Ready;
-    fiber.fake_stack = nullptr;
+    if (!fiber.stack) fiber.stack = std::make_unique_for_overwrite<std::byte[]>(kStackBytes);
 #ifdef __x86_64__
-    auto top =
-        reinterpret_cast<std::uintptr_t>(fiber.stack.get() + kStackBytes) & ~std::uintptr_t{63};
+    // Stacks begin in different lines of the cache: where all begin at the same place of a page, they push each
+    // other out of it.
+    const std::size_t colour = static_cast<std::size_t>(&fiber - block.fibers.data()) * 9 % 128;
+    auto top = (reinterpret_cast<std::uintptr_t>(fiber.stack.get() + kStackBytes) & ~std::uintptr_t{63}) - colour * 64;
     auto* stack = reinterpret_cast<void**>(top);
     *--stack =
         nullptr;  // where a return address would be, so that the stack is aligned as after a call
@@ -152,57 +201,6 @@ void prepare(Fiber& fiber) {
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, fiber_main, 0);
 #endif
-}
-
-void run_fiber(std::size_t index) {
-    block.running = index;
-    threadIdx = dim3(static_cast<unsigned>(index), 0, 0);
-    Fiber& fiber = block.fibers[index];
-#ifdef __SANITIZE_ADDRESS__
-    __sanitizer_start_switch_fiber(&block.scheduler_fake_stack, fiber.stack.get(), kStackBytes);
-#endif
-#ifdef __x86_64__
-    r1_switch_stack(&block.scheduler, fiber.stack_pointer);
-#else
-    swapcontext(&block.scheduler, &fiber.context);
-#endif
-#ifdef __SANITIZE_ADDRESS__
-    __sanitizer_finish_switch_fiber(block.scheduler_fake_stack, nullptr, nullptr);
-#endif
-}
-
-void redraw_priority() { std::shuffle(block.priority.begin(), block.priority.end(), block.random); }
-
-void release_barrier() {
-    block.at_barrier = 0;
-    for (std::size_t i = 0; i < block.threads; ++i)
-        if (block.fibers[i].state == State::AtBarrier) {
-            block.fibers[i].state = State::Ready;
-            block.warps[i / 32].ready |= 1u << i % 32;
-        }
-    redraw_priority();
-}
-
-void run_block() {
-    while (block.done < block.threads) {
-        bool ran = false;
-        for (int w : block.priority) {
-            Warp& warp = block.warps[w];
-            if (!warp.ready) continue;
-            const unsigned from = block.random() % 32;  // lanes run in no fixed order either
-            const unsigned rotated = warp.ready >> from << from;
-            const int lane = __builtin_ctz(rotated ? rotated : warp.ready);
-            warp.ready &= ~(1u << lane);
-            run_fiber(static_cast<std::size_t>(w) * 32 + lane);
-            ran = true;
-            break;
-        }
-        if (ran) continue;
-        if (block.done == block.threads) return;
-        if (block.at_barrier == 0 || block.at_barrier + block.done < block.threads)
-            die("deadlock: some threads wait at a barrier or a warp operation that others never reach");
-        release_barrier();
-    }
 }
 
 std::vector<std::function<void()>>* capturing = nullptr;
@@ -235,15 +233,20 @@ void warp_collective(void* argument, void (*operation)(void* const[32])) {
     if (++warp.arrived == 32) {
         operation(warp.arguments);
         warp.arrived = 0;
-        for (std::size_t lane = 0; lane < 32; ++lane) {
-            const std::size_t other = self / 32 * 32 + lane;
-            block.fibers[other].state = State::Ready;
-            if (other != self) warp.ready |= 1u << lane;
-        }
-        return;
+        return make_ready(warp, ~(1u << self % 32));
     }
-    block.fibers[self].state = State::AtWarp;
-    leave_fiber();
+    leave();
+}
+
+void copy_async(void* to, const void* from, int bytes) {
+    const Copy copy{to, from, bytes};
+    if (block.random() % 2) return copy.make();
+    fiber(block.running).copies.push_back(copy);
+}
+
+void wait_for_copies() {
+    for (const Copy& copy : fiber(block.running).copies) copy.make();
+    fiber(block.running).copies.clear();
 }
 
 void submit(std::function<void()> work) {
@@ -262,22 +265,23 @@ void launch(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<
     block.body = &thread;
     while (block.fibers.size() < block.threads) block.fibers.emplace_back();
     blockDim = size, gridDim = grid;
+    void* shared = nullptr;
+    if (posix_memalign(&shared, 128, shared_bytes)) die("out of memory");
+    block.shared.reset(shared);
+    block.priority.resize(block.threads / 32);
+    std::iota(block.priority.begin(), block.priority.end(), 0);
     for (unsigned z = 0; z < grid.z; ++z)
         for (unsigned y = 0; y < grid.y; ++y)
             for (unsigned x = 0; x < grid.x; ++x) {
                 blockIdx = dim3(x, y, z);
-                void* shared = nullptr;
-                if (posix_memalign(&shared, 128, shared_bytes)) die("out of memory");
-                block.shared.reset(shared);
                 std::memset(shared, 0xff, shared_bytes);  // NaN in float32, bfloat16 and float64
-                block.warps.assign(block.threads / 32, {});
-                block.priority.resize(block.warps.size());
-                std::iota(block.priority.begin(), block.priority.end(), 0);
-                redraw_priority();
-                block.done = block.at_barrier = 0;
                 for (std::size_t i = 0; i < block.threads; ++i) prepare(block.fibers[i]);
-                for (Warp& warp : block.warps) warp.ready = ~0u;
-                run_block();
+                block.warps.assign(block.threads / 32, {});
+                block.done = 0;
+                release_barrier();
+                block.running = kScheduler;
+                block.scheduler_stack = nullptr;
+                leave();
             }
     block.shared.reset();
 }
@@ -287,9 +291,8 @@ void launch(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<
 using namespace cuda_on_cpu;
 
 void __syncthreads() {
-    block.fibers[block.running].state = State::AtBarrier;
     ++block.at_barrier;
-    leave_fiber();
+    leave();
 }
 
 const char* cudaGetErrorString(cudaError_t error) {

@@ -18,6 +18,11 @@ T* dynamic_shared() {
     return static_cast<T*>(cuda_on_cpu::shared_memory());
 }
 
+inline void copy_async(void* to, const void* from, bool there) {
+    cuda_on_cpu::copy_async(to, from, there ? 16 : 0);
+}
+inline void wait_for_copies() { cuda_on_cpu::wait_for_copies(); }
+
 inline std::uint32_t pack_bf16(float low, float high) {
     return __float2bfloat16(low).bits | static_cast<std::uint32_t>(__float2bfloat16(high).bits)
                                             << 16;
