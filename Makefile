@@ -54,7 +54,7 @@ cuda: check-deps  ## compiles the CUDA backend for sm_80 and sm_90 (nvcc of CUDA
 	$(call compile,build,,r1_cuda)
 	@tests/gpu/registers.sh build/cuda/*.log
 
-test: deps  ## runs the tests, then runs them again under AddressSanitizer and UBSan; compiles the CUDA backend if nvcc is there
+test: deps  ## runs the tests, and at the same time once more under AddressSanitizer and UBSan; compiles the CUDA backend if nvcc is there
 	$(call compile,build,,r1_tests r1_cuda)
 	$(call compile,build-asan,-DR1_SANITIZE=ON,r1_tests)
 	@tests/run_tests.sh build/r1_tests build-asan/r1_tests

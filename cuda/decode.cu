@@ -44,35 +44,43 @@ __global__ void __launch_bounds__(128)
     const Keys keys(spans + b * 4);
     const std::int64_t cols = shape.kv_cols();
     bf16 *k_tile = tiles + warp * 2 * kKeys * kStride<D>, *v_tile = k_tile + kKeys * kStride<D>;
+    const int step = splits * kWarps * kKeys;
+    int first = (split * kWarps + warp) * kKeys;
+    auto load = [&](bf16* tile, const bf16* pool) {
+        if (first < keys.count)
+#pragma unroll 4
+            for (int i = lane; i < kKeys * (D / 8); i += 32) {
+                const int key = i / (D / 8), d = i % (D / 8) * 8;
+                const bool there = first + key < keys.count;
+                copy_async(tile + key * kStride<D> + d,
+                           pool + (there ? keys.row(first + key) * cols + group * D + d : 0),
+                           there);
+            }
+        end_group();
+    };
     load_rows<D>(q_tile, qkv + b * static_cast<std::int64_t>(shape.qkv_cols()) + group * heads * D,
                  D, heads, kHeads, threadIdx.x, 128);
-    wait_for_copies();
+    end_group();
+    load(k_tile, k_pool);
+    load(v_tile, v_pool);
+    wait_for_copies_but<2>();
     __syncthreads();
 
     const float scale = kLog2e / sqrtf(static_cast<float>(D));
     float o[D / 8][4] = {}, m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0};
-    for (int first = (split * kWarps + warp) * kKeys; first < keys.count;
-         first += splits * kWarps * kKeys) {
-        using Chunk = Pack<bf16, 8>;
-        for (int i = lane; i < kKeys * (D / 8); i += 32) {
-            const int key = i / (D / 8), d = i % (D / 8) * 8;
-            Chunk k{}, v{};
-            if (first + key < keys.count) {
-                const std::int64_t at = keys.row(first + key) * cols + group * D + d;
-                k = *reinterpret_cast<const Chunk*>(k_pool + at);
-                v = *reinterpret_cast<const Chunk*>(v_pool + at);
-            }
-            *reinterpret_cast<Chunk*>(k_tile + key * kStride<D> + d) = k;
-            *reinterpret_cast<Chunk*>(v_tile + key * kStride<D> + d) = v;
-        }
-        __syncwarp();
+    for (int here = first; here < keys.count; here = first) {
+        wait_for_copies_but<1>();
+        __syncwarp();  // K is there
         float s[kKeys / 8][4] = {};
         multiply_transposed<D>(s, q_tile, k_tile);
+        __syncwarp();
+        first += step;
+        load(k_tile, k_pool);
         for (int half = 0; half < 2; ++half) {
             float largest = m[half];
             for (int t = 0; t < kKeys / 8; ++t)
                 for (int i = 2 * half; i < 2 * half + 2; ++i) {
-                    const int key = first + t * 8 + lane % 4 * 2 + i % 2;
+                    const int key = here + t * 8 + lane % 4 * 2 + i % 2;
                     s[t][i] = key < keys.count ? s[t][i] * scale : -INFINITY;
                     largest = fmaxf(largest, s[t][i]);
                 }
@@ -87,8 +95,11 @@ __global__ void __launch_bounds__(128)
             l[half] = l[half] * shrink + sum;
             for (int d = 0; d < D / 8; ++d) o[d][2 * half] *= shrink, o[d][2 * half + 1] *= shrink;
         }
+        wait_for_copies_but<1>();
+        __syncwarp();  // V is there
         multiply<D>(o, s, v_tile);
         __syncwarp();
+        load(v_tile, v_pool);
     }
 
     // The four warps' results meet in shared memory, where the tiles were.

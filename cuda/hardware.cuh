@@ -28,7 +28,7 @@ __device__ T* dynamic_shared() {
 }
 
 /// Begins to copy 16 bytes into shared memory, or zeros where there is nothing to copy; they are
-/// there after wait_for_copies(), and for other threads after a barrier behind it.
+/// there when this thread has waited, and for other threads after a barrier behind that.
 __device__ inline void copy_async(void* to, const void* from, bool there) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
                      static_cast<std::uint32_t>(__cvta_generic_to_shared(to))),
@@ -36,6 +36,13 @@ __device__ inline void copy_async(void* to, const void* from, bool there) {
                  : "memory");
 }
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+/// What was begun since the last end_group() is a group, of which a thread may wait for all but the
+/// latest few.
+__device__ inline void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int Latest>
+__device__ void wait_for_copies_but() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(Latest) : "memory");
+}
 
 /// Two floats as the bfloat16 halves of a register, the first in the lower half.
 __device__ inline std::uint32_t pack_bf16(float low, float high) {

@@ -40,6 +40,7 @@ cuda-on-cpu|cuda/attention.cu|last = max(last, in.ranges[n].end)|last = in.range
 cuda-on-cpu|cuda/attention.cu|        if (mine[half] >= in.tokens) continue;\n        bf16* row =\n            out|        bf16* row =\n            out|*attention over*
 cuda-on-cpu|cuda/attention.cu|query >= end[half])|query > end[half])|*attention over*
 cuda-on-cpu|cuda/tensor_core.cuh|row < rows);|row <= rows);|*attention over*
+cuda-on-cpu|cuda/decode.cu|        wait_for_copies_but<1>();\n        __syncwarp();  // K|        __syncwarp();  // K|*decoding*
 cuda-on-cpu|cuda/decode.cu|first + key < keys.count|first + key <= keys.count|*decoding*
 cuda-on-cpu|cuda/norm.cu|float r = 1 / sqrtf(squares / C + eps)|float r = 1 / sqrtf(squares / C)|*RMSNorm with*
 cuda-on-cpu|cuda/elementwise.cu| c = blockIdx.x * 32 + lane;| c = blockIdx.x * 32 + lane + 1;|*RMSNorm with*
@@ -98,6 +99,7 @@ cpu|src/device/reference.cpp|(1 - o.beta1) * g|o.beta1 * g|*AdamW*
 cpu|src/device/cpu.cpp|fast_exp(scores[j] - top)|fast_exp(scores[j])|*attention*
 cpu|src/device/cpu.cpp|fast_exp((logits[v] - top) * inverse)|fast_exp(logits[v] * inverse)|*the head*
 cpu|src/device/cpu.cpp|dkt + 2 * stride * D, 0.0f|dkt + stride * D, 0.0f|*attention*
+cpu|src/device/cpu.cpp|if (key > 0) axpy(to, 1.0f, dq, D);|;|*long sequence*
 cpu|src/device/cpu.cpp|if (j % 2 && left) add(sums[1]);|;|*decode attention on*
 cpu|src/device/cpu.cpp|j += kKvBlock) {|j += kKvBlock + 1) {|*decoding*
 cpu|src/device/cpu.cpp|std::fill(to + rows * cols, to + padded * cols, 0);|;|*linear*

@@ -138,6 +138,25 @@ void check_conformance(const std::function<Outputs(Bench&)>& body, int seeds = 6
         }
 }
 
+Outputs attention(Bench& b, AttentionShape shape, const std::vector<RowRange>& packing) {
+    const int N = static_cast<int>(packing.size());
+    // Scores of 8^2 in their standard deviation: exp() of the largest is no float. A score s is
+    // rounded to s 2^-24, which exp() turns into a relative error, as a sum of that length would.
+    const double scale = b.between(0, 1) ? 1 : 8;
+    const int score = static_cast<int>(5 * scale * scale);
+    const Tensor qkv = b.normal_activation(N, shape.qkv_cols(), scale),
+                 out = b.activation(N, shape.q_cols()), lse = b.tensor(N, shape.heads),
+                 ranges = b.ranges(packing), dout = b.normal_activation(N, shape.q_cols()),
+                 dqkv = b.activation(N, shape.qkv_cols());
+    b.backend->attention_forward(out, lse, qkv, ranges, shape);
+    b.backend->attention_backward(dqkv, dout, out, lse, qkv, ranges, shape);
+    // roundings: probabilities and output; backward also the output it is given, and dS
+    return {
+        {"out", b.values(out), N + shape.head_dim + score, 2},
+        {"lse", b.values(lse), N + shape.head_dim + score, 0},
+        {"dqkv", b.values(dqkv), (N + shape.head_dim + score) * shape.heads / shape.kv_heads, 4}};
+}
+
 }  // namespace
 
 TEST_CASE("conformance: the suite also runs on a GPU") {
@@ -300,32 +319,30 @@ TEST_CASE("conformance: attention over packed sequences") {
                     const int K = b.between(1, 2);
                     const AttentionShape shape{K * b.between(1, 4 - K), K,
                                                D ? std::abs(D) : 2 * b.between(1, 40)};
-                    const auto packing = D < 0 ? edges : b.packing(2, D ? 66 : 50);
-                    const int N = static_cast<int>(packing.size());
-                    // Scores of 8^2 in their standard deviation: exp() of the largest is no float.
-                    // A score s is rounded to s 2^-24, which exp() turns into a relative error, as
-                    // a sum of that length would.
-                    const double scale = b.between(0, 1) ? 1 : 8;
-                    const int score = static_cast<int>(5 * scale * scale);
-                    const Tensor qkv = b.normal_activation(N, shape.qkv_cols(), scale),
-                                 out = b.activation(N, shape.q_cols()),
-                                 lse = b.tensor(N, shape.heads), ranges = b.ranges(packing),
-                                 dout = b.normal_activation(N, shape.q_cols()),
-                                 dqkv = b.activation(N, shape.qkv_cols());
-                    b.backend->attention_forward(out, lse, qkv, ranges, shape);
-                    b.backend->attention_backward(dqkv, dout, out, lse, qkv, ranges, shape);
-                    // roundings: probabilities and output; backward also the output it is given,
-                    // and dS
-                    return {{"out", b.values(out), N + shape.head_dim + score, 2},
-                            {"lse", b.values(lse), N + shape.head_dim + score, 0},
-                            {"dqkv", b.values(dqkv), (N + shape.head_dim + score) * shape.heads / K,
-                             4}};
+                    return attention(b, shape, D < 0 ? edges : b.packing(2, D ? 66 : 50));
                 },
                 D < 0 ? 1
                 : D   ? 2
                       : 4,
                 *some);
     }
+}
+
+TEST_CASE("conformance: attention over a long sequence and a long shared prompt") {
+    std::vector<Subject> fast;
+    for (const Subject& subject : subjects())  // a fiber for every thread would take minutes
+        if (!subject.name.starts_with("cuda-on-cpu")) fast.push_back(subject);
+    check_conformance(
+        [](Bench& b) -> Outputs {
+            const int prompt = b.between(1020, 1030), end = prompt + b.between(1, 30),
+                      last = end + b.between(1, 30), all = last + 1050;
+            std::vector<RowRange> rows(prompt, {0, 0, 0, last});
+            rows.insert(rows.end(), end - prompt, {0, prompt, prompt, end});
+            rows.insert(rows.end(), last - end, {0, prompt, end, last});
+            rows.insert(rows.end(), all - last, {last, last, last, all});
+            return attention(b, {2, 1, 16}, rows);
+        },
+        1, fast);
 }
 
 TEST_CASE("conformance: decoding over a shared prompt and own rows") {

@@ -35,7 +35,9 @@ void* shared_memory();
 void warp_collective(void* argument, void (*operation)(void* const arguments[32]));
 /// Copies 16 bytes, of which all but `bytes` are zero, now or when the thread waits: by chance.
 void copy_async(void* to, const void* from, int bytes);
-void wait_for_copies();
+void end_group();
+/// For those in all groups but the latest few, and in none yet.
+void wait_for_copies(int latest, bool ungrouped);
 /// Queues work for when someone waits. While a stream is captured it is kept instead.
 void submit(std::function<void()> work);
 

@@ -70,6 +70,7 @@ struct Copy {
     void* to;
     const void* from;
     int bytes;
+    int group = -1;  ///< none yet
     void make() const {
         std::memset(to, 0, 16);
         std::memcpy(to, from, bytes);
@@ -85,6 +86,7 @@ struct Fiber {
     std::unique_ptr<std::byte[]> stack;  ///< none for the scheduler's
     void* fake_stack = nullptr;
     std::vector<Copy> copies;  ///< that it has begun
+    int groups = 0;            ///< of copies, so far
 };
 
 struct Warp {
@@ -244,9 +246,20 @@ void copy_async(void* to, const void* from, int bytes) {
     fiber(block.running).copies.push_back(copy);
 }
 
-void wait_for_copies() {
-    for (const Copy& copy : fiber(block.running).copies) copy.make();
-    fiber(block.running).copies.clear();
+void end_group() {
+    Fiber& self = fiber(block.running);
+    for (Copy& copy : self.copies)
+        if (copy.group < 0) copy.group = self.groups;
+    ++self.groups;
+}
+
+void wait_for_copies(int latest, bool ungrouped) {
+    Fiber& self = fiber(block.running);
+    std::erase_if(self.copies, [&](const Copy& copy) {
+        const bool due = copy.group < 0 ? ungrouped : copy.group < self.groups - latest;
+        if (due) copy.make();
+        return due;
+    });
 }
 
 void submit(std::function<void()> work) {

@@ -21,7 +21,12 @@ T* dynamic_shared() {
 inline void copy_async(void* to, const void* from, bool there) {
     cuda_on_cpu::copy_async(to, from, there ? 16 : 0);
 }
-inline void wait_for_copies() { cuda_on_cpu::wait_for_copies(); }
+inline void wait_for_copies() { cuda_on_cpu::wait_for_copies(0, true); }
+inline void end_group() { cuda_on_cpu::end_group(); }
+template <int Latest>
+void wait_for_copies_but() {
+    cuda_on_cpu::wait_for_copies(Latest, false);
+}
 
 inline std::uint32_t pack_bf16(float low, float high) {
     return __float2bfloat16(low).bits | static_cast<std::uint32_t>(__float2bfloat16(high).bits)
