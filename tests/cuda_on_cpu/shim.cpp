@@ -19,6 +19,7 @@
 #endif
 #endif
 #ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 #ifndef __x86_64__
@@ -63,8 +64,7 @@ r1_switch_stack:
 )");
 #endif
 
-constexpr std::size_t kStackBytes = 128 * 1024;
-
+constexpr std::size_t kStackBytes = 128 * 1024, kFirstFrames = 16 * 1024;
 
 struct Copy {
     void* to;
@@ -102,7 +102,7 @@ struct Block {
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
     std::vector<int> priority;  ///< of warps, the first first: drawn anew at every barrier
-    std::size_t turn = 0;       ///< in `priority`: those before it wait at the barrier, or have ended
+    std::size_t turn = 0;  ///< in `priority`: those before it wait at the barrier, or have ended
     std::size_t threads = 0, running = 0, done = 0, at_barrier = 0;
     const std::function<void()>* body = nullptr;
     std::unique_ptr<void, void (*)(void*)> shared{nullptr, std::free};
@@ -113,7 +113,9 @@ struct Block {
 } block;
 
 constexpr std::size_t kScheduler = -1;
-Fiber& fiber(std::size_t index) { return index == kScheduler ? block.scheduler : block.fibers[index]; }
+Fiber& fiber(std::size_t index) {
+    return index == kScheduler ? block.scheduler : block.fibers[index];
+}
 
 void make_ready(Warp& warp, unsigned lanes) {
     warp.ready |= lanes;
@@ -144,8 +146,7 @@ std::size_t choose() {
     }
 }
 
-/// AddressSanitizer wants to know of a new stack, where it is entered, and says which was left. A local variable for it
-/// would stay forbidden memory on a stack that is left for good.
+/// AddressSanitizer wants to know of a new stack, where it is entered, and says which was left.
 void arrive([[maybe_unused]] void* fake_stack) {
 #ifdef __SANITIZE_ADDRESS__
     const bool first = !block.scheduler_stack;
@@ -185,11 +186,17 @@ void fiber_main() {
 
 void prepare(Fiber& fiber) {
     if (!fiber.stack) fiber.stack = std::make_unique_for_overwrite<std::byte[]>(kStackBytes);
+#ifdef __SANITIZE_ADDRESS__
+    // fiber_main() and leave() never return: what they forbid on the stack would stay forbidden.
+    __asan_unpoison_memory_region(fiber.stack.get() + kStackBytes - kFirstFrames, kFirstFrames);
+#endif
 #ifdef __x86_64__
-    // Stacks begin in different lines of the cache: where all begin at the same place of a page, they push each
-    // other out of it.
+    // Stacks begin in different lines of the cache: where all begin at the same place of a page,
+    // they push each other out of it.
     const std::size_t colour = static_cast<std::size_t>(&fiber - block.fibers.data()) * 9 % 128;
-    auto top = (reinterpret_cast<std::uintptr_t>(fiber.stack.get() + kStackBytes) & ~std::uintptr_t{63}) - colour * 64;
+    auto top =
+        (reinterpret_cast<std::uintptr_t>(fiber.stack.get() + kStackBytes) & ~std::uintptr_t{63}) -
+        colour * 64;
     auto* stack = reinterpret_cast<void**>(top);
     *--stack =
         nullptr;  // where a return address would be, so that the stack is aligned as after a call
