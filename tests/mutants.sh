@@ -99,7 +99,6 @@ cpu|src/device/reference.cpp|(1 - o.beta1) * g|o.beta1 * g|*AdamW*
 cpu|src/device/cpu.cpp|fast_exp(scores[j] - top)|fast_exp(scores[j])|*attention*
 cpu|src/device/cpu.cpp|fast_exp((logits[v] - top) * inverse)|fast_exp(logits[v] * inverse)|*the head*
 cpu|src/device/cpu.cpp|dkt + 2 * stride * D, 0.0f|dkt + stride * D, 0.0f|*attention*
-cpu|src/device/cpu.cpp|if (key > 0) axpy(to, 1.0f, dq, D);|;|*long sequence*
 cpu|src/device/cpu.cpp|if (j % 2 && left) add(sums[1]);|;|*decode attention on*
 cpu|src/device/cpu.cpp|j += kKvBlock) {|j += kKvBlock + 1) {|*decoding*
 cpu|src/device/cpu.cpp|std::fill(to + rows * cols, to + padded * cols, 0);|;|*linear*

@@ -234,9 +234,6 @@ void sum_over_keys(float* out, const float* weights, const float* kt, int64_t st
 
 /// Queries whose gradients reach the keys together, which are then fetched less often.
 constexpr int kQueries = 4;
-/// Keys of a long sequence that all queries are done with before the next come: with their values
-/// and the gradients of both they stay in a core's cache.
-constexpr int64_t kKeyBlock = 1024;
 
 /// to[j] += sum_r weights[r, j] x[r][d] for j < count, one query after the other.
 void add_queries(float* to, const float* weights, const float* const (&x)[kQueries], int d,
@@ -542,28 +539,20 @@ class CpuBackend final : public Reference<float> {
             const int64_t k_col = shape.q_cols() + g * D, P = sequence.prompt,
                           stride = round_up(T, kLanes);
             const float* v = qkv.as<float>() + k_col + shape.kv_cols();
-            constexpr int kTogether = 8;  // queries, for which a block of keys is fetched once
-            float *kt = scratch<float>(stride * (D + kTogether)), *p = kt + stride * D;
+            float *kt = scratch<float>(stride * (D + 1)), *p = kt + stride * D;
             transpose(kt, stride, qkv, k_col, sequence, D);
-            for (int64_t h = g * group; h < (g + 1) * group; ++h)
-                for (int64_t first = P; first < T; first += kTogether) {
-                    const int64_t end = std::min(first + kTogether, T);
-                    for (int64_t key = 0; key < end; key += kKeyBlock)
-                        for (int64_t i = std::max(first, key); i < end; ++i)
-                            scores_of(p + (i - first) * stride + key,
-                                      qkv.as<float>() + sequence.row(i) * W + h * D, scale,
-                                      kt + key, stride, D, std::min(i + 1 - key, kKeyBlock));
-                    for (int64_t i = first; i < end; ++i) {
-                        const int64_t n = sequence.row(i);
-                        float* pi = p + (i - first) * stride;
-                        auto [top, sum] = exp_in_place(pi, i + 1);
-                        weighted_mean(out.as<float>() + n * out.cols + h * D, pi, sum,
-                                      {{v + sequence.prompt_begin * W, P},
-                                       {v + sequence.begin * W, i + 1 - P}},
-                                      W, D);
-                        lse.as<float>()[n * shape.heads + h] = top + std::log(sum);
-                    }
+            for (int64_t h = g * group; h < (g + 1) * group; ++h) {
+                for (int64_t i = P; i < T; ++i) {
+                    const int64_t n = sequence.row(i);
+                    scores_of(p, qkv.as<float>() + n * W + h * D, scale, kt, stride, D, i + 1);
+                    auto [top, sum] = exp_in_place(p, i + 1);
+                    weighted_mean(
+                        out.as<float>() + n * out.cols + h * D, p, sum,
+                        {{v + sequence.prompt_begin * W, P}, {v + sequence.begin * W, i + 1 - P}},
+                        W, D);
+                    lse.as<float>()[n * shape.heads + h] = top + std::log(sum);
                 }
+            }
         });
     }
     void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
@@ -768,54 +757,42 @@ class CpuBackend final : public Reference<float> {
         const float scale = 1 / std::sqrt(static_cast<float>(D));
         const int64_t W = qkv.cols, T = sequence.rows(), stride = round_up(T, kLanes);
         const int64_t k_col = shape.q_cols() + g * D, v_col = k_col + shape.kv_cols();
-        float *kt = scratch<float>(4 * stride * D + 2 * kQueries * kKeyBlock + D),
-              *vt = kt + stride * D, *dkt = vt + stride * D, *dvt = dkt + stride * D;
-        float *p = dvt + stride * D, *ds = p + kQueries * kKeyBlock,  // [kQueries, kKeyBlock]
-                                         *dq = ds + kQueries * kKeyBlock;
+        float *kt = scratch<float>(stride * (4 * D + 2 * kQueries)), *vt = kt + stride * D,
+              *dkt = vt + stride * D, *dvt = dkt + stride * D;
+        float *p = dvt + stride * D, *ds = p + stride * kQueries;  // [kQueries, stride]
         transpose(kt, stride, qkv, k_col, sequence, D);
         transpose(vt, stride, qkv, v_col, sequence, D);
         std::fill(dkt, dkt + 2 * stride * D, 0.0f);
-        // Some queries from `first` on, and the keys that they see from `key` on, up to a block.
-        const auto add_up = [&](int64_t h, int64_t key, int64_t first) {
-            const int64_t keys =
-                round_up(std::min({first + kQueries - key, T - key, kKeyBlock}), kLanes);
-            const float *q[kQueries], *dout_of[kQueries];
-            for (int r = 0; r < kQueries; ++r) {
-                const int64_t i = std::min(first + r, T - 1), n = sequence.row(i);
-                q[r] = qkv.as<float>() + n * W + h * D;
-                dout_of[r] = dout.as<float>() + n * dout.cols + h * D;
-                float *pr = p + r * kKeyBlock, *dsr = ds + r * kKeyBlock;
-                const int64_t seen =  // past the last query: nothing
-                    first + r < T ? std::clamp<int64_t>(i + 1 - key, 0, kKeyBlock) : 0;
-                if (seen > 0) {
-                    const float delta = dot(dout_of[r], out.as<float>() + n * out.cols + h * D, D);
-                    const float log_sum = lse.as<float>()[n * shape.heads + h];
-                    scores_of(pr, q[r], scale, kt + key, stride, D, seen);
-                    // dp = dout . v
-                    scores_of(dsr, dout_of[r], 1.0f, vt + key, stride, D, seen);
-#pragma omp simd
-                    for (int64_t j = 0; j < seen; ++j) {
-                        pr[j] = fast_exp(pr[j] - log_sum);
-                        dsr[j] = pr[j] * (dsr[j] - delta) * scale;
-                    }
-                    float* to = dqkv.as<float>() + n * W + h * D;
-                    sum_over_keys(key == 0 ? to : dq, dsr, kt + key, stride, D, seen);
-                    if (key > 0) axpy(to, 1.0f, dq, D);
-                }
-                std::fill(pr + seen, pr + keys, 0.0f);
-                std::fill(dsr + seen, dsr + keys, 0.0f);
-            }
-            for (int d = 0; d < D; ++d) {
-                add_queries(dkt + d * stride + key, ds, q, d, kKeyBlock, keys);
-                add_queries(dvt + d * stride + key, p, dout_of, d, kKeyBlock, keys);
-            }
-        };
         for (int64_t h = g * group; h < (g + 1) * group; ++h)
-            for (int64_t key = 0; key < T; key += kKeyBlock) {
-                const int64_t before = std::max<int64_t>(0, key - sequence.prompt);
-                for (int64_t first = sequence.prompt + before / kQueries * kQueries; first < T;
-                     first += kQueries)
-                    add_up(h, key, first);
+            for (int64_t first = sequence.prompt; first < T; first += kQueries) {
+                const int64_t keys = round_up(std::min(first + kQueries, T), kLanes);
+                const float *q[kQueries], *dout_of[kQueries];
+                for (int r = 0; r < kQueries; ++r) {
+                    const int64_t i = std::min(first + r, T - 1), n = sequence.row(i);
+                    q[r] = qkv.as<float>() + n * W + h * D;
+                    dout_of[r] = dout.as<float>() + n * dout.cols + h * D;
+                    float *pr = p + r * stride, *dsr = ds + r * stride;
+                    const int64_t seen = first + r < T ? i + 1 : 0;  // past the last query: nothing
+                    if (seen > 0) {
+                        const float delta =
+                            dot(dout_of[r], out.as<float>() + n * out.cols + h * D, D);
+                        const float log_sum = lse.as<float>()[n * shape.heads + h];
+                        scores_of(pr, q[r], scale, kt, stride, D, seen);
+                        scores_of(dsr, dout_of[r], 1.0f, vt, stride, D, seen);  // dp = dout . v
+#pragma omp simd
+                        for (int64_t j = 0; j < seen; ++j) {
+                            pr[j] = fast_exp(pr[j] - log_sum);
+                            dsr[j] = pr[j] * (dsr[j] - delta) * scale;
+                        }
+                        sum_over_keys(dqkv.as<float>() + n * W + h * D, dsr, kt, stride, D, seen);
+                    }
+                    std::fill(pr + seen, pr + keys, 0.0f);
+                    std::fill(dsr + seen, dsr + keys, 0.0f);
+                }
+                for (int d = 0; d < D; ++d) {
+                    add_queries(dkt + d * stride, ds, q, d, stride, keys);
+                    add_queries(dvt + d * stride, p, dout_of, d, stride, keys);
+                }
             }
         for (int64_t i = 0; i < T; ++i) {
             float* to = dqkv.as<float>() + sequence.row(i) * W;
