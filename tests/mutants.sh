@@ -24,8 +24,8 @@ cuda-on-cpu|cuda/common.cuh|    if (lane == 0) shared[warp] = value;\n    __sync
 cuda-on-cpu|cuda/common.cuh|identity, operation);\n    __syncthreads();|identity, operation);|*the head*
 cuda-on-cpu|cuda/attention.cu|        __syncthreads();  // K is there, and nobody needs the last V\n||*attention over*
 cuda-on-cpu|cuda/attention.cu|        __syncthreads();  // nobody needs this dO\n||*attention over*
-cuda-on-cpu|cuda/attention.cu|end <= mine[half] + 1)|end <= mine[half] + 2)|*attention over*
-cuda-on-cpu|cuda/attention.cu|n + kRows <= min(end[0], end[1])|n + kRows <= min(end[0], end[1]) + 1|*attention over*
+cuda-on-cpu|cuda/attention.cu|end <= mine[half] + 1)|end <= mine[half] + 2)|*edges of tiles*
+cuda-on-cpu|cuda/attention.cu|n + kRows <= min(end[0], end[1])|n + kRows <= min(end[0], end[1]) + 1|*edges of tiles*
 cuda-on-cpu|cuda/attention.cu|        wait_for_copies();\n        __syncthreads();  // V is there|        __syncthreads();  // V is there|*attention over*
 cuda-on-cpu|cuda/decode.cu|    __syncthreads();\n\n    const float scale|    const float scale|*decoding*
 cuda-on-cpu|cuda/decode.cu|    __syncthreads();\n    constexpr int kRow|    constexpr int kRow|*decoding*
