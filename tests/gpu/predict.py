@@ -33,7 +33,7 @@ BANDWIDTH = {"rmsnorm_forward": 0.65, "rmsnorm_backward": 0.70, "head_norm": 0.5
 # The share of the matrix peak that cuBLAS reaches: a C / (C + c), since short sums and few tiles cost most.
 PEAK = {"forward": (0.760, 208), "backward": (0.803, 344), "head": (0.814, 430), "decode": (0.95, 1344)}
 # Attention at D = 64; wider heads do better, by (D / 64)^0.75. A warp issues 663, 645 and 748 instructions for its part of a
-# tile that nothing masks, and up to twice as many at the diagonal; at a share of 0.17 to 0.21 it was 1,079 for each tile.
+# tile that nothing masks, and up to twice as many at the diagonal; shares of 0.17 to 0.21 went with 1,079 for each tile.
 ATTENTION = {"attention_forward": 0.25, "attention_backward: dq": 0.30, "attention_backward: dk, dv": 0.27}
 # Microseconds between two launches in a stream and in a graph, and that a small kernel of a decoding step takes.
 GAP, GRAPH_GAP = 1.4, 0.73

@@ -16,11 +16,10 @@ import re
 import statistics
 import subprocess
 import sys
-import time
 
-from peers import BUILD, GROUP, PROMPTS, ROOT, WORK, run
+from peers import BUILD, GROUP, NEW, PROMPTS, ROOT, run, trl_run
 
-NEW, RATE, FORMAT = 128, 2e-5, 0.2  # tokens, learning rate, weight of the format's reward; both train in float32
+RATE, FORMAT = 2e-5, 0.2  # learning rate, weight of the format's reward; both train in float32
 TEXT = r"(?:(?!</?think>|</?answer>).)*"
 FORM = re.compile(rf"\s*<think>{TEXT}</think>\s*<answer>({TEXT})</answer>\s*", re.S)
 
@@ -49,41 +48,19 @@ def ours(args, seed):
 
 
 def theirs(model, prompts, answers, steps, seed):
-    import torch
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
-
-    class Clock(TrainerCallback):
-        begin, seconds = 0.0, []
-
-        def on_step_begin(self, *args, **kwargs):
-            self.begin = time.perf_counter()
-
-        def on_step_end(self, *args, **kwargs):
-            self.seconds.append(time.perf_counter() - self.begin)
-            print(len(self.seconds), self.seconds[-1], file=sys.stderr, flush=True)
-
     def accuracy(completions, answer, **_):
         return [judge(c, a)[0] for c, a in zip(completions, answer)]
 
     def form(completions, answer, **_):
         return [judge(c, a)[1] for c, a in zip(completions, answer)]
 
-    clock = Clock()
-    config = GRPOConfig(
-        output_dir=str(WORK / "trl"), use_cpu=True, bf16=False, max_steps=steps, learning_rate=RATE, lr_scheduler_type="constant",
-        warmup_steps=0, adam_beta2=0.95, max_grad_norm=1.0, weight_decay=0.0, save_strategy="no", report_to="none", seed=seed,
-        per_device_train_batch_size=GROUP, gradient_accumulation_steps=PROMPTS, num_generations=GROUP, max_completion_length=NEW,
-        temperature=1.0, top_p=1.0, top_k=0, beta=0.0, epsilon=0.2, loss_type="grpo", reward_weights=[1.0, FORMAT],
-        gradient_checkpointing=False, disable_tqdm=True, logging_steps=1)  # fmt: skip
-    net = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     rows = [dict(prompt=p, answer=a) for p, a in zip(prompts, answers)]
-    trainer = GRPOTrainer(model=net, args=config, train_dataset=Dataset.from_list(rows), reward_funcs=[accuracy, form], callbacks=[clock])
-    trainer.train()
-    log = [e for e in trainer.state.log_history if "completions/mean_length" in e]
+    log, seconds = trl_run(
+        model, "float32", rows, [accuracy, form], steps, learning_rate=RATE, lr_scheduler_type="constant", warmup_steps=0,
+        adam_beta2=0.95, max_grad_norm=1.0, weight_decay=0.0, seed=seed, top_k=0, epsilon=0.2, loss_type="grpo",
+        reward_weights=[1.0, FORMAT])  # fmt: skip
     return [dict(accuracy=e["rewards/accuracy/mean"], format=e["rewards/form/mean"], length=e["completions/mean_length"], seconds=s)
-            for e, s in zip(log, clock.seconds)]  # fmt: skip
+            for e, s in zip(log, seconds)]  # fmt: skip
 
 
 def peer(args, seed):

@@ -113,7 +113,8 @@ def torch_sampling(model, prompts, dtype, options):
     return tokens / seconds, f"{tokens} tokens"
 
 
-def trl_step(model, prompts, dtype):
+def trl_run(model, dtype, rows, rewards, steps, **options):
+    """TRL's GRPO on the CPU over the table's batch: its log, an entry a step, and the seconds of each."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, TrainerCallback
@@ -127,22 +128,28 @@ def trl_step(model, prompts, dtype):
 
         def on_step_end(self, *args, **kwargs):
             self.seconds.append(time.perf_counter() - self.begin)
+            print("TRL, step", len(self.seconds), f"{self.seconds[-1]:.1f} s", file=sys.stderr, flush=True)
 
-    clock = Clock()
     config = GRPOConfig(
-        output_dir=str(WORK / "trl"), use_cpu=True, bf16=False, max_steps=3, learning_rate=1e-6, save_strategy="no",
-        report_to="none", per_device_train_batch_size=GROUP, gradient_accumulation_steps=PROMPTS, num_generations=GROUP,
+        output_dir=str(WORK / "trl"), use_cpu=True, bf16=False, max_steps=steps, save_strategy="no", report_to="none",
+        per_device_train_batch_size=GROUP, gradient_accumulation_steps=PROMPTS, num_generations=GROUP,
         max_completion_length=NEW, temperature=1.0, top_p=1.0, beta=0.0, gradient_checkpointing=False, disable_tqdm=True,
-        logging_steps=1)  # fmt: skip
+        logging_steps=1, **options)  # fmt: skip
     net = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
-    trainer = GRPOTrainer(model=net, args=config, train_dataset=Dataset.from_list([{"prompt": p} for p in prompts]),
-                          reward_funcs=lambda completions, **_: [len(c) / 1000 for c in completions], callbacks=[clock])  # fmt: skip
+    clock = Clock()
+    trainer = GRPOTrainer(model=net, args=config, train_dataset=Dataset.from_list(rows), reward_funcs=rewards, callbacks=[clock])
     trainer.train()
+    return [e for e in trainer.state.log_history if "completions/mean_length" in e], clock.seconds
+
+
+def trl_step(model, prompts, dtype):
     import resource
 
-    tokens = statistics.median(PROMPTS * GROUP * e["completions/mean_length"] for e in trainer.state.log_history if "completions/mean_length" in e)
+    rewards = lambda completions, **_: [len(c) / 1000 for c in completions]
+    log, seconds = trl_run(model, dtype, [{"prompt": p} for p in prompts], rewards, 3, learning_rate=1e-6)
+    tokens = statistics.median(PROMPTS * GROUP * e["completions/mean_length"] for e in log)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return statistics.median(clock.seconds[1:]), f"{tokens:.0f} tokens, {memory:.1f} GiB"
+    return statistics.median(seconds[1:]), f"{tokens:.0f} tokens, {memory:.1f} GiB"
 
 
 def llama_decoding(gguf):
