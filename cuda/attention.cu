@@ -199,6 +199,13 @@ __device__ void mask_queries(float (&s)[kTiles][4], const int (&mine)[2], const 
         }
 }
 
+/// Begins to copy 64 rows of qkv, or fewer, from `row` and `column` on.
+template <int D>
+__device__ void load(bf16* to, const bf16* qkv, const Packed& in, int column, int row, int rows) {
+    const std::int64_t width = in.width();
+    load_rows<D>(to, qkv + row * width + column, width, rows, kRows, threadIdx.x, 128);
+}
+
 /// The 64 rows of qkv, or fewer, that a block's tile begins with.
 struct Tile {
     int first, rows;
@@ -229,19 +236,15 @@ __global__ void __launch_bounds__(128)
                               in.ranges[min(mine[1], in.tokens - 1)]};
     const float scale = kLog2e / sqrtf(static_cast<float>(D));  // exp2 is what the hardware has
 
-    const std::int64_t width = in.width();
-    auto load = [&](bf16* to, int column, int row, int rows) {
-        load_rows<D>(to, qkv + row * width + column, width, rows, kRows, threadIdx.x, 128);
-    };
     const RowRange range = in.ranges[tile.first];
     int j = range.first(), keys = tile.keys(range, j);
-    load(q_tile, in.query(head), tile.first, tile.rows);
-    load(k_tile, in.key(group), j, keys);
+    load<D>(q_tile, qkv, in, in.query(head), tile.first, tile.rows);
+    load<D>(k_tile, qkv, in, in.key(group), j, keys);
     float o[D / 8][4] = {}, m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0};
     while (j < end) {
         wait_for_copies();
         __syncthreads();  // K is there, and nobody needs the last V
-        load(v_tile, in.value(group), j, keys);
+        load<D>(v_tile, qkv, in, in.value(group), j, keys);
         float s[kTiles][4] = {};
         multiply_transposed<D>(s, q_tile + warp * 16 * kStride<D>, k_tile);
         mask_keys(s, seen, mine, j, keys);
@@ -266,7 +269,7 @@ __global__ void __launch_bounds__(128)
         j = range.next(j, keys);
         wait_for_copies();
         __syncthreads();  // V is there, and nobody needs this K
-        if (j < end) load(k_tile, in.key(group), j, keys = tile.keys(range, j));
+        if (j < end) load<D>(k_tile, qkv, in, in.key(group), j, keys = tile.keys(range, j));
         multiply<D>(o, s, v_tile);
     }
     for (int half = 0; half < 2; ++half) {
@@ -308,29 +311,26 @@ __global__ void __launch_bounds__(128)
         row_delta[half] = delta[n * std::int64_t{in.shape.heads} + head];
     }
     const std::int64_t width = in.width();
-    auto load = [&](bf16* to, int column, int row, int rows) {
-        load_rows<D>(to, qkv + row * width + column, width, rows, kRows, threadIdx.x, 128);
-    };
     const RowRange range = in.ranges[tile.first];
     int j = range.first(), keys = tile.keys(range, j);
-    load(q_tile, in.query(head), tile.first, tile.rows);
+    load<D>(q_tile, qkv, in, in.query(head), tile.first, tile.rows);
     load_rows<D>(do_tile, dout + tile.first * std::int64_t{in.shape.q_cols()} + in.query(head),
                  in.shape.q_cols(), tile.rows, kRows, threadIdx.x, 128);
-    load(v_tile, in.value(group), j, keys);
+    load<D>(v_tile, qkv, in, in.value(group), j, keys);
     float dq[D / 8][4] = {};
     while (j < end) {
         wait_for_copies();
         __syncthreads();  // V is there, and nobody needs the last K
-        load(k_tile, in.key(group), j, keys);
+        load<D>(k_tile, qkv, in, in.key(group), j, keys);
         float s[kTiles][4] = {}, dp[kTiles][4] = {};
         multiply_transposed<D>(dp, do_tile + warp * 16 * kStride<D>, v_tile);
-        const int here = j, there = keys;
+        const int first = j, count = keys;
         j = range.next(j, keys);
         wait_for_copies();
         __syncthreads();  // K is there, and nobody needs this V
-        if (j < end) load(v_tile, in.value(group), j, keys = tile.keys(range, j));
+        if (j < end) load<D>(v_tile, qkv, in, in.value(group), j, keys = tile.keys(range, j));
         multiply_transposed<D>(s, q_tile + warp * 16 * kStride<D>, k_tile);
-        mask_keys(s, seen, mine, here, there);
+        mask_keys(s, seen, mine, first, count);
         for (int t = 0; t < kTiles; ++t)
             for (int i = 0; i < 4; ++i) {
                 const float p = exp2f(s[t][i] * (scale * kLog2e) - row_lse[i / 2]);
@@ -371,22 +371,19 @@ __global__ void __launch_bounds__(128)
     for (int n = tile.first; n < tile.first + tile.rows; ++n) last = max(last, in.ranges[n].end);
     const float scale = 1 / sqrtf(static_cast<float>(D));
     const std::int64_t width = in.width(), out_width = in.shape.q_cols();
-    auto load = [&](bf16* to, int column, int row, int rows) {
-        load_rows<D>(to, qkv + row * width + column, width, rows, kRows, threadIdx.x, 128);
-    };
     auto load_dout = [&](int head, int n) {
         load_rows<D>(do_tile, dout + n * out_width + in.query(head), out_width,
                      min(kRows, last - n), kRows, threadIdx.x, 128);
     };
     int head = group * heads, n = tile.first;
-    load(k_tile, in.key(group), tile.first, tile.rows);
-    load(v_tile, in.value(group), tile.first, tile.rows);
+    load<D>(k_tile, qkv, in, in.key(group), tile.first, tile.rows);
+    load<D>(v_tile, qkv, in, in.value(group), tile.first, tile.rows);
     load_dout(head, n);
     float dk[D / 8][4] = {}, dv[D / 8][4] = {};
     while (head < (group + 1) * heads) {
         wait_for_copies();
         __syncthreads();  // dO is there, and nobody needs the last Q
-        load(q_tile, in.query(head), n, min(kRows, last - n));
+        load<D>(q_tile, qkv, in, in.query(head), n, min(kRows, last - n));
         if (threadIdx.x < kRows) {
             const std::int64_t at =
                 min(n + static_cast<int>(threadIdx.x), last - 1) * std::int64_t{in.shape.heads};
