@@ -98,9 +98,14 @@ cpu|src/device/reference.cpp|(1 - o.beta1) * g|o.beta1 * g|*AdamW*
 # the fast CPU backend
 cpu|src/device/cpu.cpp|fast_exp(scores[j] - top)|fast_exp(scores[j])|*attention*
 cpu|src/device/cpu.cpp|fast_exp((logits[v] - top) * inverse)|fast_exp(logits[v] * inverse)|*the head*
-cpu|src/device/cpu.cpp|dkt + 2 * stride * D, 0.0f|dkt + stride * D, 0.0f|*attention*
-cpu|src/device/cpu.cpp|if (j % 2 && left) add(sums[1]);|;|*decode attention on*
-cpu|src/device/cpu.cpp|j += kKvBlock) {|j += kKvBlock + 1) {|*decoding*
+cpu|src/device/cpu.cpp|dk + 2 * width * D, 0.0f|dk + width * D, 0.0f|*attention*
+cpu|src/device/cpu.cpp|if (seen + N <= 1) return;|if (seen <= 0) return;|*attention*
+cpu|src/device/cpu.cpp|ds[j] = j < seen ? |ds[j] = j <= seen ? |*attention*
+cpu|src/device/cpu.cpp|j = seen / kLanes * kLanes; j < seen|j = seen / kLanes * kLanes; j < seen - 1|*attention*
+cpu|src/device/cpu.cpp|if (even + i < std::min(seen + r, end))|if (even + i < std::min(seen, end))|*attention over*
+cpu|src/device/cpu.cpp|std::max<int64_t>(std::min(seen, end) - begin, 0)|(std::min(seen, end) - begin)|*attention over*
+cpu|src/device/cpu.cpp|int64_t j = begin; j < std::min(seen + r, end)|int64_t j = begin; j < seen + r|*attention over*
+cpu|src/device/cpu.cpp|j < span[2 * part + 1]; j += kKvBlock)|j < span[2 * part + 1]; j += kKvBlock + 1)|*decoding*
 cpu|src/device/cpu.cpp|std::fill(to + rows * cols, to + padded * cols, 0);|;|*linear*
 cpu|src/device/cpu.cpp|(padded * cols), r1::to_bfloat16)|(padded * cols), [](float f) { return static_cast<bf16>(std::bit_cast<std::uint32_t>(f) >> 16); })|*linear*
 cpu|src/device/cpu.cpp|h = dentropy ? |h = !dentropy ? |*the head*

@@ -177,79 +177,95 @@ void axpy(float* y, float a, const float* x, int64_t count) {
     for (int64_t i = 0; i < count; ++i) y[i] += a * x[i];
 }
 
-// ---- attention scores, shared by the forward and the backward pass ----
+// ---- attention, in training and decoding ----
+//
+// Keys (and in the backward pass values and the gradients of both) lie in blocks [D, kKvBlock], so
+// that vectors run over the keys of one. Some queries meet a block together, which is then fetched
+// once for all of them; sums are made in the same order however many there are. Where a function
+// takes what the first of N queries sees, query r sees r keys more.
 
-/// Keys are taken so many at a time: arrays by key have room for a multiple of it, and what stands
-/// behind the last one changes nothing.
-constexpr int64_t kLanes = 16;
+/// Sixteen numbers, in as many registers as the machine needs.
+using Lanes [[gnu::vector_size(64), gnu::aligned(4), gnu::may_alias]] = float;
+constexpr int kLanes = 16, kBlockLanes = kKvBlock / kLanes;
+const Lanes* lanes(const float* x) { return reinterpret_cast<const Lanes*>(x); }
+Lanes* lanes(float* x) { return reinterpret_cast<Lanes*>(x); }
 
-/// scores[j] = sum_d scale q[d] kt[d, j] for j < count, one multiply-add after the other in order
-/// of d: kt is [D, stride], so the inner loop runs over keys.
-void scores_of(float* scores, const float* q, float scale, const float* kt, int64_t stride,
-               int head_dim, int64_t count) {
-    count = round_up(count, kLanes);
-    std::fill(scores, scores + count, 0.0f);
-    int d = 0;
-    for (; d + 4 <= head_dim; d += 4) {
-        const float *k0 = kt + d * stride, *k1 = k0 + stride, *k2 = k1 + stride, *k3 = k2 + stride;
-        const float q0 = q[d] * scale, q1 = q[d + 1] * scale, q2 = q[d + 2] * scale,
-                    q3 = q[d + 3] * scale;
-        for (int64_t first = 0; first < count; first += kLanes)
-#pragma omp simd
-            for (int64_t j = first; j < first + kLanes; ++j) {
-                float s = scores[j];
-                s += q0 * k0[j];
-                s += q1 * k1[j];
-                s += q2 * k2[j];
-                s += q3 * k3[j];
-                scores[j] = s;
-            }
-    }
-    for (; d < head_dim; ++d) axpy(scores, q[d] * scale, kt + d * stride, count);
-}
-
-/// out[d] = sum_j weights[j] kt[d, j]: by lanes, what is left over in the first of them, and then
-/// these in order.
-void sum_over_keys(float* out, const float* weights, const float* kt, int64_t stride, int head_dim,
-                   int64_t count) {
-    constexpr int kColumns = 16;
-    const int64_t whole = count / kLanes * kLanes;
-    for (int first = 0; first < head_dim; first += kColumns) {
-        const int columns = std::min(kColumns, head_dim - first);
-        float lanes[kColumns][kLanes] = {}, sums[kColumns] = {};
-        for (int d = 0; d < columns; ++d) {
-            const float* k = kt + (first + d) * stride;
-            for (int64_t j = 0; j < whole; j += kLanes)
-#pragma omp simd
-                for (int64_t lane = 0; lane < kLanes; ++lane)
-                    lanes[d][lane] += weights[j + lane] * k[j + lane];
-            for (int64_t j = whole; j < count; ++j)
-                lanes[d][0] = std::fma(weights[j], k[j], lanes[d][0]);
-        }
-        for (int lane = 0; lane < kLanes; ++lane)
-            for (int d = 0; d < kColumns; ++d) sums[d] += lanes[d][lane];
-        std::copy_n(sums, columns, out + first);
-    }
-}
-
-/// Queries whose gradients reach the keys together, which are then fetched less often.
+/// Queries that meet a key together: so many sums have room in registers.
 constexpr int kQueries = 4;
+/// Queries that are done with one block before the next comes, which is then in a core's cache.
+constexpr int kQueryTile = 32;
 
-/// to[j] += sum_r weights[r, j] x[r][d] for j < count, one query after the other.
-void add_queries(float* to, const float* weights, const float* const (&x)[kQueries], int d,
-                 int64_t stride, int64_t count) {
-    const float x0 = x[0][d], x1 = x[1][d], x2 = x[2][d], x3 = x[3][d];
-    const float *w0 = weights, *w1 = w0 + stride, *w2 = w1 + stride, *w3 = w2 + stride;
-    for (int64_t first = 0; first < count; first += kLanes)
-#pragma omp simd
-        for (int64_t j = first; j < first + kLanes; ++j) {
-            float sum = to[j];
-            sum += w0[j] * x0;
-            sum += w1[j] * x1;
-            sum += w2[j] * x2;
-            sum += w3[j] * x3;
-            to[j] = sum;
+/// Calls f(N, r) for the queries r < count: N = kQueries from r on at a time, and one by one what
+/// is left; N is a constant.
+template <class F>
+void for_queries(int64_t count, F f) {
+    int64_t r = 0;
+    for (; r + kQueries <= count; r += kQueries) f(std::integral_constant<int, kQueries>{}, r);
+    for (; r < count; ++r) f(std::integral_constant<int, 1>{}, r);
+}
+
+/// scores[r, j] = sum_d q[r, d] k[d, j] for the keys j of a block, in order of d.
+template <int N>
+void scores_of(float* scores, int64_t width, const float* q, int64_t q_stride, const float* k,
+               int head_dim) {
+    Lanes sums[N][kBlockLanes] = {};
+    for (int d = 0; d < head_dim; ++d)
+#pragma GCC unroll 4
+        for (int v = 0; v < kBlockLanes; ++v) {
+            const Lanes keys = lanes(k + d * kKvBlock)[v];
+#pragma GCC unroll 4
+            for (int r = 0; r < N; ++r) sums[r][v] += q[r * q_stride + d] * keys;
         }
+    for (int r = 0; r < N; ++r)
+        for (int v = 0; v < kBlockLanes; ++v) lanes(scores + r * width)[v] = sums[r][v];
+}
+
+/// to[d, j] += sum_r weights[r, j] x[r, d] for the keys j of a block, in order of r.
+template <int N>
+void add_queries(float* to, const float* weights, const float* x, int64_t x_stride, int head_dim) {
+    Lanes w[N][kBlockLanes];
+    for (int r = 0; r < N; ++r)
+        for (int v = 0; v < kBlockLanes; ++v) w[r][v] = lanes(weights + r * kKvBlock)[v];
+    for (int d = 0; d < head_dim; ++d)
+#pragma GCC unroll 4
+        for (int v = 0; v < kBlockLanes; ++v) {
+            Lanes sum = lanes(to + d * kKvBlock)[v];
+#pragma GCC unroll 4
+            for (int r = 0; r < N; ++r) sum += x[r * x_stride + d] * w[r][v];
+            lanes(to + d * kKvBlock)[v] = sum;
+        }
+}
+
+/// to[r, d] += weights[r, j] k[d, j] by lanes of j, for the first V of a block's.
+template <int N, int V>
+void add_keys(float* to, const float* weights, const float* k, int head_dim) {
+    for (int d = 0; d < head_dim; ++d) {
+        Lanes keys[V];
+        for (int v = 0; v < V; ++v) keys[v] = lanes(k + d * kKvBlock)[v];
+#pragma GCC unroll 4
+        for (int r = 0; r < N; ++r) {
+            Lanes sum = *lanes(to + (r * head_dim + d) * kLanes);
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) sum += lanes(weights + r * kKvBlock)[v] * keys[v];
+            *lanes(to + (r * head_dim + d) * kLanes) = sum;
+        }
+    }
+}
+/// The same for the keys of a block that N queries see, of which the first sees `count`: those that
+/// fill no vector are added to the first lane.
+template <int N>
+void add_seen_keys(float* to, const float* weights, const float* k, int head_dim, int64_t count) {
+    if (count >= kKvBlock) return add_keys<N, kBlockLanes>(to, weights, k, head_dim);
+    for (int r = 0; r < N; ++r, to += head_dim * kLanes, weights += kKvBlock) {
+        const int64_t seen = std::min<int64_t>(count + r, kKvBlock);
+        if (seen == kKvBlock)
+            add_keys<1, kBlockLanes>(to, weights, k, head_dim);
+        else if (seen >= kLanes)
+            add_keys<1, 1>(to, weights, k, head_dim);
+        for (int64_t j = seen / kLanes * kLanes; j < seen; ++j)
+            for (int d = 0; d < head_dim; ++d)
+                to[d * kLanes] = std::fma(weights[j], k[d * kKvBlock + j], to[d * kLanes]);
+    }
 }
 
 /// Overwrites scores with exp(scores - max); returns (max, sum).
@@ -262,59 +278,88 @@ std::pair<float, float> exp_in_place(float* scores, int64_t count) {
     return {top, sum};
 }
 
-/// Value rows of a sequence: those of a shared prompt, then its own.
+/// For the keys of a block that a query sees, the first `seen`: scores become probabilities p, and
+/// dp = dout . v becomes the gradient of scores before their scale, ds = p (dp - delta) scale.
+/// Others get 0.
+void softmax_gradient(float* p, float* ds, float lse, float delta, float scale, int64_t seen) {
+#pragma omp simd
+    for (int j = 0; j < kKvBlock; ++j) {
+        const float probability = fast_exp(p[j] - lse);
+        ds[j] = j < seen ? probability * (ds[j] - delta) * scale : 0;
+        p[j] = j < seen ? probability : 0;
+    }
+}
+
+/// Value rows of a sequence: those of a shared prompt, then its own, `stride` apart.
 struct ValueRows {
-    const float* rows;
-    int64_t count;
+    const float *prompt_rows, *own_rows;
+    int64_t prompt, stride;
+    const float* operator[](int64_t j) const {
+        return j < prompt ? prompt_rows + j * stride : own_rows + (j - prompt) * stride;
+    }
 };
 
-/// out[d] = sum_j p[j] row_j[d] / sum. Rows with even and odd j are summed apart, so that one
-/// multiply-add need not wait for the other; the order does not depend on where one part ends and
-/// the next begins.
-template <int D>
-void weighted_mean_of(float* out, const float* p, float sum, std::initializer_list<ValueRows> parts,
-                      int64_t stride) {
-    float sums[2][D] = {};
-    int64_t j = 0;
-    for (const auto& part : parts) {
-        const float* row = part.rows;
-        int64_t left = part.count;
-        auto add = [&](float* to) {
-            const float weight = p[j++];
-#pragma omp simd
-            for (int d = 0; d < D; ++d) to[d] += weight * row[d];
-            row += stride, --left;
-        };
-        if (j % 2 && left) add(sums[1]);
-        while (left >= 2) add(sums[0]), add(sums[1]);
-        if (left) add(sums[0]);
-    }
-    for (int d = 0; d < D; ++d) out[d] = (sums[0][d] + sums[1][d]) / sum;
+/// sums[r, j % 2, d] += weights[r, j] values[j, d] for V vectors of columns from d on and the rows
+/// j in [begin, end), begin being even, that query r sees: those before `seen` and r more. Even and
+/// odd rows are summed apart, so that one multiply-add need not wait for the other.
+template <int N, int V>
+void add_columns(float* sums, int head_dim, const float* weights, int64_t width,
+                 const ValueRows& values, int d, int64_t begin, int64_t end, int64_t seen) {
+    Lanes sum[N][2][V];
+    const auto each = [&](auto f) {
+        for (int i = 0; i < 2 * N; ++i)
+            for (int v = 0; v < V; ++v) f(sum[i / 2][i % 2][v], lanes(sums + i * head_dim + d)[v]);
+    };
+    each([](Lanes& to, const Lanes& from) { to = from; });
+    const auto add = [&](Lanes(&to)[V], float weight, const float* row) {
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) to[v] += weight * lanes(row + d)[v];
+    };
+    const int64_t even = begin + std::max<int64_t>(std::min(seen, end) - begin, 0) / 2 * 2;
+    for (int64_t j = begin; j < even; j += 2)
+#pragma GCC unroll 2
+        for (int odd = 0; odd < 2; ++odd)
+#pragma GCC unroll 4
+            for (int r = 0; r < N; ++r)
+                add(sum[r][odd], weights[r * width + j + odd], values[j + odd]);
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i)
+#pragma GCC unroll 4
+        for (int r = 0; r < N; ++r)
+            if (even + i < std::min(seen + r, end))
+                add(sum[r][i % 2], weights[r * width + even + i], values[even + i]);
+    each([](Lanes& from, Lanes& to) { to = from; });
 }
-/// The same for any head size: the usual ones have their loops unrolled, with the sums in
-/// registers.
-void weighted_mean(float* out, const float* p, float sum, std::initializer_list<ValueRows> parts,
-                   int64_t stride, int head_dim) {
-    switch (head_dim) {
-        case 16:
-            return weighted_mean_of<16>(out, p, sum, parts, stride);
-        case 32:
-            return weighted_mean_of<32>(out, p, sum, parts, stride);
-        case 64:
-            return weighted_mean_of<64>(out, p, sum, parts, stride);
-        case 128:
-            return weighted_mean_of<128>(out, p, sum, parts, stride);
-    }
-    std::fill(out, out + head_dim, 0.0f);
-    int64_t j = 0;
-    for (const auto& part : parts)
-        for (int64_t i = 0; i < part.count; ++i)
-            axpy(out, p[j++], part.rows + i * stride, head_dim);
-    for (int d = 0; d < head_dim; ++d) out[d] /= sum;
+/// The same for all columns of a head.
+template <int N>
+void add_values(float* sums, int head_dim, const float* weights, int64_t width,
+                const ValueRows& values, int64_t begin, int64_t end, int64_t seen) {
+    int d = 0;
+    for (; d + 2 * kLanes <= head_dim; d += 2 * kLanes)
+        add_columns<N, 2>(sums, head_dim, weights, width, values, d, begin, end, seen);
+    for (; d + kLanes <= head_dim; d += kLanes)
+        add_columns<N, 1>(sums, head_dim, weights, width, values, d, begin, end, seen);
+    for (; d < head_dim; ++d)
+        for (int r = 0; r < N; ++r)
+            for (int64_t j = begin; j < std::min(seen + r, end); ++j) {
+                float& sum = sums[(2 * r + j % 2) * head_dim + d];
+                sum = std::fma(weights[r * width + j], values[j][d], sum);
+            }
+}
+
+void divide_sums(float* out, const float* sums, float by, int head_dim) {
+    for (int d = 0; d < head_dim; ++d) out[d] = (sums[d] + sums[head_dim + d]) / by;
+}
+
+/// to[r, d] = scale q[r, d]
+void scale_queries(float* to, const float* q, int64_t stride, int64_t rows, float scale,
+                   int head_dim) {
+    for (int64_t r = 0; r < rows; ++r)
+        for (int d = 0; d < head_dim; ++d) to[r * head_dim + d] = q[r * stride + d] * scale;
 }
 
 /// A sequence of a packed batch: `prompt` rows that begin at row prompt_begin, shared with
-/// sequences before it, then its own rows [begin, end). [D, rows()] is how its keys are laid out.
+/// sequences before it, then its own rows [begin, end).
 struct PackedSequence {
     int64_t prompt_begin, prompt, begin, end;
     int64_t rows() const { return prompt + end - begin; }
@@ -333,12 +378,14 @@ std::vector<PackedSequence> sequences_of(Tensor ranges) {
     return sequences;
 }
 
-/// to[d, i] = column + d of the sequence's i-th row; rows of `to` are `stride` apart
-void transpose(float* to, int64_t stride, Tensor qkv, int64_t column,
-               const PackedSequence& sequence, int head_dim) {
-    for (int64_t i = 0; i < sequence.rows(); ++i) {
+/// The blocks [D, kKvBlock] of columns [column, column + D) of a sequence's rows; zeros fill the
+/// last one.
+void blocks_of(float* to, Tensor qkv, int64_t column, const PackedSequence& sequence,
+               int head_dim) {
+    for (int64_t i = 0; i < round_up(sequence.rows(), kKvBlock); ++i) {
+        float* key = to + i / kKvBlock * kKvBlock * head_dim + i % kKvBlock;
         const float* from = qkv.as<float>() + sequence.row(i) * qkv.cols + column;
-        for (int d = 0; d < head_dim; ++d) to[d * stride + i] = from[d];
+        for (int d = 0; d < head_dim; ++d) key[d * kKvBlock] = i < sequence.rows() ? from[d] : 0;
     }
 }
 
@@ -527,7 +574,7 @@ class CpuBackend final : public Reference<float> {
             });
     }
 
-    // ---- attention: keys transposed, so that vectors run over them; 5 and 13 ----
+    // ---- attention; 5 and 13 ----
     void attention_forward(Tensor out, Tensor lse, Tensor qkv, Tensor ranges,
                            AttentionShape shape) override {
         const int D = shape.head_dim, group = shape.heads / shape.kv_heads;
@@ -537,22 +584,40 @@ class CpuBackend final : public Reference<float> {
             const PackedSequence& sequence = sequences[task / shape.kv_heads];
             const int64_t g = task % shape.kv_heads, W = qkv.cols, T = sequence.rows();
             const int64_t k_col = shape.q_cols() + g * D, P = sequence.prompt,
-                          stride = round_up(T, kLanes);
+                          width = round_up(T, kKvBlock);
             const float* v = qkv.as<float>() + k_col + shape.kv_cols();
-            float *kt = scratch<float>(stride * (D + 1)), *p = kt + stride * D;
-            transpose(kt, stride, qkv, k_col, sequence, D);
-            for (int64_t h = g * group; h < (g + 1) * group; ++h) {
-                for (int64_t i = P; i < T; ++i) {
-                    const int64_t n = sequence.row(i);
-                    scores_of(p, qkv.as<float>() + n * W + h * D, scale, kt, stride, D, i + 1);
-                    auto [top, sum] = exp_in_place(p, i + 1);
-                    weighted_mean(
-                        out.as<float>() + n * out.cols + h * D, p, sum,
-                        {{v + sequence.prompt_begin * W, P}, {v + sequence.begin * W, i + 1 - P}},
-                        W, D);
-                    lse.as<float>()[n * shape.heads + h] = top + std::log(sum);
+            const ValueRows values{v + sequence.prompt_begin * W, v + sequence.begin * W, P, W};
+            float *k = scratch<float>(width * D + kQueryTile * (width + 3 * D)), *p = k + width * D,
+                  *q = p + kQueryTile * width, *sums = q + kQueryTile * D;
+            blocks_of(k, qkv, k_col, sequence, D);
+            for (int64_t h = g * group; h < (g + 1) * group; ++h)
+                for (int64_t first = P; first < T; first += kQueryTile) {
+                    const int64_t n = sequence.row(first),
+                                  rows = std::min<int64_t>(kQueryTile, T - first);
+                    scale_queries(q, qkv.as<float>() + n * W + h * D, W, rows, scale, D);
+                    for (int64_t key = 0; key < first + rows; key += kKvBlock)
+                        for_queries(rows, [&](auto N, int64_t r) {
+                            if (key < first + r + N)
+                                scores_of<N>(p + r * width + key, width, q + r * D, D, k + key * D,
+                                             D);
+                        });
+                    float sum[kQueryTile];
+                    for (int64_t r = 0; r < rows; ++r) {
+                        const auto [top, rest] = exp_in_place(p + r * width, first + r + 1);
+                        sum[r] = rest;
+                        lse.as<float>()[(n + r) * shape.heads + h] = top + std::log(rest);
+                    }
+                    std::fill_n(sums, rows * 2 * D, 0.0f);
+                    for (int64_t key = 0; key < first + rows; key += kKvBlock)
+                        for_queries(rows, [&](auto N, int64_t r) {
+                            if (key < first + r + N)
+                                add_values<N>(sums + r * 2 * D, D, p + r * width, width, values,
+                                              key, key + kKvBlock, first + r + 1);
+                        });
+                    for (int64_t r = 0; r < rows; ++r)
+                        divide_sums(out.as<float>() + (n + r) * out.cols + h * D, sums + r * 2 * D,
+                                    sum[r], D);
                 }
-            }
         });
     }
     void attention_backward(Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
@@ -594,27 +659,25 @@ class CpuBackend final : public Reference<float> {
         parallel_for(out.rows, [&](int64_t b) {
             const int32_t* span = spans.as<int32_t>() + b * 4;
             const int64_t count = span[1] + span[3];
-            float* p =
-                scratch<float>(count + kKvBlock);  // the last block's spare lanes spill behind
+            float *p = scratch<float>(count + kKvBlock + 3 * D),
+                  *q = p + count + kKvBlock,  // the last block's spare lanes spill behind
+                      *sums = q + D;
             for (int64_t h = 0; h < shape.heads; ++h) {
                 const int64_t column = h / group * D;  // of the key/value head
-                const float* q = qkv.as<float>() + b * qkv.cols + h * D;
+                scale_queries(q, qkv.as<float>() + b * qkv.cols + h * D, 0, 1, scale, D);
                 for (int part = 0, at = 0; part < 2; at += span[1], ++part)
-                    for (int64_t j = 0; j < span[2 * part + 1]; j += kKvBlock) {
-                        const float* k =
-                            k_pool.as<float>() + (span[2 * part] + j) * cols + column * kKvBlock;
-                        float sum[kKvBlock] = {};
-                        for (int d = 0; d < D; ++d)
-#pragma omp simd
-                            for (int lane = 0; lane < kKvBlock; ++lane)
-                                sum[lane] += (q[d] * scale) * k[d * kKvBlock + lane];
-                        std::copy(sum, sum + kKvBlock, p + at + j);
-                    }
+                    for (int64_t j = 0; j < span[2 * part + 1]; j += kKvBlock)
+                        scores_of<1>(
+                            p + at + j, 0, q, 0,
+                            k_pool.as<float>() + (span[2 * part] + j) * cols + column * kKvBlock,
+                            D);
                 const float sum = exp_in_place(p, count).second;
                 const float* v = v_pool.as<float>() + column;
-                weighted_mean(out.as<float>() + b * out.cols + h * D, p, sum,
-                              {{v + span[0] * cols, span[1]}, {v + span[2] * cols, span[3]}}, cols,
-                              D);
+                std::fill_n(sums, 2 * D, 0.0f);
+                add_values<1>(sums, D, p, 0,
+                              {v + span[0] * cols, v + span[2] * cols, span[1], cols}, 0, count,
+                              count);
+                divide_sums(out.as<float>() + b * out.cols + h * D, sums, sum, D);
             }
         });
     }
@@ -755,50 +818,57 @@ class CpuBackend final : public Reference<float> {
                                   AttentionShape shape) {
         const int D = shape.head_dim, group = shape.heads / shape.kv_heads;
         const float scale = 1 / std::sqrt(static_cast<float>(D));
-        const int64_t W = qkv.cols, T = sequence.rows(), stride = round_up(T, kLanes);
+        const int64_t W = qkv.cols, T = sequence.rows(), width = round_up(T, kKvBlock);
         const int64_t k_col = shape.q_cols() + g * D, v_col = k_col + shape.kv_cols();
-        float *kt = scratch<float>(stride * (4 * D + 2 * kQueries)), *vt = kt + stride * D,
-              *dkt = vt + stride * D, *dvt = dkt + stride * D;
-        float *p = dvt + stride * D, *ds = p + stride * kQueries;  // [kQueries, stride]
-        transpose(kt, stride, qkv, k_col, sequence, D);
-        transpose(vt, stride, qkv, v_col, sequence, D);
-        std::fill(dkt, dkt + 2 * stride * D, 0.0f);
+        float *k = scratch<float>(4 * width * D + kQueryTile * D * (1 + kLanes)),
+              *v = k + width * D, *dk = v + width * D, *dv = dk + width * D, *q = dv + width * D,
+              *dq = q + kQueryTile * D;  // dq [kQueryTile, D, kLanes]
+        blocks_of(k, qkv, k_col, sequence, D);
+        blocks_of(v, qkv, v_col, sequence, D);
+        std::fill(dk, dk + 2 * width * D, 0.0f);
         for (int64_t h = g * group; h < (g + 1) * group; ++h)
-            for (int64_t first = sequence.prompt; first < T; first += kQueries) {
-                const int64_t keys = round_up(std::min(first + kQueries, T), kLanes);
-                const float *q[kQueries], *dout_of[kQueries];
-                for (int r = 0; r < kQueries; ++r) {
-                    const int64_t i = std::min(first + r, T - 1), n = sequence.row(i);
-                    q[r] = qkv.as<float>() + n * W + h * D;
-                    dout_of[r] = dout.as<float>() + n * dout.cols + h * D;
-                    float *pr = p + r * stride, *dsr = ds + r * stride;
-                    const int64_t seen = first + r < T ? i + 1 : 0;  // past the last query: nothing
-                    if (seen > 0) {
-                        const float delta =
-                            dot(dout_of[r], out.as<float>() + n * out.cols + h * D, D);
-                        const float log_sum = lse.as<float>()[n * shape.heads + h];
-                        scores_of(pr, q[r], scale, kt, stride, D, seen);
-                        scores_of(dsr, dout_of[r], 1.0f, vt, stride, D, seen);  // dp = dout . v
-#pragma omp simd
-                        for (int64_t j = 0; j < seen; ++j) {
-                            pr[j] = fast_exp(pr[j] - log_sum);
-                            dsr[j] = pr[j] * (dsr[j] - delta) * scale;
-                        }
-                        sum_over_keys(dqkv.as<float>() + n * W + h * D, dsr, kt, stride, D, seen);
+            for (int64_t first = sequence.prompt; first < T; first += kQueryTile) {
+                const int64_t n = sequence.row(first),
+                              rows = std::min<int64_t>(kQueryTile, T - first);
+                const float *queries = qkv.as<float>() + n * W + h * D,
+                            *douts = dout.as<float>() + n * dout.cols + h * D;
+                float delta[kQueryTile];
+                for (int64_t r = 0; r < rows; ++r)
+                    delta[r] =
+                        dot(douts + r * dout.cols, out.as<float>() + (n + r) * out.cols + h * D, D);
+                scale_queries(q, queries, W, rows, scale, D);
+                std::fill_n(dq, rows * D * kLanes, 0.0f);
+                for (int64_t key = 0; key < first + rows; key += kKvBlock)
+                    for_queries(rows, [&](auto N, int64_t r) {
+                        const int64_t seen = first + r + 1 - key;  // of this block, by query r
+                        if (seen + N <= 1) return;
+                        const float *xs = queries + r * W, *ys = douts + r * dout.cols;
+                        float p[N * kKvBlock], ds[N * kKvBlock];
+                        scores_of<N>(p, kKvBlock, q + r * D, D, k + key * D, D);
+                        scores_of<N>(ds, kKvBlock, ys, dout.cols, v + key * D, D);  // dp = dout . v
+                        for (int i = 0; i < N; ++i)
+                            softmax_gradient(p + i * kKvBlock, ds + i * kKvBlock,
+                                             lse.as<float>()[(n + r + i) * shape.heads + h],
+                                             delta[r + i], scale, seen + i);
+                        add_seen_keys<N>(dq + r * D * kLanes, ds, k + key * D, D, seen);
+                        add_queries<N>(dk + key * D, ds, xs, W, D);
+                        add_queries<N>(dv + key * D, p, ys, dout.cols, D);
+                    });
+                for (int64_t r = 0; r < rows; ++r)
+                    for (int d = 0; d < D; ++d) {
+                        float sum = 0;
+                        for (int lane = 0; lane < kLanes; ++lane)
+                            sum += dq[(r * D + d) * kLanes + lane];
+                        dqkv.as<float>()[(n + r) * W + h * D + d] = sum;
                     }
-                    std::fill(pr + seen, pr + keys, 0.0f);
-                    std::fill(dsr + seen, dsr + keys, 0.0f);
-                }
-                for (int d = 0; d < D; ++d) {
-                    add_queries(dkt + d * stride, ds, q, d, stride, keys);
-                    add_queries(dvt + d * stride, p, dout_of, d, stride, keys);
-                }
             }
         for (int64_t i = 0; i < T; ++i) {
             float* to = dqkv.as<float>() + sequence.row(i) * W;
+            const int64_t at = i / kKvBlock * kKvBlock * D + i % kKvBlock;
             for (int d = 0; d < D; ++d) {
-                to[k_col + d] = dkt[d * stride + i] + (i < sequence.prompt ? to[k_col + d] : 0);
-                to[v_col + d] = dvt[d * stride + i] + (i < sequence.prompt ? to[v_col + d] : 0);
+                const int64_t key = at + d * kKvBlock;
+                to[k_col + d] = dk[key] + (i < sequence.prompt ? to[k_col + d] : 0);
+                to[v_col + d] = dv[key] + (i < sequence.prompt ? to[v_col + d] : 0);
             }
         }
     }
