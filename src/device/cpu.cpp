@@ -195,12 +195,13 @@ constexpr int kQueries = 4;
 /// Queries that are done with one block before the next comes, which is then in a core's cache.
 constexpr int kQueryTile = 32;
 
-/// Calls f(N, r) for the queries r < count: N = kQueries from r on at a time, and one by one what
-/// is left; N is a constant.
+/// Calls f(N, r) for the queries r < count, N of them from r on at a time: kQueries, and 2 and 1 of
+/// what is left; N is a constant.
 template <class F>
 void for_queries(int64_t count, F f) {
     int64_t r = 0;
     for (; r + kQueries <= count; r += kQueries) f(std::integral_constant<int, kQueries>{}, r);
+    for (; r + 2 <= count; r += 2) f(std::integral_constant<int, 2>{}, r);
     for (; r < count; ++r) f(std::integral_constant<int, 1>{}, r);
 }
 
@@ -330,15 +331,18 @@ void add_columns(float* sums, int head_dim, const float* weights, int64_t width,
                 add(sum[r][i % 2], weights[r * width + even + i], values[even + i]);
     each([](Lanes& from, Lanes& to) { to = from; });
 }
-/// The same for all columns of a head.
+/// The same for all columns of a head, as many at a time as have room in registers.
 template <int N>
 void add_values(float* sums, int head_dim, const float* weights, int64_t width,
                 const ValueRows& values, int64_t begin, int64_t end, int64_t seen) {
     int d = 0;
-    for (; d + 2 * kLanes <= head_dim; d += 2 * kLanes)
-        add_columns<N, 2>(sums, head_dim, weights, width, values, d, begin, end, seen);
-    for (; d + kLanes <= head_dim; d += kLanes)
-        add_columns<N, 1>(sums, head_dim, weights, width, values, d, begin, end, seen);
+    const auto add = [&](auto V) {
+        for (; d + V * kLanes <= head_dim; d += V * kLanes)
+            add_columns<N, V>(sums, head_dim, weights, width, values, d, begin, end, seen);
+    };
+    if constexpr (N < kQueries) add(std::integral_constant<int, 4>{});
+    add(std::integral_constant<int, 2>{});
+    add(std::integral_constant<int, 1>{});
     for (; d < head_dim; ++d)
         for (int r = 0; r < N; ++r)
             for (int64_t j = begin; j < std::min(seen + r, end); ++j) {
@@ -659,25 +663,35 @@ class CpuBackend final : public Reference<float> {
         parallel_for(out.rows, [&](int64_t b) {
             const int32_t* span = spans.as<int32_t>() + b * 4;
             const int64_t count = span[1] + span[3];
-            float *p = scratch<float>(count + kKvBlock + 3 * D),
-                  *q = p + count + kKvBlock,  // the last block's spare lanes spill behind
-                      *sums = q + D;
-            for (int64_t h = 0; h < shape.heads; ++h) {
-                const int64_t column = h / group * D;  // of the key/value head
-                scale_queries(q, qkv.as<float>() + b * qkv.cols + h * D, 0, 1, scale, D);
+            // Scores of the heads that share a key/value head [group, width]: the last block's
+            // spare lanes spill behind.
+            const int64_t width = count + kKvBlock;
+            float *p = scratch<float>(group * (width + 3 * D)), *q = p + group * width,
+                  *sums = q + group * D;
+            for (int64_t g = 0; g < shape.kv_heads; ++g) {
+                scale_queries(q, qkv.as<float>() + b * qkv.cols + g * group * D, D, group, scale,
+                              D);
                 for (int part = 0, at = 0; part < 2; at += span[1], ++part)
-                    for (int64_t j = 0; j < span[2 * part + 1]; j += kKvBlock)
-                        scores_of<1>(
-                            p + at + j, 0, q, 0,
-                            k_pool.as<float>() + (span[2 * part] + j) * cols + column * kKvBlock,
-                            D);
-                const float sum = exp_in_place(p, count).second;
-                const float* v = v_pool.as<float>() + column;
-                std::fill_n(sums, 2 * D, 0.0f);
-                add_values<1>(sums, D, p, 0,
-                              {v + span[0] * cols, v + span[2] * cols, span[1], cols}, 0, count,
-                              count);
-                divide_sums(out.as<float>() + b * out.cols + h * D, sums, sum, D);
+                    for (int64_t j = 0; j < span[2 * part + 1]; j += kKvBlock) {
+                        const float* k =
+                            k_pool.as<float>() + (span[2 * part] + j) * cols + g * D * kKvBlock;
+                        for_queries(group, [&](auto N, int64_t r) {
+                            scores_of<N>(p + r * width + at + j, width, q + r * D, D, k, D);
+                        });
+                    }
+                const float* v = v_pool.as<float>() + g * D;
+                const ValueRows values{v + span[0] * cols, v + span[2] * cols, span[1], cols};
+                std::fill_n(sums, group * 2 * D, 0.0f);
+                for_queries(group, [&](auto N, int64_t r) {
+                    float sum[N];
+                    for (int i = 0; i < N; ++i)
+                        sum[i] = exp_in_place(p + (r + i) * width, count).second;
+                    add_values<N>(sums + r * 2 * D, D, p + r * width, width, values, 0, count,
+                                  count);
+                    for (int i = 0; i < N; ++i)
+                        divide_sums(out.as<float>() + b * out.cols + (g * group + r + i) * D,
+                                    sums + (r + i) * 2 * D, sum[i], D);
+                });
             }
         });
     }
