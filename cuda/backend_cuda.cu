@@ -162,6 +162,8 @@ CudaBackend::CudaBackend(int device, DType activation) : activation_(activation)
     // One fixed workspace: the same algorithms, the same bits.
     outgrown_.emplace_back(*this, kCublasWorkspace);
     check(cublas().set_workspace(cublas_, outgrown_[0].data(), kCublasWorkspace));
+    arrived_ = Buffer(*this, kSplitBlocks * sizeof(int));
+    cuda::check(cudaMemsetAsync(arrived_.data(), 0, arrived_.bytes(), stream_), "zero");
 }
 
 CudaBackend::~CudaBackend() {

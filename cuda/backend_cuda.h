@@ -171,6 +171,10 @@ class CudaBackend final : public Backend {
     int device_;
     std::shared_ptr<void> nccl_;  ///< this device among those of other ranks; null: not joined
     bool tried_nccl_ = false;
+    /// decode_attention() splits its work where that makes no more blocks than this; which of those
+    /// that share an item have ended is counted in arrived_, 0 between two kernels.
+    static constexpr int kSplitBlocks = 512;
+    Buffer arrived_;
     std::map<Slot, Buffer> scratch_;
     std::vector<Buffer> outgrown_;
 };

@@ -3,9 +3,9 @@
 // All query heads of a group read the same keys, so they are the rows of one 16-row product on
 // tensor cores, and each key and value is read from memory once: B K L (2 D) elements for L cached
 // tokens, which is the kernel's cost. The keys of a sequence are split among the four warps of a
-// block, and, where there are few sequences, among several blocks (flash-decoding); partial
-// softmaxes are merged in a fixed order. Other types and head sizes, and exact arithmetic, take the
-// plain kernel of attention.cu.
+// block, and, where there are few sequences, among several blocks (flash-decoding), the last of
+// which to end merges the partial softmaxes, in a fixed order. Other types and head sizes, and
+// exact arithmetic, take the plain kernel of attention.cu.
 #include "cuda/backend_cuda.h"
 #include "cuda/tensor_core.cuh"
 
@@ -27,15 +27,30 @@ struct Keys {
 };
 
 /// A softmax over some of the keys, unfinished: scores relative to m (base 2), their sum l,
-/// weighted values o. merge() weighs two such by exp2(m - common m).
+/// weighted values o.
 __device__ float weight_of(float m, float common) { return m == -INFINITY ? 0 : exp2f(m - common); }
+/// Of `count` such, rows [m, l, o] that are `stride` apart: their common m, l, and o[d].
+struct Merged {
+    float m = -INFINITY, l = 0, o = 0;
+    __device__ Merged(const float* rows, int count, int stride, int d) {
+        for (int i = 0; i < count; ++i) m = fmaxf(m, rows[i * stride]);
+        for (int i = 0; i < count; ++i) {
+            const float* row = rows + i * stride;
+            const float weight = weight_of(row[0], m);
+            l += weight * row[1];
+            o += weight * row[2 + d];
+        }
+    }
+    __device__ bf16 mean() const { return from_float<bf16>(l > 0 ? o / l : 0); }
+};
 
 /// Block (b, k, split) computes the heads of group k for sequence b over every splits-th tile of
-/// keys.
+/// keys. arrived [B K]: 0 before and after.
 template <int D>
 __global__ void __launch_bounds__(128)
-    flash_decode_kernel(bf16* out, float* partial, const bf16* qkv, const bf16* k_pool,
-                        const bf16* v_pool, const std::int32_t* spans, AttentionShape shape) {
+    flash_decode_kernel(bf16* out, float* partial, int* arrived, const bf16* qkv,
+                        const bf16* k_pool, const bf16* v_pool, const std::int32_t* spans,
+                        AttentionShape shape) {
     bf16* q_tile = dynamic_shared<bf16>();
     bf16* tiles = q_tile + kHeads * kStride<D>;
     const int b = blockIdx.x, group = blockIdx.y, split = blockIdx.z, splits = gridDim.z;
@@ -115,43 +130,33 @@ __global__ void __launch_bounds__(128)
             for (int i = 0; i < 2; ++i) row[2 + d * 8 + lane % 4 * 2 + i] = o[d][2 * half + i];
     }
     __syncthreads();
+    const std::int64_t first_item = b * std::int64_t{shape.heads} + group * heads;
     for (int i = threadIdx.x; i < heads * D; i += blockDim.x) {
         const int head = i / D, d = i % D;
-        float common = -INFINITY, total = 0, value = 0;
-        for (int w = 0; w < kWarps; ++w) common = fmaxf(common, merged[(w * kHeads + head) * kRow]);
-        for (int w = 0; w < kWarps; ++w) {
-            const float* row = merged + (w * kHeads + head) * kRow;
-            const float weight = weight_of(row[0], common);
-            total += weight * row[1];
-            value += weight * row[2 + d];
-        }
-        const std::int64_t item = b * std::int64_t{shape.heads} + group * heads + head;
+        const Merged warps(merged + head * kRow, kWarps, kHeads * kRow, d);
         if (splits == 1) {
-            out[item * D + d] = from_float<bf16>(total > 0 ? value / total : 0);
+            out[(first_item + head) * D + d] = warps.mean();
         } else {
-            float* to = partial + (item * splits + split) * kRow;
-            if (d == 0) to[0] = common, to[1] = total;
-            to[2 + d] = value;
+            float* to = partial + ((first_item + head) * splits + split) * kRow;
+            if (d == 0) to[0] = warps.m, to[1] = warps.l;
+            to[2 + d] = warps.o;
         }
     }
-}
-
-/// Merges the splits. A warp takes a head of a sequence.
-__global__ void merge_splits_kernel(bf16* out, const float* partial, std::int64_t items, int splits,
-                                    int D) {
-    const std::int64_t item = warp_index();
-    if (item >= items) return;
-    const float* rows = partial + item * splits * (D + 2);
-    float common = -INFINITY, total = 0;
-    for (int s = 0; s < splits; ++s) common = fmaxf(common, rows[s * (D + 2)]);
-    for (int s = 0; s < splits; ++s)
-        total += weight_of(rows[s * (D + 2)], common) * rows[s * (D + 2) + 1];
-    for (int d = threadIdx.x % 32; d < D; d += 32) {
-        float value = 0;
-        for (int s = 0; s < splits; ++s)
-            value += weight_of(rows[s * (D + 2)], common) * rows[s * (D + 2) + 2 + d];
-        out[item * D + d] = from_float<bf16>(total > 0 ? value / total : 0);
+    if (splits == 1) return;
+    int* count = arrived + b * shape.kv_heads + group;
+    auto* is_last = reinterpret_cast<bool*>(q_tile);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        *is_last = arrive(count) == splits - 1;
+        if (*is_last) *count = 0;
     }
+    __syncthreads();
+    if (*is_last)
+        for (int i = threadIdx.x; i < heads * D; i += blockDim.x) {
+            const std::int64_t item = first_item + i / D;
+            out[item * D + i % D] =
+                Merged(partial + item * splits * kRow, splits, kRow, i % D).mean();
+        }
 }
 
 __global__ void advance_kernel(std::int32_t* positions, std::int32_t* rows, std::int32_t* spans,
@@ -178,15 +183,13 @@ void CudaBackend::decode_attention(Tensor out, Tensor qkv, Tensor k_pool, Tensor
     const std::int64_t items = out.rows * shape.heads, blocks = out.rows * shape.kv_heads;
     auto on_tensor_cores = [&](auto d) {
         constexpr int D = d;
-        const std::int64_t splits = std::clamp<std::int64_t>(512 / blocks, 1, kMostSplits);
+        const std::int64_t splits = std::clamp<std::int64_t>(kSplitBlocks / blocks, 1, kMostSplits);
         auto* partial = scratch<float>(Slot::Decode, items * splits * (D + 2));
         launch(stream_, dim3(grid_of(out.rows), grid_of(shape.kv_heads), grid_of(splits)),
                kWarps * 32, (kHeads + kWarps * 2 * kKeys) * kStride<D> * sizeof(bf16),
-               flash_decode_kernel<D>, out.as<bf16>(), partial, qkv.as<bf16>(), k_pool.as<bf16>(),
-               v_pool.as<bf16>(), spans.as<std::int32_t>(), shape);
-        if (splits > 1)
-            launch(stream_, grid_of(ceil_div(items, 4)), 128, 0, merge_splits_kernel,
-                   out.as<bf16>(), partial, items, static_cast<int>(splits), D);
+               flash_decode_kernel<D>, out.as<bf16>(), partial, static_cast<int*>(arrived_.data()),
+               qkv.as<bf16>(), k_pool.as<bf16>(), v_pool.as<bf16>(), spans.as<std::int32_t>(),
+               shape);
     };
     if (!exact_ && qkv.dtype == DType::BF16 && shape.heads / shape.kv_heads <= kHeads) {
         if (shape.head_dim == 64) return on_tensor_cores(std::integral_constant<int, 64>());

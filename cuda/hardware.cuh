@@ -44,6 +44,16 @@ __device__ void wait_for_copies_but() {
     asm volatile("cp.async.wait_group %0;" ::"n"(Latest) : "memory");
 }
 
+/// Adds 1 to what all blocks count in, and returns what it was. What this block wrote before a
+/// barrier in front of this can be read behind it by the blocks that come later, behind a barrier
+/// of theirs.
+__device__ inline int arrive(int* count) {
+    __threadfence();
+    const int before = atomicAdd(count, 1);
+    __threadfence();
+    return before;
+}
+
 /// Two floats as the bfloat16 halves of a register, the first in the lower half.
 __device__ inline std::uint32_t pack_bf16(float low, float high) {
     const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);

@@ -54,7 +54,9 @@ cuda-on-cpu|cuda/attention.cu|l[half] * shrink + sum;|l[half] + sum;|*attention 
 cuda-on-cpu|cuda/attention.cu|dp[t][i] - row_delta[i / 2]) * scale|dp[t][i]) * scale|*attention over*
 cuda-on-cpu|cuda/attention.cu|const float largest = fmaxf(m, s)|const float largest = 0|*attention over*
 cuda-on-cpu|cuda/attention.cu|largest == -INFINITY ? 0 : largest;|0;|*attention over*
-cuda-on-cpu|cuda/decode.cu|total += weight * row[1];|total += row[1];|*decoding*
+cuda-on-cpu|cuda/decode.cu|l += weight * row[1];|l += row[1];|*decoding*
+cuda-on-cpu|cuda/decode.cu|arrive(count) == splits - 1;|arrive(count) == splits - 2;|*decoding*
+cuda-on-cpu|cuda/decode.cu|if (*is_last) *count = 0;|;|*decoding*
 cuda-on-cpu|cuda/attention.cu|count = shared + (lse ? n + 1 - own : span[3]);|count = (lse ? n + 1 - own : span[3]);|*decoding*
 cuda-on-cpu|cuda/decode.cu|    ++positions[b];|    positions[b] += 0;|*advance*
 cuda-on-cpu|cuda/norm.cu|scale = r * r * dot / C;|scale = r * dot / C;|*RMSNorm with*

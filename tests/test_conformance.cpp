@@ -389,6 +389,11 @@ TEST_CASE("conformance: decoding over a shared prompt and own rows") {
                                            frequencies(b, shape), shape);
                     b.backend->gather_rows(query, packed, b.ints(ends));
                     b.backend->decode_attention(out, query, keys, values, b.ints(spans, 4), shape);
+                    // Nothing that the first call leaves behind may reach the second.
+                    const Tensor second = nothing(b, B, shape.q_cols());
+                    b.backend->decode_attention(second, query, keys, values, b.ints(spans, 4),
+                                                shape);
+                    CHECK(b.values(second) == b.values(out));
                     return {{"rotated", b.values(packed), 4, 1},
                             {"out", b.values(out), 300 + shape.head_dim + score, 4}};
                 },
