@@ -47,6 +47,7 @@ struct Options : Flags {
     RewardFlags reward{*this, ""};
 
     Group sampling = group("Sampling");
+    const int& limit = flag("--limit", 0, "problems of --eval or --sample to take, evenly spaced, 0: all", kNonNegative);
     const int& samples = flag("--samples", 1, "responses to each prompt", kManyResponses);
     const float& temperature = flag("--temperature", 0.6f, "temperature, 0: greedy", {0, kHottest});
     const float& top_p = flag("--top-p", 0.95f, "nucleus sampling, 1: off", {0, 1});
@@ -324,8 +325,9 @@ Setup::Setup(const Options& o, const Comm& comm)
         prompt_tokens = encode_prompts(only, folder.tokenizer, context);
     } else if (!o.chat) {
         const Answers answers = o.sample.empty() ? judge.answers() : Keep(o.keep).answers();
-        problems =
-            load_problems(o.problems(), folder.prompt_template, answers, o.reward.skip_unreadable);
+        problems = limited(
+            load_problems(o.problems(), folder.prompt_template, answers, o.reward.skip_unreadable),
+            o.limit);
         prompt_tokens = encode_prompts(problems, folder.tokenizer, context);
     }
     const int max_new_tokens = std::min(o.max_new_tokens, context - 1);

@@ -486,8 +486,8 @@ TEST_CASE("train_sft lowers its loss, resumes exactly, and writes a model that i
     const auto answer = run(f, "infer --model " + (f / "whole") + " --prompt 1,2,3=6 --temperature 0");
     CHECK(answer.status == 0);
     CHECK(answer.out == "<think>1+2=3</think><answer>1+2+3</answer>\n");
-    const auto graded = run(f, "infer --model " + (f / "whole") + " --eval " + problems(f, 7) +
-                                   " --samples 2 --out " + (f / "graded.jsonl"));
+    const auto graded = run(f, "infer --model " + (f / "whole") + " --eval " + problems(f, 15) +
+                                   " --limit 7 --samples 2 --out " + (f / "graded.jsonl"));
     CHECK(graded.status == 0);
     for (const char* part : {"7 problems x 2 samples", "pass@1", "cons@2", "pass@2"})
         CHECK(graded.out.find(part) != std::string::npos);
