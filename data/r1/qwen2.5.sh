@@ -40,7 +40,8 @@ case $(basename "$MODEL")-$GPU in
 esac
 # DeepSeek-R1's KL weight and temperature; learning rate and group as SimpleRL-Zoo's, fewer questions a step. With one update a
 # rollout nothing is clipped.
-GRPO=${GRPO:-"--lr 1e-6 --beta 0.001 --reference-refresh 400 --group 8 --prompts 64 --max-new-tokens 1024 --slots $slots --eval-every 50 $memory"}
+GRPO=${GRPO:-"--lr 1e-6 --beta 0.001 --reference-refresh 400 --group 8 --prompts 64
+    --max-new-tokens 1024 --slots $slots --eval-every 50 $memory"}
 # DeepSeek-R1 trains two to three epochs on its samples, cosine schedule.
 SFT=${SFT:-"--lr 1e-5 --warmup 20 --batch-tokens 65536 $memory"}
 SAMPLE=${SAMPLE:-"--samples 4 --per-prompt 2 --temperature 1 --top-p 1 --max-new-tokens 1024"}

@@ -1,9 +1,11 @@
 # The recipe on the tiny base model of data/world/base, in its world of four kinds of questions and two languages
 # (data/world/world.h): two CPU cores are enough.
-OUT=${OUT:-runs/r1} MODEL=${MODEL:-data/world/base} STUDENTS=${STUDENTS-$OUT/student-102k $OUT/student-33k} DATA=${DATA:-$OUT/data}
+OUT=${OUT:-runs/r1} MODEL=${MODEL:-data/world/base} DATA=${DATA:-$OUT/data}
+STUDENTS=${STUDENTS-$OUT/student-102k $OUT/student-33k}
 TRAIN=$DATA/train.jsonl TRAIN_ALL=$DATA/train_all.jsonl TEST=$DATA/test.jsonl GENERAL=$DATA/general.jsonl
 
-GRPO=${GRPO:-"--lr 2e-4 --warmup 20 --group 8 --prompts 32 --schedule cosine --beta 0.001 --reference-refresh 400 --eval-every 50 --show-every 50"}
+GRPO=${GRPO:-"--lr 2e-4 --warmup 20 --group 8 --prompts 32 --schedule cosine
+    --beta 0.001 --reference-refresh 400 --eval-every 50 --show-every 50"}
 SFT=${SFT:-"--lr 1e-3 --warmup 20 --batch-tokens 8192"}
 SAMPLE=${SAMPLE:-"--samples 4 --per-prompt 2 --temperature 1 --top-p 1"}
 KEEP=${KEEP:-"correct,readable,language>=1,length<200"}
