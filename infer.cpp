@@ -22,9 +22,11 @@ namespace {
 // clang-format off
 struct Options : Flags {
     Options() : Flags("infer", "Complete a prompt, chat, evaluate a model on problems, or sample from it. Under mpirun the ranks share the problems") {
-        for (const char* flag : {"--keep", "--per-prompt", "--resume"}) (*this)[flag].needs(&(*this)["--sample"]);
+        only_with({"--sample"}, {"--keep", "--per-prompt", "--resume"});
+        only_with({"--eval", "--sample"}, {"--out", "--limit", "--skip-unreadable", "--reward", "--script", "--overlong-cache"});
+        only_with({"--chat"}, {"--context"});
         (*this)["--sample"].needs(&(*this)["--out"]);
-        (*this)["--raw"].excludes(&(*this)["--eval"])->excludes(&(*this)["--sample"]);
+        for (const char* flag : {"--eval", "--sample", "--template", "--plain", "--no-think"}) (*this)["--raw"].excludes(&(*this)[flag]);
         let_differ({"slots"});
     }
 

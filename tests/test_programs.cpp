@@ -398,9 +398,9 @@ TEST_CASE("what does not fit is said before it is taken: memory and threads") {
     auto config = json::parse(read_file(kBase + "/config.json"));
     config["max_position_embeddings"] = 1 << 24;
     r1::write_file(f / "long/config.json", config.dump());
-    const std::string huge = " --context 100000000 --max-new-tokens 100000000 --samples ";
+    const std::string huge = " --max-new-tokens 100000000 --samples ";
     for (const std::string& what :
-         {std::string("--chat"), std::string("--prompt 1"), "--eval " + kTest, "--sample " + kTest + " --out " + (f / "out")}) {
+         {std::string("--chat --context 100000000"), std::string("--prompt 1"), "--eval " + kTest, "--sample " + kTest + " --out " + (f / "out")}) {
         refused("infer --model " + (f / "long") + " " + what + huge + "60 --slots 60", "the plan needs");
         refused("infer --model " + (f / "long") + " " + what + huge + "200 --slots 200", "rows, which is beyond what can be numbered");
     }
@@ -410,6 +410,30 @@ TEST_CASE("what does not fit is said before it is taken: memory and threads") {
     // About a gigabyte of addresses for the stacks of 400 threads.
     refused(prompt + "--threads 400", "--threads 400: the system gives this process only", "ulimit -v 1000000; ");
 #endif
+}
+
+TEST_CASE("a flag that would be ignored is refused, and the flag that it goes with is named") {
+    const TemporaryFolder f;
+    const std::string prompt = "infer --model " + kBase + " --max-new-tokens 4 --prompt 1,2=3: ",
+                      grpo = "train_grpo --dry-run --model " + kBase + " --train " + kTrain + " --out " + (f / "out") + " ";
+    const auto refused = [&](const std::string& command, const std::string& part) {
+        const auto r = run(f, command);
+        INFO(command, "\n", r.out, r.err);
+        CHECK(r.status == 2);
+        CHECK(std::ranges::count(r.err, '\n') == 1);
+        CHECK(has(r.err, part));
+    };
+    for (const std::string flag : {"--out x", "--limit 3", "--skip-unreadable", "--reward accuracy=1", "--script han", "--overlong-cache 2"})
+        refused(prompt + flag, flag.substr(0, flag.find(' ')) + " would be ignored: it goes with --eval or --sample");
+    refused(prompt + "--context 50", "--context would be ignored: it goes with --chat");
+    refused(prompt + "--reward-seconds 5", "--reward-seconds would be ignored: it goes with --reward-program");
+    refused("infer --model " + kBase + " --eval " + kTest + " --keep correct", "--keep would be ignored: it goes with --sample");
+    refused(prompt + "--raw --plain", "--raw");
+    refused(prompt + "--raw --template boxed", "--raw");
+    for (const std::string flag : {"--eval-every 5", "--eval-samples 2", "--eval-limit 4", "--eval-first off", "--keep-best"})
+        refused(grpo + flag, flag.substr(0, flag.find(' ')) + " would be ignored: it goes with --eval");
+    CHECK(run(f, prompt + "--context 4096 --limit 0").status == 0);  // what a run.toml says of every flag
+    CHECK(run(f, grpo + "--eval-every 0 --eval-first on").status == 0);
 }
 
 TEST_CASE("numbers that a flag cannot take are refused by its name before anything is written") {

@@ -45,7 +45,9 @@ struct RewardFlags {
           program(f.flag("--reward-program", "", "command behind the part program: reads JSON lines {problem, prompt, response}, answers each with a number")),
           seconds(f.flag("--reward-seconds", 30.0, "time it may take for one batch of responses", {0, 1e6, true})),
           overlong_cache(f.flag("--overlong-cache", 0, "tokens before the longest response over which overlong sinks to -1; 0: a fifth of it", kNonNegative)),
-          skip_unreadable(f.flag("--skip-unreadable", false, "leave out problems whose answers cannot be read, and count them")) {}
+          skip_unreadable(f.flag("--skip-unreadable", false, "leave out problems whose answers cannot be read, and count them")) {
+        f.only_with({"--reward-program"}, {"--reward-seconds"});
+    }
     /// soft_overlong: with DAPO's soft punishment of long responses.
     RewardOptions options(int max_new_tokens, bool soft_overlong = false) const {
         return {parts + (soft_overlong ? ",overlong=1" : ""), script, max_new_tokens, overlong_cache, program, seconds};

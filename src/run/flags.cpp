@@ -146,6 +146,24 @@ void Flags::parse(int argc, char** argv) {
     words.insert(words.end(), given.begin(), given.end());
     std::ranges::reverse(words);  // as CLI11 wants them
     app_.parse(std::move(words));
+    refuse_ignored();
+}
+
+void Flags::refuse_ignored() const {
+    const auto is_set = [&](const std::string& name) {
+        const CLI::Option& option = *app_.get_option(name);
+        if (option.count() == 0) return false;
+        const std::string& value = option.results().back();
+        return value != option.get_default_str() && value != "false";  // a switch has no default
+    };
+    for (const auto& [others, names] : only_with_) {
+        if (std::ranges::any_of(others, is_set)) continue;
+        const auto ignored = std::ranges::find_if(names, is_set);
+        if (ignored == names.end()) continue;
+        std::string list = others.front();
+        for (std::size_t i = 1; i < others.size(); ++i) list += " or " + others[i];
+        fail(*ignored, " would be ignored: it goes with ", list);
+    }
 }
 
 int Flags::main(int argc, char** argv, const std::function<int()>& body) {

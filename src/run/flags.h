@@ -77,6 +77,10 @@ class Flags {
         may_differ_.insert(names.begin(), names.end());
     }
     const std::set<std::string>& may_differ() const { return may_differ_; }
+    /// Flags that would be ignored unless one of `others` is given: by themselves they are refused.
+    void only_with(const std::vector<std::string>& others, const std::vector<std::string>& names) {
+        only_with_.emplace_back(others, names);
+    }
 
     CLI::Option& operator[](const std::string& name) { return *app_.get_option(name); }
     const CLI::App& app() const { return app_; }
@@ -115,12 +119,15 @@ class Flags {
     std::vector<std::string> words_of(const std::filesystem::path& file,
                                       const std::vector<std::string>& given) const;
     void parse(int argc, char** argv);
+    /// Throws Error where a flag has another value than its default and would be ignored.
+    void refuse_ignored() const;
     int run(int argc, char** argv, const std::function<int()>& body);
 
     CLI::App app_;
     std::string heading_ = "Options";
     std::vector<std::shared_ptr<void>> values_;
     std::set<std::string> may_differ_;
+    std::vector<std::pair<std::vector<std::string>, std::vector<std::string>>> only_with_;
 };
 
 /// "dapo, grpo": the names of the files in data/presets.
