@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <regex>
 
 #include "tests/support.h"
 
@@ -210,4 +211,35 @@ TEST_CASE(
     CHECK_SHOWN(two, "in 2 of 2 seeds alone");
     CHECK_SHOWN(two,
                 "<td>R1-Zero reflects more than its base</td><td><b class=\"no\">not shown</b>");
+}
+
+TEST_CASE("the report of a recipe whose cold start learns from worked examples: nothing is said of R1-Zero") {
+    const TemporaryFolder f;
+    write_evaluation(f / "run/eval/dev1.jsonl", {0, 0.5, 0, 0});
+    write_evaluation(f / "run/eval/r1.jsonl", {1, 1, 0.5, 1});
+    for (const char* stage : {"dev1", "dev2"}) {
+        std::filesystem::create_directories(f / ("run/" + std::string(stage)));
+        std::ofstream(f / ("run/" + std::string(stage) + "/log.jsonl")) << R"({"run":{}}
+{"step":1,"accuracy":0.5}
+)";
+    }
+    std::ofstream samples(f / "run/dev2/samples.jsonl");
+    for (const std::string question : {"1+1", "12-7"})
+        samples << json({{"step", 1},
+                         {"held_out", question.size()},
+                         {"prompt", "Solve: " + question + " at once, please."},
+                         {"accuracy", 1},
+                         {"response", "2"}})
+                << "\n";
+    samples.close();
+    if (no_browser()) return;
+
+    REQUIRE(report(f, "--out page.html run") == 0);
+    const std::string body = shown(f);
+    CHECK(body.find("R1-Zero") == body.npos);
+    CHECK_SHOWN(body, "<td>R1 is more accurate than after its cold start</td><td><b class=\"yes\">holds</b>");
+    CHECK(std::regex_search(body, std::regex("aria-pressed=\"false\">[^/]*</span>run/dev1")));
+    CHECK(std::regex_search(body, std::regex("aria-pressed=\"true\">[^/]*</span>run/dev2")));
+    CHECK_SHOWN(body, "held out: 1+1</option>");
+    CHECK_SHOWN(body, "held out: 12-7</option>");
 }

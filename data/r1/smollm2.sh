@@ -21,5 +21,5 @@ LANGUAGE=${LANGUAGE:-0.2}
 COLD_STEPS=${COLD_STEPS:-24} DEV2_STEPS=${DEV2_STEPS:-60} DEV3_STEPS=${DEV3_STEPS:-60} R1_STEPS=${R1_STEPS:-60}
 
 prepare() {
-    stage data "$WORKED" python3 data/r1/make_stories.py "$DATA" --seed "${SEED:-1}"
+    stage data "$WORKED" python3 data/r1/make_stories.py "$DATA"
 }
